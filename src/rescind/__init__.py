@@ -1,0 +1,1 @@
+"""The stop button and the undo button for AI agents."""

@@ -1,0 +1,1 @@
+"""Put it right: plan an undo from the journal (pure), then execute it (careful)."""

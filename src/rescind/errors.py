@@ -1,0 +1,196 @@
+"""One tree of errors. Whatever a caller may sensibly catch derives from `RescindError`.
+
+A message says what happened and what to do; the data is on the error. `UsageError` and its children are mistakes in a
+call, a declaration, a file or a command line: nothing was changed, and the command line leaves with status 2.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rescind.model.level import Level
+
+
+class RescindError(Exception):
+    """Anything that rescind reports."""
+
+
+# --- mistakes: nothing was changed ---
+
+
+class UsageError(RescindError):
+    """Something was asked for in a way that cannot be served. The message names the place and the remedy."""
+
+
+class ConfigError(UsageError):
+    """`rescind.yaml` or an environment variable cannot be used as it is."""
+
+
+class DeclarationError(UsageError):
+    """An action is declared in a way that cannot be guarded: no effect class, a name used twice, a missing handler."""
+
+
+class NotSerialisable(UsageError):
+    """An argument or a result cannot be written to the journal. `name` says which; the tool did not run."""
+
+    def __init__(self, *, action: str, name: str, problem: str) -> None:
+        super().__init__(f"{action}: {name} cannot be recorded in the journal, so the tool was not run: {problem}")
+        self.action, self.name, self.problem = action, name, problem
+
+
+class NoRun(UsageError):
+    """A guarded tool was called outside any run, where nobody could be stopped or undone."""
+
+    def __init__(self, action: str) -> None:
+        super().__init__(
+            f'{action} was called outside a run; call it inside `with guard.run(agent="name@version"):`. '
+            "In a thread of your own, enter `with run.activate():` first"
+        )
+        self.action = action
+
+
+class StoreFormatError(UsageError):
+    """A store was written by a newer rescind, or is not a store of ours. It was left alone."""
+
+
+# --- refusals: the guard said no, and the effect did not happen ---
+
+
+class CallDenied(RescindError):
+    """This call was refused and did not happen; the run goes on.
+
+    `str(error)` is text for a language model: what is refused, and what to do instead.
+    """
+
+    def __init__(self, message: str, *, action: str, level: Level | None = None, order_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.action, self.level, self.order_ids = action, level, tuple(order_ids)
+
+
+class RunHalted(RescindError):
+    """A standing order halts this run. Clean up and leave; every later call is refused.
+
+    `fallback` is what to show to the user instead of an answer.
+    """
+
+    def __init__(self, message: str, *, fallback: str, run_id: str, order_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.fallback, self.run_id, self.order_ids = fallback, run_id, tuple(order_ids)
+
+
+class IdempotencyConflict(RescindError):
+    """The idempotency key belongs to a call with another action or other arguments. Nothing was done."""
+
+    def __init__(self, *, key: str, action: str, recorded_action: str) -> None:
+        super().__init__(
+            f"idempotency key {key!r} was already used for another call ({recorded_action}); {action} was not run. "
+            "Use one key for one call, or drop the key"
+        )
+        self.key, self.action, self.recorded_action = key, action, recorded_action
+
+
+class StepInDoubt(RescindError):
+    """A call with this idempotency key was begun, and nobody knows how it ended; it was not run again."""
+
+    def __init__(self, *, key: str, action: str, run_id: str, step_id: str, reason: str) -> None:
+        super().__init__(
+            f"{action} with idempotency key {key!r} is in doubt ({reason}) and was not run again; look at step "
+            f"{run_id}/{step_id}, then settle it with `rescind undo --run {run_id}` or use a new key"
+        )
+        self.key, self.action, self.run_id, self.step_id, self.reason = key, action, run_id, step_id, reason
+
+
+class ResultNotRecorded(RescindError):
+    """The call with this key took effect, but its result could not be recorded, so it cannot be given again."""
+
+    def __init__(self, *, key: str, action: str) -> None:
+        super().__init__(f"{action} with idempotency key {key!r} took effect once; its result was not recordable")
+        self.key, self.action = key, action
+
+
+class NothingChanged(RescindError):
+    """Raised *by a tool* to vouch that its call changed nothing: the step is then failed and not unknown."""
+
+
+class VerificationFailed(RescindError):
+    """The tool ran, and its postcondition does not hold. The step stays completed, and can be undone."""
+
+    def __init__(self, *, action: str, run_id: str, step_id: str, detail: str, result: Any) -> None:
+        super().__init__(f"{action} ran, but its postcondition does not hold (step {run_id}/{step_id}): {detail}")
+        self.action, self.run_id, self.step_id, self.detail, self.result = (
+            action,
+            run_id,
+            step_id,
+            detail,
+            result,
+        )
+
+
+# --- faults: the machinery could not do its part ---
+
+
+class JournalUnavailable(RescindError):
+    """The journal could not make something durable: a full, read-only or failing disk, or a lock held too long.
+
+    Before an effect: the effect did not happen. After one: see `OutcomeNotRecorded`.
+    """
+
+
+class OutcomeNotRecorded(JournalUnavailable):
+    """The effect took place, but its outcome could not be made durable. The journal shows the step as in doubt."""
+
+    def __init__(self, *, action: str, run_id: str, step_id: str, cause: str, result: Any) -> None:
+        super().__init__(
+            f"{action} ran, but its outcome could not be recorded ({cause}); step {run_id}/{step_id} is now in doubt. "
+            "Do not repeat the call; mend the journal's disk, then undo or review the step"
+        )
+        self.action, self.run_id, self.step_id, self.result = action, run_id, step_id, result
+
+
+class SequenceConflict(RescindError):
+    """Someone appended first. Read again from `actual`, decide again, append again."""
+
+    def __init__(self, *, run_id: str, expected: int, actual: int) -> None:
+        super().__init__(f"run {run_id} is at position {actual}, this append expected {expected}")
+        self.run_id, self.expected, self.actual = run_id, expected, actual
+
+
+class OrdersUnavailable(RescindError):
+    """The standing orders cannot be read or written. Guards refuse writes until they can."""
+
+
+class InvariantViolated(RescindError):
+    """Something that cannot be, is. Going on could harm the journal, so we do not."""
+
+
+# --- undo ---
+
+
+class Conflict(RescindError):
+    """Raised by a restore: the target is not as the agent left it, so it was not touched."""
+
+
+class Transient(RescindError):
+    """Raised *by a compensation* to vouch that nothing happened and that trying again may help."""
+
+
+class RunStillLive(RescindError):
+    """A selected run may still write. Stop it first; an undo of a moving target is none."""
+
+    def __init__(self, run_ids: Sequence[str], *, remedy: str) -> None:
+        super().__init__(f"{len(run_ids)} selected run(s) may still write: {', '.join(run_ids[:5])}. {remedy}")
+        self.run_ids = tuple(run_ids)
+
+
+class PlanOutdated(RescindError):
+    """The journal or a target has moved on since the plan was shown. Look at the new plan, then apply that."""
+
+    def __init__(self, *, shown: str, current: str) -> None:
+        super().__init__(
+            f"the plan has changed since it was shown (shown {shown[:12]}, now {current[:12]}); "
+            "nothing was done. Look at the new plan and apply that one"
+        )
+        self.shown, self.current = shown, current
+
+
+class UndoBusy(RescindError):
+    """Another process is applying an undo on this journal."""

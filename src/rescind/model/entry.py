@@ -1,0 +1,169 @@
+"""What the journal holds: events, and the entry that carries each.
+
+An event is what happened; an entry is an event with its place in the journal and in its run's hash chain. Everything
+else that we know of a run (see `history`) is folded from its events.
+"""
+
+import enum
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from rescind.model.outcome import Outcome
+from rescind.model.step import RunInfo, Snapshot, Step
+
+
+class RunOpened(msgspec.Struct, frozen=True, tag="run_opened", kw_only=True):
+    """A process began to act for the run. The first event of every run; a continued run has several."""
+
+    run: RunInfo
+    guard_id: str
+
+
+class RunClosed(msgspec.Struct, frozen=True, tag="run_closed", kw_only=True):
+    """The process will not act for the run again. `how` is `ended`, `failed` or `halted`."""
+
+    guard_id: str
+    how: str
+    detail: str = ""
+
+
+class Intended(msgspec.Struct, frozen=True, tag="intended"):
+    """The step is about to run. Durable before the tool starts."""
+
+    step: Step
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
+    """The step has an outcome. `after` is what was seen at the target right after the effect."""
+
+    step_id: str
+    outcome: Outcome
+    after: Snapshot | None = None
+    verified: bool | None = None
+    verification: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
+    """The gate refused a call. Recorded once per run, action and change of orders, not once per attempt."""
+
+    action: str
+    level: str
+    reason: str
+    order_ids: tuple[str, ...] = ()
+
+
+class Disposition(enum.StrEnum):
+    """Where a write ends after an undo; every write in scope has exactly one."""
+
+    RESTORED = "restored"
+    COMPENSATED = "compensated"
+    NEVER_TOOK_EFFECT = "never_took_effect"
+    REVIEW = "review"
+
+
+class CompensationIntended(msgspec.Struct, frozen=True, tag="compensation_intended", kw_only=True):
+    """The compensation of a step is about to run. Durable before it starts.
+
+    `attempt` counts from 1; the idempotency key is the same for all attempts of one step.
+    """
+
+    step_id: str
+    kind: str
+    idempotency_key: str
+    plan_digest: str
+    attempt: int = 1
+
+
+class CompensationEnded(msgspec.Struct, frozen=True, tag="compensation_ended", kw_only=True):
+    """The step is accounted for. With disposition `review`, `reason` and `detail` say what a person has to decide."""
+
+    step_id: str
+    disposition: Disposition
+    plan_digest: str
+    reason: str = ""
+    detail: str = ""
+    task_id: str | None = None
+
+
+class StepRef(msgspec.Struct, frozen=True, order=True):
+    """A step, named from outside its run."""
+
+    run_id: str
+    step_id: str
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.step_id}"
+
+
+class ReviewOpened(msgspec.Struct, frozen=True, tag="review_opened", kw_only=True):
+    """A person has to decide about these steps: one task for all steps of one action with one reason."""
+
+    task_id: str
+    action: str
+    reason: str
+    detail: str
+    steps: tuple[StepRef, ...]
+
+
+class ReviewResolved(msgspec.Struct, frozen=True, tag="review_resolved", kw_only=True):
+    """A person decided. `resolution` is `done`, `not_needed` or `retry`."""
+
+    task_id: str
+    resolution: str
+    actor: str
+    note: str = ""
+
+
+class PlanStarted(msgspec.Struct, frozen=True, tag="plan_started", kw_only=True):
+    """An undo began to apply a plan. The plan's own run holds this and the review tasks it opens."""
+
+    plan_digest: str
+    selection: dict[str, Any]
+    runs: tuple[str, ...]
+    steps: int
+    actor: str
+    reason: str = ""
+
+
+class PlanFinished(msgspec.Struct, frozen=True, tag="plan_finished", kw_only=True):
+    """Every write of the plan is accounted for; the counts are by disposition."""
+
+    plan_digest: str
+    counts: dict[str, int]
+
+
+Event = (
+    RunOpened
+    | RunClosed
+    | Intended
+    | Ended
+    | Refused
+    | CompensationIntended
+    | CompensationEnded
+    | ReviewOpened
+    | ReviewResolved
+    | PlanStarted
+    | PlanFinished
+)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """An event in its place.
+
+    Attributes:
+        sequence: Place in the whole journal, from 1, without gaps.
+        position: Place in the run's chain, from 0, without gaps.
+        run: The run it belongs to, with agent, tenant, workflow, session, trace and ancestors.
+        recorded_at: When the event was handed to the journal; aware, UTC.
+        event: What happened.
+        hash: This entry's link of the chain, hexadecimal; see `journal.chain`.
+    """
+
+    sequence: int
+    position: int
+    run: RunInfo
+    recorded_at: datetime
+    event: Event
+    hash: str

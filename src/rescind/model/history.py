@@ -1,0 +1,129 @@
+"""A run's steps, folded from its events. The one place that knows what a sequence of events means."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from rescind.model.entry import (
+    CompensationEnded,
+    CompensationIntended,
+    Disposition,
+    Ended,
+    Entry,
+    Intended,
+    ReviewOpened,
+    ReviewResolved,
+    StepRef,
+)
+from rescind.model.outcome import Outcome
+from rescind.model.step import RunInfo, Snapshot, Step
+
+
+class StepRecord(msgspec.Struct, kw_only=True):
+    """A step and all that the journal knows of it so far.
+
+    Attributes:
+        intended_sequence: Where in the journal it was intended; orders steps in time.
+        ended_sequence: Where its outcome stands; None if it has none.
+        outcome: None if no end was recorded: it is in flight, or its process died.
+        after: What was seen at the target right after the effect.
+        compensation_attempts: Compensations intended so far.
+        compensation_open: Whether the last compensation intent has no end.
+        disposition: Where an undo left it; None if none has, or if a reviewer asked for another try.
+        task_id: The review task it waits for or waited for.
+    """
+
+    run: RunInfo
+    step: Step
+    intended_sequence: int
+    intended_at: datetime
+    ended_sequence: int | None = None
+    ended_at: datetime | None = None
+    outcome: Outcome | None = None
+    after: Snapshot | None = None
+    compensation_attempts: int = 0
+    compensation_open: bool = False
+    disposition: Disposition | None = None
+    disposition_reason: str = ""
+    task_id: str | None = None
+
+    @property
+    def ref(self) -> StepRef:
+        """The step's name outside its run."""
+        return StepRef(self.run.run_id, self.step.step_id)
+
+
+def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
+    """The steps that the entries tell of, in order of intent. Entries come in order of sequence, of any runs."""
+    records: dict[StepRef, StepRecord] = {}
+    for entry in entries:
+        event, run_id = entry.event, entry.run.run_id
+        if isinstance(event, Intended):
+            records[StepRef(run_id, event.step.step_id)] = StepRecord(
+                run=entry.run,
+                step=event.step,
+                intended_sequence=entry.sequence,
+                intended_at=entry.recorded_at,
+            )
+        elif isinstance(event, Ended | CompensationIntended | CompensationEnded):
+            record = records.get(StepRef(run_id, event.step_id))
+            if record is not None:
+                _apply(record, event, entry)
+    return list(records.values())
+
+
+def _apply(record: StepRecord, event: Ended | CompensationIntended | CompensationEnded, entry: Entry) -> None:
+    match event:
+        case Ended():
+            record.outcome, record.after = event.outcome, event.after
+            record.ended_sequence, record.ended_at = entry.sequence, entry.recorded_at
+        case CompensationIntended():
+            record.compensation_attempts += 1
+            record.compensation_open = True
+        case CompensationEnded():
+            record.compensation_open = False
+            record.disposition = event.disposition
+            record.disposition_reason = event.reason
+            record.task_id = event.task_id
+
+
+class ReviewTask(msgspec.Struct, kw_only=True):
+    """Something that a person has to decide.
+
+    `resolution` is None while the task is open, then `done`, `not_needed` or `retry`.
+    """
+
+    task_id: str
+    action: str
+    reason: str
+    detail: str
+    steps: tuple[StepRef, ...]
+    plan_run: str
+    opened_at: datetime
+    resolution: str | None = None
+    resolved_by: str = ""
+    resolved_at: datetime | None = None
+    note: str = ""
+
+
+def fold_reviews(entries: Iterable[Entry]) -> list[ReviewTask]:
+    """The review tasks that the entries tell of, oldest first."""
+    tasks: dict[str, ReviewTask] = {}
+    for entry in entries:
+        event = entry.event
+        if isinstance(event, ReviewOpened):
+            tasks[event.task_id] = ReviewTask(
+                task_id=event.task_id,
+                action=event.action,
+                reason=event.reason,
+                detail=event.detail,
+                steps=event.steps,
+                plan_run=entry.run.run_id,
+                opened_at=entry.recorded_at,
+            )
+        elif isinstance(event, ReviewResolved) and event.task_id in tasks:
+            task = tasks[event.task_id]
+            task.resolution, task.resolved_by = event.resolution, event.actor
+            task.resolved_at, task.note = entry.recorded_at, event.note
+    return list(tasks.values())
