@@ -9,7 +9,7 @@ J5. Chain. Each entry's hash covers the previous entry of its run; positions cou
 J6. Slots. For each (tenant, idempotency key) at most one claimed step is open or completed; a second claim is answered
     with the slot, and none of its append's drafts appears.
 J7. Refusal. An append that cannot be made durable raises `JournalUnavailable`, and nothing of it ever appears.
-J8. Pages. A page holds what matches, in order of sequence, strictly after `after`, at most `limit` entries; a limit of 0
+J8. Pages. A page holds what matches, in order of sequence, strictly after `after`, at most `limit`; a limit of 0
     is an empty page.
 """
 

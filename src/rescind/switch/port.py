@@ -1,6 +1,6 @@
 """What guards need from a switch, and what a switch needs from guards.
 
-S1. Reading `page[0]` makes no system call. The number there is even while the set is at rest, and has moved once a place
+S1. Reading `page[0]` makes no system call. The number is even while the set is at rest, and has moved once a place
     or lift has returned.
 S2. An odd number means: a change is under way, or its writer died. Whoever sees it rereads the set on every check.
 S3. A returned place or lift is durable and visible to every process of the machine that reads the set afterwards.

@@ -1,1 +1,1 @@
-"""Ready-made effects: SQL rows, files and folders, keys of a mapping. Each takes its own snapshots and checks conflicts."""
+"""Ready-made effects: SQL rows, files and folders, keys of a mapping. Each takes its own snapshots."""

@@ -1,0 +1,63 @@
+"""One-line builders that hide what does not matter to a test."""
+
+from datetime import UTC, datetime
+
+from rescind.journal.port import Draft, SlotClaim
+from rescind.model.action import EffectClass
+from rescind.model.entry import Ended, Event, Intended, RunOpened
+from rescind.model.level import Level
+from rescind.model.order import Lift, Order
+from rescind.model.outcome import Completed, Outcome
+from rescind.model.scope import Scope
+from rescind.model.step import RunInfo, Snapshot, Step, Target, digest_of
+
+NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+NOON_US = 1_795_262_400_000_000
+
+
+def a_run(run_id: str = "run-1", **fields: object) -> RunInfo:
+    defaults: dict[str, object] = {
+        "agent_name": "billing-agent",
+        "agent_version": "2.4.0",
+        "tenant": "acme",
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    }
+    return RunInfo(run_id=run_id, **(defaults | fields))  # type: ignore[arg-type]  # builders take anything
+
+
+def a_step(step_id: str = "1", action: str = "invoice.status.update", **fields: object) -> Step:
+    requested = {"invoice_id": "inv_1", "status": "void"}
+    defaults: dict[str, object] = {
+        "effect_class": EffectClass.REVERSIBLE,
+        "requested": requested,
+        "target": Target("erp", "invoice", "inv_1"),
+        "idempotency_key": f"run-1/{step_id}",
+        "arguments_digest": digest_of(action, requested),
+    }
+    return Step(step_id=step_id, action=action, **(defaults | fields))  # type: ignore[arg-type]
+
+
+def a_draft(event: Event, run_id: str = "run-1", **fields: object) -> Draft:
+    return Draft(run_id=run_id, event=event, **({"recorded_at_us": NOON_US} | fields))  # type: ignore[arg-type]
+
+
+def opened(run_id: str = "run-1", guard_id: str = "guard-1", **fields: object) -> Draft:
+    return a_draft(RunOpened(run=a_run(run_id, **fields), guard_id=guard_id), run_id)
+
+
+def intended(step: Step, run_id: str = "run-1", claim: SlotClaim | None = None) -> Draft:
+    return a_draft(Intended(step), run_id, claim=claim)
+
+
+def ended(step_id: str, outcome: Outcome | None = None, run_id: str = "run-1", after: Snapshot | None = None) -> Draft:
+    return a_draft(Ended(step_id=step_id, outcome=outcome or Completed("ok"), after=after), run_id)
+
+
+def an_order(order_id: str = "ord-1", scope: str = "everything", level: Level = Level.HALTED) -> Order:
+    return Order(
+        order_id=order_id, scope=Scope.parse(scope), level=level, reason="a test", actor="ops", placed_at=NOON
+    )
+
+
+def a_lift(*order_ids: str, lift_id: str = "lift-1") -> Lift:
+    return Lift(lift_id=lift_id, order_ids=frozenset(order_ids), reason="a test", actor="ops", lifted_at=NOON)
