@@ -4,6 +4,8 @@ An effect is asked twice. Around the call, `open` looks at the target before and
 goes into the journal. At the undo, `observe` looks again, and `restore` puts back what was there, only if the target is
 still as the call left it.
 
+A handler may be a coroutine function; its effect then answers with an awaitable, and its tool must be async too.
+
 E1. `open` changes nothing at the target.
 E2. After `settle` has returned, the effect is as durable as the target can make it.
 E3. `abandon` says True only if the target is certainly as `open` found it.
@@ -12,7 +14,7 @@ E5. A `restore` that returned leaves `observe` equal to the step's `before`; doi
     that is at the `before` version already is left alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -79,7 +81,7 @@ class Touch(Protocol):
         """The target as `open` found it."""
         ...
 
-    def settle(self, result: Any) -> Snapshot | None:
+    def settle(self, result: Any) -> Snapshot | None | Awaitable[Snapshot | None]:
         """The tool returned `result`: make the effect final (E2) and say how the target is now."""
         ...
 
@@ -96,18 +98,18 @@ class Effect(Protocol):
         """What an undo can do about it."""
         ...
 
-    def open(self, call: Call) -> Touch:
+    def open(self, call: Call) -> Touch | Awaitable[Touch]:
         """Look at the target before the call (E1).
 
         Raises: whatever the target raises; the call is then refused, and the tool does not run.
         """
         ...
 
-    def observe(self, step: PastStep) -> Snapshot | None:
+    def observe(self, step: PastStep) -> Snapshot | None | Awaitable[Snapshot | None]:
         """Look at the target now. None if this effect cannot look."""
         ...
 
-    def restore(self, step: PastStep) -> None:
+    def restore(self, step: PastStep) -> None | Awaitable[None]:
         """Put back what was there (E4, E5).
 
         Raises:

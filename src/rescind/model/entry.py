@@ -41,8 +41,14 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     step_id: str
     outcome: Outcome
     after: Snapshot | None = None
-    verified: bool | None = None
-    verification: str = ""
+
+
+class Verified(msgspec.Struct, frozen=True, tag="verified", kw_only=True):
+    """The step's postcondition was checked. `detail` says what does not hold."""
+
+    step_id: str
+    holds: bool
+    detail: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
@@ -139,6 +145,7 @@ Event = (
     | RunClosed
     | Intended
     | Ended
+    | Verified
     | Refused
     | CompensationIntended
     | CompensationEnded

@@ -15,6 +15,7 @@ from rescind.model.entry import (
     ReviewOpened,
     ReviewResolved,
     StepRef,
+    Verified,
 )
 from rescind.model.outcome import Outcome
 from rescind.model.step import RunInfo, Snapshot, Step
@@ -28,6 +29,7 @@ class StepRecord(msgspec.Struct, kw_only=True):
         ended_sequence: Where its outcome stands; None if it has none.
         outcome: None if no end was recorded: it is in flight, or its process died.
         after: What was seen at the target right after the effect.
+        verified: Whether its postcondition held; None if it was not checked.
         compensation_attempts: Compensations intended so far.
         compensation_open: Whether the last compensation intent has no end.
         disposition: Where an undo left it; None if none has, or if a reviewer asked for another try.
@@ -42,6 +44,7 @@ class StepRecord(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     outcome: Outcome | None = None
     after: Snapshot | None = None
+    verified: bool | None = None
     compensation_attempts: int = 0
     compensation_open: bool = False
     disposition: Disposition | None = None
@@ -66,18 +69,22 @@ def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
                 intended_sequence=entry.sequence,
                 intended_at=entry.recorded_at,
             )
-        elif isinstance(event, Ended | CompensationIntended | CompensationEnded):
+        elif isinstance(event, Ended | Verified | CompensationIntended | CompensationEnded):
             record = records.get(StepRef(run_id, event.step_id))
             if record is not None:
                 _apply(record, event, entry)
     return list(records.values())
 
 
-def _apply(record: StepRecord, event: Ended | CompensationIntended | CompensationEnded, entry: Entry) -> None:
+def _apply(
+    record: StepRecord, event: Ended | Verified | CompensationIntended | CompensationEnded, entry: Entry
+) -> None:
     match event:
         case Ended():
             record.outcome, record.after = event.outcome, event.after
             record.ended_sequence, record.ended_at = entry.sequence, entry.recorded_at
+        case Verified():
+            record.verified = event.holds
         case CompensationIntended():
             record.compensation_attempts += 1
             record.compensation_open = True
