@@ -81,7 +81,7 @@ class Touch(Protocol):
         """The target as `open` found it."""
         ...
 
-    def settle(self, result: Any) -> Snapshot | None | Awaitable[Snapshot | None]:
+    def settle(self, result: Any) -> Snapshot | Awaitable[Snapshot | None] | None:
         """The tool returned `result`: make the effect final (E2) and say how the target is now."""
         ...
 
@@ -105,11 +105,11 @@ class Effect(Protocol):
         """
         ...
 
-    def observe(self, step: PastStep) -> Snapshot | None | Awaitable[Snapshot | None]:
+    def observe(self, step: PastStep) -> Snapshot | Awaitable[Snapshot | None] | None:
         """Look at the target now. None if this effect cannot look."""
         ...
 
-    def restore(self, step: PastStep) -> None | Awaitable[None]:
+    def restore(self, step: PastStep) -> Awaitable[None] | None:
         """Put back what was there (E4, E5).
 
         Raises:

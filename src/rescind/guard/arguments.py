@@ -1,0 +1,205 @@
+"""A call's arguments and result on their way into the journal and back.
+
+Into the journal go JSON values, without the redacted ones. Back come values in the types of the tool's annotations.
+"""
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from rescind.errors import NotSerialisable
+from rescind.model.step import REDACTED, Arguments
+
+RECORD_BYTES_MAX = 1 << 20
+"""Bound on one call's recorded arguments. A journal of documents is a store of documents; pass a reference instead."""
+
+SECRET_LENGTH_MIN = 4
+"""Shorter redacted values are not searched for in texts: every other word would match."""
+
+_PLAIN = (str, int, bool, type(None))
+
+
+class Signature:
+    """A tool's parameters: binds calls, and remembers the annotated types."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._signature = inspect.signature(function)
+        self.names = tuple(self._signature.parameters)
+        self._simple = all(
+            parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+            for parameter in self._signature.parameters.values()
+        )
+        self._hints: dict[str, Any] | None = None
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by parameter name, defaults filled in.
+
+        Raises: TypeError, as the tool itself would for such a call.
+        """
+        # Most calls name or place every parameter; they skip the general machinery, which costs three times as much.
+        if self._simple and len(args) + len(kwargs) == len(self.names):
+            bound = dict(zip(self.names, args, strict=False))
+            if not kwargs:
+                return bound
+            bound.update(kwargs)
+            if len(bound) == len(self.names) and all(name in bound for name in self.names):
+                return {name: bound[name] for name in self.names}
+        general = self._signature.bind(*args, **kwargs)
+        general.apply_defaults()
+        return dict(general.arguments)
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """The annotations that can be resolved; `return` is the result's."""
+        if self._hints is None:
+            try:
+                self._hints = typing.get_type_hints(self._function, include_extras=True)
+            except (NameError, TypeError, AttributeError):
+                # A name that exists only for type checkers. The tool works; its values come back as JSON values.
+                self._hints = {}
+        return self._hints
+
+    def restore(self, arguments: Arguments) -> dict[str, Any]:
+        """Recorded arguments in the types of their annotations, where those can be had."""
+        return {name: self._typed(name, value) for name, value in arguments.items() if value != REDACTED}
+
+    def restore_result(self, value: Any) -> Any:
+        """A recorded result in the type of the return annotation, where that can be had."""
+        return self._typed("return", value)
+
+    def unrecordable_result(self) -> str:
+        """The annotated result type, if the journal could never hold it; empty if it can or nobody knows."""
+        hint = self.hints.get("return")
+        if hint is None or hint is typing.NoReturn:
+            return ""
+        try:
+            info = msgspec.inspect.type_info(hint)
+        except Exception:  # noqa: BLE001  # a type that msgspec cannot even describe is one that it cannot encode
+            return str(hint)
+        return str(hint) if isinstance(info, msgspec.inspect.CustomType) and hint not in (object,) else ""
+
+    def _typed(self, name: str, value: Any) -> Any:
+        hint = self.hints.get(name)
+        if hint is None or (isinstance(value, str) and hint is str):
+            return value
+        try:
+            return msgspec.convert(value, hint, strict=False)
+        except (msgspec.ValidationError, TypeError):
+            return value
+
+
+def record_arguments(action: str, arguments: Mapping[str, Any], redact: frozenset[str]) -> Arguments:
+    """The arguments as JSON values, redacted ones replaced.
+
+    Raises: NotSerialisable, which names the argument.
+    """
+    return {
+        name: REDACTED if name in redact else _json_value(action, f"argument {name!r}", value)
+        for name, value in arguments.items()
+    }
+
+
+def record_value(action: str, name: str, value: Any) -> Any:
+    """One value as JSON values.
+
+    Raises: NotSerialisable, which carries the given name.
+    """
+    return _json_value(action, name, value)
+
+
+def secrets_of(arguments: Mapping[str, Any], redact: frozenset[str]) -> tuple[str, ...]:
+    """The texts that must not reach the journal, longest first."""
+    if not redact:
+        return ()
+    texts = {str(arguments[name]) for name in redact if arguments.get(name) is not None}
+    return tuple(sorted((text for text in texts if len(text) >= SECRET_LENGTH_MIN), key=len, reverse=True))
+
+
+def scrub(value: Any, secrets: tuple[str, ...]) -> Any:
+    """JSON values with every secret text replaced, also within longer texts, keys and numbers."""
+    if not secrets:
+        return value
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "[redacted]")
+        return value
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {scrub(key, secrets): scrub(item, secrets) for key, item in fields.items()}
+    if isinstance(value, list):
+        return [scrub(item, secrets) for item in cast("list[Any]", value)]
+    if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in secrets:
+        return REDACTED
+    return value
+
+
+def _json_value(action: str, name: str, value: Any) -> Any:
+    if type(value) in _PLAIN:
+        plain = value
+    else:
+        try:
+            plain = msgspec.to_builtins(value, str_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            remedy = "pass JSON values, dataclasses or the like, or keep it out with redact="
+            raise NotSerialisable(action=action, name=name, problem=f"{error}; {remedy}") from error
+        problem = _not_finite(plain)
+        if problem:
+            raise NotSerialisable(action=action, name=name, problem=problem)
+    _check_text_and_size(action, name, plain)
+    return plain
+
+
+def _check_text_and_size(action: str, name: str, plain: Any) -> None:
+    if isinstance(plain, str) and len(plain) < RECORD_BYTES_MAX // 4 and plain.isascii():
+        return
+    try:
+        size = len(msgspec.json.encode(plain))
+    except (UnicodeEncodeError, OverflowError, ValueError, RecursionError, TypeError) as error:
+        raise NotSerialisable(action=action, name=name, problem=str(error)) from error
+    if size > RECORD_BYTES_MAX:
+        problem = f"{size:,} bytes are more than {RECORD_BYTES_MAX:,}; pass a reference to it instead"
+        raise NotSerialisable(action=action, name=name, problem=problem)
+
+
+def _not_finite(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{value} is not a JSON number"
+    if isinstance(value, dict):
+        return _first_problem(cast("dict[str, Any]", value).values())
+    if isinstance(value, list | tuple):
+        return _first_problem(cast("list[Any]", value))
+    return ""
+
+
+def _first_problem(values: Iterable[Any]) -> str:
+    return next((problem for problem in map(_not_finite, values) if problem), "")
+
+
+class NamedArguments:
+    """Calls a function with those of a tool's arguments that it names, as pytest does with fixtures.
+
+    `target=lambda invoice_id: ("erp", "invoice", invoice_id)` need not repeat the tool's other parameters.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        parameters = inspect.signature(function).parameters.values()
+        self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        self.names = frozenset(parameter.name for parameter in parameters if parameter.kind in kinds)
+        self.required = frozenset(
+            parameter.name
+            for parameter in parameters
+            if parameter.kind in kinds and parameter.default is inspect.Parameter.empty
+        )
+
+    def __call__(self, arguments: Mapping[str, Any]) -> Any:
+        """Call it with the arguments it names."""
+        if self._takes_all:
+            return self.function(**arguments)
+        return self.function(**{name: value for name, value in arguments.items() if name in self.names})

@@ -1,0 +1,230 @@
+"""One write call: what the flow asks of it, with the run, the tool and the arguments at hand."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from rescind.clock import from_us
+from rescind.errors import NotSerialisable
+from rescind.guard.arguments import record_arguments, record_value, scrub, secrets_of
+from rescind.guard.effect import Call, PastStep
+from rescind.guard.strand import strand_of
+from rescind.guard.tool import WriteTool
+from rescind.journal.port import Appended, Draft, SlotClaim
+from rescind.model.compact import KIND_OF_EFFECT_CLASS
+from rescind.model.entry import Ended, Event, Intended, StepRef
+from rescind.model.outcome import Completed, Outcome
+from rescind.model.step import Arguments, Compensation, Snapshot, Step, Target, digest_of
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from rescind.guard.run import Run
+
+current_key: ContextVar[str | None] = ContextVar("rescind_idempotency_key", default=None)
+"""The idempotency key of the write whose tool is running; a tool may hand it on to the system it calls."""
+
+
+class WriteCall:
+    """One call of a write. The flow drives it; each method is one thing the flow needs to know or to have done."""
+
+    def __init__(
+        self,
+        tool: WriteTool,
+        run: "Run",
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: str | None,
+    ) -> None:
+        self.tool, self.run = tool, run
+        self.action = tool.name
+        self._args, self._kwargs = args, kwargs
+        self._key = key
+        self.step_is_keyed = False
+        self.idempotency_key = ""
+        self.arguments_digest = ""
+        self.step_id = ""
+        self._arguments: dict[str, Any] = {}
+        self._recorded: Arguments = {}
+        self._secrets: tuple[str, ...] = ()
+        self._target: Target | None = None
+        self._ref = StepRef(run.info.run_id, "")
+        self._before_this: tuple[StepRef, ...] = ()
+        self._before: Snapshot | None = None
+        self._effect_began = False
+
+    # --- before the effect ---
+
+    def admit(self) -> None:
+        """The gate. Raises: CallDenied, RunHalted, DeclarationError."""
+        self._declared = self.tool.action  # an incomplete declaration is refused before anything else
+        self.run.admit(self.action, writes=True)
+
+    def admit_again(self) -> None:
+        """The gate once more, now that the intent is durable (W2). Costs one look at the page if nothing moved."""
+        self.run.admit_again(self.action, writes=True)
+
+    def record(self) -> None:
+        """Bind the arguments and put them into the journal's form. Raises: NotSerialisable, TypeError."""
+        self._arguments = self.tool.signature.bind(self._args, self._kwargs)
+        unrecordable = self.tool.signature.unrecordable_result()
+        if unrecordable:
+            remedy = "annotate a dataclass or JSON values, or leave the annotation out"
+            problem = f"its type {unrecordable} has no JSON form; {remedy}"
+            raise NotSerialisable(action=self.action, name="the result", problem=problem)
+        self._secrets = secrets_of(self._arguments, self.tool.redact)
+        self._recorded = record_arguments(self.action, self._arguments, self.tool.redact)
+        self._target = self.tool.target_of(self._arguments)
+        key = self._key if self._key is not None else self.tool.key_of(self._arguments)
+        if key is not None:
+            self.step_is_keyed, self.idempotency_key = True, key
+            public = {name: value for name, value in self._recorded.items() if name not in self.tool.redact}
+            self.arguments_digest = digest_of(self.action, public)
+
+    @property
+    def opening(self) -> Draft | None:
+        """The draft that opens the run, where that needs an append of its own."""
+        return self.run.opening_alone()
+
+    def opened(self, appended: Appended) -> None:
+        """The run is open; its steps are numbered from here."""
+        self.run.mark_open(appended.positions[0])
+
+    def open_target(self) -> Any:
+        """Number the step, and look at the target."""
+        self.step_id = self.run.next_step_id()
+        if not self.step_is_keyed:
+            self.idempotency_key = f"{self.run.info.run_id}/{self.step_id}"
+        call = Call(
+            run=self.run.info,
+            step_id=self.step_id,
+            action=self.action,
+            arguments=self._arguments,
+            target=self._target,
+            idempotency_key=self.idempotency_key,
+        )
+        return self.tool.effect.open(call)
+
+    def take_off(self) -> None:
+        """The step counts as in flight from here."""
+        self._ref = StepRef(self.run.info.run_id, self.step_id)
+        self._strand = strand_of(self.run.info.run_id)
+        self._before_this = self._strand.begin(self._ref)
+        self.run.guard.in_flight_steps[self._ref] = None
+
+    def land(self) -> None:
+        """The step's outcome is as durable as it gets; it is no longer in flight."""
+        self.run.guard.in_flight_steps.pop(self._ref, None)
+        if self._effect_began:
+            self._strand.end(self._ref)
+        else:
+            self._strand.forget(self._ref, self._before_this)
+
+    def intent(self, before: Snapshot | None) -> tuple[Draft, ...]:
+        """The drafts that make the intent durable; the first of a run opens it too."""
+        self._before = before
+        now_us = self.run.guard.clock.now_us()
+        declared = self._declared
+        within: timedelta | None = declared.undo_within
+        step = Step(
+            step_id=self.step_id,
+            action=self.action,
+            effect_class=declared.effect_class,
+            requested=self._recorded,
+            target=self._target,
+            causal_parents=tuple(self._parent_name(ref) for ref in self._before_this),
+            before=before,
+            idempotency_key=self.idempotency_key,
+            keyed=self.step_is_keyed,
+            arguments_digest=self.arguments_digest,
+            compensation=Compensation(
+                kind=KIND_OF_EFFECT_CLASS[declared.effect_class],
+                allowed_until=None if within is None else from_us(now_us) + within,
+            ),
+        )
+        claim = None
+        if self.step_is_keyed:
+            claim = SlotClaim(self.run.info.tenant, self.idempotency_key, self.arguments_digest)
+        draft = Draft(run_id=self.run.info.run_id, event=Intended(step), recorded_at_us=now_us, claim=claim)
+        opening = self.run.opening_with_intent()
+        return (draft,) if opening is None else (opening, draft)
+
+    def intent_is_durable(self) -> None:
+        """With the first intent of a run, its opening became durable."""
+        self.run.mark_open(None)
+
+    # --- the effect ---
+
+    def invoke(self) -> Any:
+        """The tool itself. What it raises, or its cancellation, is the flow's to judge."""
+        if self.tool.is_async:
+            return self._invoke_async()
+        token = current_key.set(self.idempotency_key)
+        try:
+            return self.tool.function(*self._args, **self._kwargs)
+        finally:
+            current_key.reset(token)
+
+    async def _invoke_async(self) -> Any:
+        token = current_key.set(self.idempotency_key)
+        try:
+            return await self.tool.function(*self._args, **self._kwargs)
+        finally:
+            current_key.reset(token)
+
+    def had_effect(self) -> None:
+        """The tool has, or may have, changed something."""
+        self._effect_began = True
+
+    # --- after the effect ---
+
+    def completed(self, result: Any) -> Completed:
+        """The outcome to record. A result without a JSON form is not recorded, and the outcome says so."""
+        try:
+            recorded = record_value(self.action, "the result", result)
+        except NotSerialisable:
+            return Completed(None, result_recorded=False)
+        return Completed(scrub(recorded, self._secrets))
+
+    def ended(self, outcome: Outcome, after: Snapshot | None) -> Draft:
+        """The draft of the step's end."""
+        return self.draft(Ended(step_id=self.step_id, outcome=outcome, after=after))
+
+    def draft(self, event: Event) -> Draft:
+        """An event of this run, now."""
+        return Draft(run_id=self.run.info.run_id, event=event, recorded_at_us=self.run.guard.clock.now_us())
+
+    def scrub(self, text: str) -> str:
+        """The text without the secrets of this call."""
+        cleaned: str = scrub(text, self._secrets)
+        return cleaned
+
+    def typed_result(self, recorded: Any) -> Any:
+        """A recorded result in the type of the tool's annotation."""
+        return self.tool.signature.restore_result(recorded)
+
+    @property
+    def verify(self) -> Callable[..., Any] | None:
+        """The postcondition's handler, if there is one."""
+        return self.tool.verifier
+
+    def check_postcondition(self, result: Any, outcome: Completed, after: Snapshot | None) -> Any:
+        """Ask the verifier. Arguments and result are the caller's own objects."""
+        assert self.tool.verifier is not None
+        return self.tool.verifier(
+            PastStep(
+                run=self.run.info,
+                step_id=self.step_id,
+                action=self.action,
+                arguments=self._arguments,
+                target=self._target,
+                result=result,
+                outcome=outcome,
+                before_snapshot=self._before,
+                after_snapshot=after,
+                idempotency_key=self.idempotency_key,
+            )
+        )
+
+    def _parent_name(self, ref: StepRef) -> str:
+        return ref.step_id if ref.run_id == self.run.info.run_id else str(ref)

@@ -1,0 +1,154 @@
+"""The decorators' other half: guarded functions, and the declarations that hang on them."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
+
+from rescind.errors import NoRun, UsageError
+from rescind.guard.call import WriteCall
+from rescind.guard.drive import drive, drive_async
+from rescind.guard.flow import write_flow
+from rescind.guard.run import Run, current_run
+from rescind.guard.tool import WriteTool
+
+if TYPE_CHECKING:
+    from rescind.guard.guard import Guard
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class GuardedWrite(Protocol[P, R]):
+    """A guarded write: called like the tool, and asked for its further declarations."""
+
+    @property
+    def tool(self) -> WriteTool:
+        """The declaration."""
+        ...
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make the call, guarded.
+
+        Raises:
+            CallDenied: It was refused; the message is for a language model.
+            RunHalted: The run is over.
+            NotSerialisable, IdempotencyConflict, StepInDoubt, JournalUnavailable: It did not happen.
+            OutcomeNotRecorded, VerificationFailed: It happened.
+        """
+        ...
+
+    def keyed(self, key: str) -> Callable[P, R]:
+        """The same call under an idempotency key: sent twice, it takes effect once."""
+        ...
+
+    def snapshot(self, handler: F) -> F:
+        """Declare how to look at the target.
+
+        Takes those of the tool's parameters that it names. Returns JSON values (None: there is nothing), or a
+        `Snapshot` with a version of the target's own.
+        """
+        ...
+
+    def restore(self, handler: F) -> F:
+        """Declare how to put back what was there: reversible. Takes a `PastStep`; its `before` is the snapshot's."""
+        ...
+
+    @overload
+    def compensate(self, handler: F) -> F: ...
+    @overload
+    def compensate(self, *, idempotent: bool) -> Callable[[F], F]: ...
+    def compensate(self, handler: Any = None, *, idempotent: bool = False) -> Any:
+        """Declare how to offset the effect: compensatable. Takes a `PastStep`.
+
+        With `idempotent=True` you promise that two calls with one `step.idempotency_key` have one effect; an undo that
+        was killed in the middle then sends it again instead of asking a person.
+        """
+        ...
+
+    def verify(self, handler: F) -> F:
+        """Declare the postcondition. Takes a `PastStep`; returning False or raising says that it does not hold."""
+        ...
+
+
+def _run_of(guard: "Guard", action: str) -> Run:
+    run = current_run.get()
+    if run is None:
+        raise NoRun(action)
+    if run.guard is not guard:
+        raise UsageError(f"{action} belongs to another guard than the current run {run.run_id}; use one guard for both")
+    return run
+
+
+def guarded_read(guard: "Guard", name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind the gate. It is called with what the gate let through, and nothing is recorded."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def read_async(*args: Any, **kwargs: Any) -> Any:
+            _run_of(guard, name).admit(name, writes=False)
+            return await function(*args, **kwargs)
+
+        return read_async
+
+    @functools.wraps(function)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        _run_of(guard, name).admit(name, writes=False)
+        return function(*args, **kwargs)
+
+    return read
+
+
+def guarded_write(guard: "Guard", tool: WriteTool) -> Callable[..., Any]:
+    """The tool behind gate and journal, with the declarations that may follow hanging on it."""
+
+    def call(key: str | None) -> Callable[..., Any]:
+        if tool.is_async:
+
+            @functools.wraps(tool.function)
+            async def write_async(*args: Any, **kwargs: Any) -> Any:
+                run = _run_of(guard, tool.name)
+                return await drive_async(write_flow(WriteCall(tool, run, args, kwargs, key)), guard.journal)
+
+            return write_async
+
+        @functools.wraps(tool.function)
+        def write(*args: Any, **kwargs: Any) -> Any:
+            run = _run_of(guard, tool.name)
+            return drive(write_flow(WriteCall(tool, run, args, kwargs, key)), guard.journal)
+
+        return write
+
+    def keyed(key: str) -> Callable[..., Any]:
+        if not key:
+            raise UsageError(f"{tool.name}: an idempotency key is a text that is not empty")
+        return call(key)
+
+    def compensate(handler: Any = None, *, idempotent: bool = False) -> Any:
+        if handler is None:
+            return functools.partial(compensate, idempotent=idempotent)
+        tool.set_compensate(handler, idempotent=idempotent)
+        return handler
+
+    wrapper: Any = call(None)
+    wrapper.tool, wrapper.keyed, wrapper.compensate = tool, keyed, compensate
+    for declare in ("snapshot", "restore", "verify"):
+        setattr(wrapper, declare, _declaring(getattr(tool, f"set_{declare}")))
+    return cast("Callable[..., Any]", wrapper)
+
+
+def _declaring(declare: Callable[[Any], None]) -> Callable[[F], F]:
+    def decorator(handler: F) -> F:
+        declare(handler)
+        return handler
+
+    return decorator
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Where a function was written, for messages."""
+    with contextlib.suppress(AttributeError):
+        return f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+    return repr(function)

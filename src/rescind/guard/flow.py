@@ -1,0 +1,238 @@
+"""The life of one write, as a generator that does no I/O: it yields requests and is sent answers.
+
+    gate ─▶ recorded outcome of the same key? ─▶ look at the target ─▶ intent, durable ─▶ gate again
+         ─▶ the tool runs ─▶ look again ─▶ outcome, durable ─▶ postcondition
+
+Laws, which the simulation tries to break by dying between any two requests:
+
+W1. No effect without a durable intent.
+W2. No effect after the orders that forbid it were bound: the stamp is read again once the intent is durable, and the
+    step counts as in flight from before that reading until its outcome is durable.
+W3. An exception that leaves the tool is `unknown`, unless the tool or its effect vouches that nothing changed.
+W4. A step whose intent is durable and whose tool did not run says so (`failed`), if we live to say it.
+"""
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, assert_never
+
+import msgspec
+
+from rescind.errors import (
+    IdempotencyConflict,
+    JournalUnavailable,
+    NothingChanged,
+    OutcomeNotRecorded,
+    RescindError,
+    ResultNotRecorded,
+    StepInDoubt,
+    VerificationFailed,
+)
+from rescind.guard.effect import Touch
+from rescind.journal.port import Appended, Draft, Slot, SlotState, SlotTaken
+from rescind.model.entry import Verified
+from rescind.model.outcome import Completed, Failed, Outcome, Unknown
+from rescind.model.step import Snapshot
+
+if TYPE_CHECKING:
+    from rescind.guard.call import WriteCall
+
+
+class LookUp(msgspec.Struct, frozen=True):
+    """Ask the journal who holds an idempotency key. Answer: `Slot | None`."""
+
+    tenant: str
+    key: str
+
+
+class Append(msgspec.Struct, frozen=True):
+    """Make drafts durable. Answer: `Appended | SlotTaken`."""
+
+    drafts: tuple[Draft, ...]
+
+
+class Perform(msgspec.Struct, frozen=True):
+    """Call something of the user's, and await it if it answers with an awaitable. Answer: its result."""
+
+    function: Callable[[], Any]
+
+
+class Boundary(msgspec.Struct, frozen=True):
+    """The last moment before the tool: a cancellation that came meanwhile is raised here. Answer: None."""
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """The guarded call returns this."""
+
+    value: Any
+
+
+class Threw(msgspec.Struct, frozen=True):
+    """The guarded call raises this. A value and not a raise, so that a tool's StopIteration survives the generator."""
+
+    error: BaseException
+
+
+Request = LookUp | Append | Perform | Boundary
+Answer = Any
+WriteFlow = Generator[Request, Answer, Returned | Threw]
+
+
+def write_flow(call: "WriteCall") -> WriteFlow:
+    """The life of one write. Everything it needs to know or to touch comes through `call`."""
+    try:
+        call.admit()
+        call.record()
+        if call.step_is_keyed:
+            slot = yield LookUp(call.run.info.tenant, call.idempotency_key)
+            if slot is not None:
+                return Returned(_answer_from(slot, call))
+        if call.opening is not None:
+            yield from _open_run(call)
+        touch = yield Perform(call.open_target)
+    except BaseException as error:  # noqa: BLE001  # handed on to the caller by the driver; nothing has happened yet
+        return Threw(error)
+    call.take_off()
+    try:
+        return (yield from _with_target(call, touch))
+    finally:
+        call.land()
+
+
+def _open_run(call: "WriteCall") -> WriteFlow:
+    # Only a run with an id of the caller's choosing: its steps are numbered after the place where it is continued.
+    assert call.opening is not None
+    appended = yield Append((call.opening,))
+    assert isinstance(appended, Appended)
+    call.opened(appended)
+    return Returned(None)
+
+
+def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
+    try:
+        answer = yield Append(call.intent(touch.before))
+    except BaseException as error:  # noqa: BLE001
+        # Whether the intent became durable or not: the tool has not run, and that is what the next line tries to say.
+        yield Perform(touch.abandon)
+        if not isinstance(error, RescindError):
+            yield from _try_append(call, Failed(f"interrupted before the tool ran: {_name(error)}"), error)
+        return Threw(error)
+    if isinstance(answer, SlotTaken):
+        yield Perform(touch.abandon)
+        try:
+            return Returned(_answer_from(answer.slot, call))
+        except RescindError as error:
+            return Threw(error)
+    call.intent_is_durable()
+    try:
+        call.admit_again()
+        yield Boundary()
+    except BaseException as error:  # noqa: BLE001
+        yield Perform(touch.abandon)
+        yield from _try_append(call, Failed(f"refused before the tool ran: {_name(error)}"), error)
+        return Threw(error)
+    return (yield from _invoke(call, touch))
+
+
+def _invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
+    try:
+        result = yield Perform(call.invoke)
+    except BaseException as error:  # noqa: BLE001
+        unchanged = yield from _vouched(touch, error)
+        reason = call.scrub(_name(error))
+        outcome = Failed(reason) if unchanged else Unknown(reason)
+        yield from _try_append(call, outcome, error)
+        return Threw(error)
+    call.had_effect()
+    try:
+        after = yield Perform(lambda: touch.settle(result))
+    except BaseException as error:  # noqa: BLE001
+        reason = call.scrub(_name(error))
+        yield from _try_append(call, Unknown(f"the tool returned, settling its effect did not: {reason}"), error)
+        return Threw(error)
+    return (yield from _completed(call, result, after))
+
+
+def _vouched(touch: Touch, error: BaseException) -> Generator[Request, Answer, bool]:
+    try:
+        unchanged = yield Perform(touch.abandon)
+    except BaseException:  # noqa: BLE001  # a target that cannot even be let go of vouches for nothing
+        return False
+    return bool(unchanged) or isinstance(error, NothingChanged)
+
+
+def _completed(call: "WriteCall", result: Any, after: Snapshot | None) -> WriteFlow:
+    outcome = call.completed(result)
+    try:
+        yield Append((call.ended(outcome, after),))
+    except JournalUnavailable as error:
+        info = call.run.info
+        return Threw(
+            OutcomeNotRecorded(
+                action=call.action, run_id=info.run_id, step_id=call.step_id, cause=str(error), result=result
+            )
+        )
+    except BaseException as error:  # noqa: BLE001  # an interrupt while waiting: the draft is on its way all the same
+        return Threw(error)
+    if call.verify is not None:
+        problem = yield from _verify(call, result, outcome, after)
+        if problem is not None:
+            return Threw(problem)
+    return Returned(result)
+
+
+def _verify(
+    call: "WriteCall", result: Any, outcome: Completed, after: Snapshot | None
+) -> Generator[Request, Answer, BaseException | None]:
+    detail = ""
+    try:
+        holds = yield Perform(lambda: call.check_postcondition(result, outcome, after))
+        if holds is False:
+            detail = "the verification said no"
+    except Exception as error:  # noqa: BLE001  # a verification that fails has not verified
+        detail = call.scrub(_name(error))
+    except BaseException as error:  # noqa: BLE001
+        return error
+    verified = Verified(step_id=call.step_id, holds=not detail, detail=detail)
+    try:
+        yield Append((call.draft(verified),))
+    except BaseException as error:  # noqa: BLE001
+        return error
+    if not detail:
+        return None
+    info = call.run.info
+    return VerificationFailed(
+        action=call.action, run_id=info.run_id, step_id=call.step_id, detail=detail, result=result
+    )
+
+
+def _try_append(call: "WriteCall", outcome: Outcome, error: BaseException) -> Generator[Request, Answer, None]:
+    # On the way out with an error of the caller's. If the outcome cannot be recorded either, the intent without an end
+    # says "go and look", which is right; the caller's own error is what he has to see.
+    if isinstance(outcome, Unknown):
+        call.had_effect()
+    try:
+        yield Append((call.ended(outcome, None),))
+    except BaseException:  # noqa: BLE001
+        error.add_note(f"rescind: the outcome of step {call.step_id} could not be recorded; the step is in doubt")
+
+
+def _answer_from(slot: Slot, call: "WriteCall") -> Any:
+    """What a repeated key is answered with: the recorded result, or an error that says why there is none."""
+    if slot.claim.digest != call.arguments_digest:
+        raise IdempotencyConflict(key=slot.claim.key, action=call.action, recorded_action=slot.action)
+    match slot.state:
+        case SlotState.COMPLETED:
+            if slot.completed is None or not slot.completed.result_recorded:
+                raise ResultNotRecorded(key=slot.claim.key, action=call.action)
+            return call.typed_result(slot.completed.result)
+        case SlotState.OPEN:
+            reason = "it was begun and has no recorded end: it still runs, or its process died"
+        case SlotState.UNKNOWN:
+            reason = slot.reason or "its outcome is unknown"
+        case _:
+            assert_never(slot.state)
+    raise StepInDoubt(key=slot.claim.key, action=call.action, run_id=slot.run_id, step_id=slot.step_id, reason=reason)
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,139 @@
+"""The gate: may this run make this call? Decided in memory; the orders are reread only when their stamp has moved.
+
+`judge` is the whole policy, a pure function from facts to a verdict. A `View` remembers what it said for as long as the
+stamp stands still, so that an allowed call costs a look at the shared page, a set look-up, a deadline and a count.
+
+Laws:
+G1. A call is admitted only under the newest orders: a stamp that has moved is followed before anything is admitted.
+G2. What cannot be known is refused to writes (unreadable orders mean `read_only`).
+G3. A halt is a latch: a run that was halted once is refused for good, whatever is lifted later.
+"""
+
+from typing import assert_never
+
+import msgspec
+
+from rescind.errors import CallDenied, RunHalted
+from rescind.model.level import Level
+from rescind.model.order import Order, covering
+from rescind.model.scope import Subject
+
+ON_SILENCE = Level.READ_ONLY
+"""The level a guard holds itself at while it cannot read the orders."""
+
+NEVER_SETTLED = -1
+"""A stamp that no page ever shows: its view is judged anew on every call."""
+
+
+class Allow(msgspec.Struct, frozen=True):
+    """The call may go on."""
+
+
+class Deny(msgspec.Struct, frozen=True):
+    """The call is refused, and the run goes on. `message` is for a language model, `reason` for the journal."""
+
+    message: str
+    reason: str
+    level: Level = Level.NORMAL
+    orders: tuple[Order, ...] = ()
+
+
+class Halt(msgspec.Struct, frozen=True):
+    """The run is over."""
+
+    reason: str
+    orders: tuple[Order, ...] = ()
+
+
+Verdict = Allow | Deny | Halt
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a run was given from the start.
+
+    Attributes:
+        allow: The only actions it may call; None for any.
+        calls_max: Guarded calls, reads and writes, it may make.
+        deadline_s: Monotonic time after which it may make none.
+    """
+
+    allow: frozenset[str] | None = None
+    calls_max: float = float("inf")
+    deadline_s: float = float("inf")
+
+
+class View:
+    """What the orders of one stamp mean to one run. `passed` holds the actions already judged and allowed."""
+
+    __slots__ = ("fault", "orders", "passed", "stamp")
+
+    def __init__(self, stamp: int, orders: tuple[Order, ...], fault: str = "") -> None:
+        self.stamp = stamp
+        self.orders = orders
+        self.fault = fault
+        self.passed: set[str] = set()
+
+
+UNSEEN = View(NEVER_SETTLED, ())
+
+
+def judge(view: View, subject: Subject, action: str, *, writes: bool, limits: Limits) -> Verdict:
+    """Whether the orders and the run's own limits allow the call. Clock and count are the caller's business."""
+    orders = covering(view.orders, subject, action)
+    level = orders[0].level if orders else Level.NORMAL
+    if level is Level.HALTED:
+        return Halt(_why(orders), tuple(order for order in orders if order.level is Level.HALTED))
+    if view.fault and writes and level < ON_SILENCE:
+        return Deny(
+            f"{action} was not run: the standing orders cannot be read, so changes are refused until they can. "
+            "Reading still works. Do not retry; tell the user that changes are paused",
+            f"standing orders unreadable: {view.fault}",
+            ON_SILENCE,
+        )
+    if not (level.allows_writes if writes else level.allows_reads):
+        return Deny(_refusal(action, level, writes, _why(orders)), _why(orders), level, orders)
+    if limits.allow is not None and action not in limits.allow:
+        allowed = ", ".join(sorted(limits.allow)) or "nothing"
+        return Deny(f"{action} is not among what this run may do ({allowed}). Do not retry", "not in the allowlist")
+    return Allow()
+
+
+def spent(action: str, what: str) -> Deny:
+    """The refusal of a run that has used up its time or its calls."""
+    return Deny(f"{action} was not run: this run has used up its {what}. Stop here and report what was done", what)
+
+
+def raise_refusal(verdict: Deny | Halt, *, action: str, run_id: str, fallback: str) -> None:
+    """Turn a refusal into the exception that the caller's door shows.
+
+    Raises: CallDenied or RunHalted.
+    """
+    order_ids = tuple(order.order_id for order in verdict.orders)
+    match verdict:
+        case Deny():
+            raise CallDenied(verdict.message, action=action, level=verdict.level, order_ids=order_ids)
+        case Halt():
+            message = f"run {run_id} is halted ({verdict.reason}); {action} was not run. End this run now"
+            raise RunHalted(message, fallback=fallback, run_id=run_id, order_ids=order_ids)
+        case _:
+            assert_never(verdict)
+
+
+def _why(orders: tuple[Order, ...]) -> str:
+    first = orders[0]
+    more = f" and {len(orders) - 1} more order(s)" if len(orders) > 1 else ""
+    return f"{first.reason or 'no reason given'} (order {first.order_id} by {first.actor}{more})"
+
+
+def _refusal(action: str, level: Level, writes: bool, why: str) -> str:  # mirrors the action's own kind
+    match level:
+        case Level.SUPERVISED:
+            what = "changes need a person's approval now"
+            then = "Do not retry; say what you would have changed and ask the user to have it approved"
+        case Level.READ_ONLY:
+            what = "changes are paused, reading still works"
+            then = "Do not retry; answer from what you can read and tell the user that changes are paused"
+        case _:
+            what = "nothing new may start" if not writes else "nothing new may start, changes least of all"
+            then = "Do not retry; tell the user that the assistant is paused"
+    return f"{action} was not run: {what}. Reason: {why}. {then}"

@@ -1,0 +1,310 @@
+"""A run as its own process sees it: what it may do, what it has begun, whether it is over."""
+
+import itertools
+import logging
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rescind.errors import CallDenied, RescindError, RunHalted, UsageError
+from rescind.guard.gate import UNSEEN, Allow, Deny, Halt, Limits, View, judge, raise_refusal, spent
+from rescind.guard.strand import Strand, current_strand, strand_of
+from rescind.journal.port import Draft
+from rescind.model.entry import Refused, RunClosed, RunOpened
+from rescind.model.level import Level
+from rescind.model.order import effective_level
+from rescind.model.step import RunInfo, parse_agent
+from rescind.switch.port import LiveRun
+
+if TYPE_CHECKING:
+    from rescind.guard.guard import Guard
+
+logger = logging.getLogger("rescind")
+
+REFUSALS_RECORDED_MAX = 64
+"""Refusals recorded per run and change of orders. A model that hammers at a closed gate must not fill the journal."""
+
+
+class Run:
+    """One execution of an agent, as a context manager for `with` and `async with`.
+
+    Made by `Guard.run` and `Run.child`. It may be entered once; another thread enters `run.activate()`.
+    """
+
+    def __init__(self, guard: "Guard", info: RunInfo, *, limits: Limits, fallback: str, fresh: bool) -> None:
+        self.guard, self.info, self.fallback = guard, info, fallback
+        self.view = UNSEEN
+        self._limits, self._fresh = limits, fresh
+        self._subject = info.subject
+        self._calls = itertools.count(1)
+        self._steps = itertools.count(1)
+        self._step_prefix = ""
+        self._lock = threading.Lock()
+        self._is_open = False  # whether the journal knows of it
+        self._entered = self._closed = False
+        self._halt: Halt | None = None
+        self._refusals: set[tuple[str, int]] = set()
+        self._tokens: list[tuple[Token[Run | None], Token[Strand | None]]] = []
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, to stop it, look at it or undo it by."""
+        return self.info.run_id
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that the run belongs to."""
+        return self.info.trace_id
+
+    @property
+    def halted(self) -> bool:
+        """Whether a halt has ended this run. It never becomes false again."""
+        return self._halt is not None
+
+    # --- life ---
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        closing = self._end(error)
+        if closing:
+            try:
+                self.guard.journal.append(closing)
+            except RescindError as problem:
+                _log_unclosed(self.run_id, problem)
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        closing = self._end(error)
+        if closing:
+            try:
+                await self.guard.journal.append_async(closing)
+            except RescindError as problem:
+                _log_unclosed(self.run_id, problem)
+
+    def child(
+        self,
+        *,
+        agent: str | None = None,
+        workflow: str | None = None,
+        run_id: str | None = None,
+        fallback: str | None = None,
+        allow: frozenset[str] | set[str] | None = None,
+        calls_max: int | None = None,
+        timeout_s: float | None = None,
+    ) -> "Run":
+        """A run that this one spawns: same tenant, session and trace, stopped whenever this run's tree is.
+
+        Args: as for `Guard.run`; what is left out is taken over from this run.
+        """
+        return self.guard.run(
+            agent=self.info.agent if agent is None else agent,
+            tenant=self.info.tenant,
+            workflow=self.info.workflow if workflow is None else workflow,
+            session=self.info.session,
+            trace_id=self.info.trace_id,
+            run_id=run_id,
+            parent=self,
+            fallback=self.fallback if fallback is None else fallback,
+            allow=self._limits.allow if allow is None else allow,
+            calls_max=calls_max,
+            timeout_s=timeout_s,
+        )
+
+    @contextmanager
+    def activate(self) -> Generator[Self]:
+        """Make this the current run in a thread of the caller's own, which does not inherit it by itself."""
+        token = current_run.set(self)
+        try:
+            yield self
+        finally:
+            current_run.reset(token)
+
+    @contextmanager
+    def branch(self) -> Generator[None]:
+        """Declare what follows independent of its sibling branches, so that an undo may take them in parallel."""
+        maker = strand_of(self.run_id)
+        token = current_strand.set(Strand(self.run_id, parent=maker, apart=True))
+        try:
+            yield
+        finally:
+            current_strand.reset(token)
+
+    def _begin(self) -> None:
+        if self._entered:
+            raise UsageError(f"run {self.run_id} was entered already; a run is entered once")
+        self._entered = True
+        self.guard.begin(self)
+        try:
+            self._admit_run()
+        except (CallDenied, RunHalted):
+            self._closed = True
+            self.guard.end(self)
+            raise
+        parent_strand = current_strand.get()
+        strand = Strand(self.run_id, parent=parent_strand)
+        self._tokens.append((current_run.set(self), current_strand.set(strand)))
+
+    def _end(self, error: BaseException | None) -> tuple[Draft, ...]:
+        self._closed, self.view = True, UNSEEN
+        run_token, strand_token = self._tokens.pop()
+        current_run.reset(run_token)
+        current_strand.reset(strand_token)
+        self.guard.end(self)
+        if not self._is_open:
+            return ()
+        how = "halted" if self.halted else "ended" if error is None else "failed"
+        # Only the kind of error: its text may hold what a tool's redact= keeps out of the journal.
+        event = RunClosed(guard_id=self.guard.guard_id, how=how, detail=type(error).__name__ if error else "")
+        return (Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us()),)
+
+    # --- the gate ---
+
+    def admit(self, action: str, *, writes: bool) -> None:
+        """The gate of a call. No I/O, unless the stamp has moved.
+
+        Raises: CallDenied, RunHalted.
+        """
+        self.admit_again(action, writes=writes)
+        limits = self._limits
+        if self.guard.clock.monotonic_s() >= limits.deadline_s:
+            self._refuse(spent(action, "time"), action)
+        if next(self._calls) > limits.calls_max:
+            self._refuse(spent(action, "calls"), action)
+
+    def admit_again(self, action: str, *, writes: bool) -> None:
+        """Whether the orders, as they are by now, allow the call.
+
+        Raises: CallDenied, RunHalted.
+        """
+        view = self.view
+        if self.guard.page[0] != view.stamp or action not in view.passed:
+            self._judge(action, writes=writes)
+
+    def _admit_run(self) -> None:
+        # A run may begin wherever reads may; its allowlist is about calls and has no say here.
+        self.guard.refresh()
+        verdict = self._halt or judge(self.view, self._subject, "", writes=False, limits=Limits())
+        if not isinstance(verdict, Allow):
+            self._refuse(verdict, "a new run")
+
+    def _judge(self, action: str, *, writes: bool) -> None:
+        if self._closed:
+            raise UsageError(f"{action} was called in run {self.run_id}, which is over; open a new run")
+        if self._halt is None and self.guard.page[0] != self.view.stamp:
+            self.guard.refresh()
+        view = self.view
+        verdict = self._halt or judge(view, self._subject, action, writes=writes, limits=self._limits)
+        if not isinstance(verdict, Allow):
+            self._refuse(verdict, action)
+        view.passed.add(action)
+
+    def _refuse(self, verdict: Deny | Halt, action: str) -> None:
+        if isinstance(verdict, Halt):
+            self.latch(verdict)
+        self._record_refusal(verdict, action)
+        raise_refusal(verdict, action=action, run_id=self.run_id, fallback=self.fallback)
+
+    def _record_refusal(self, verdict: Deny | Halt, action: str) -> None:
+        once = (action, self.view.stamp)
+        if once in self._refusals or len(self._refusals) >= REFUSALS_RECORDED_MAX or not self._is_open:
+            return
+        self._refusals.add(once)
+        level = Level.HALTED if isinstance(verdict, Halt) else verdict.level
+        orders = tuple(order.order_id for order in verdict.orders)
+        event = Refused(action=action, level=level.label, reason=verdict.reason, order_ids=orders)
+        self.guard.journal.submit((Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us()),))
+
+    def follow(self, view: View) -> None:
+        """Take up new orders; a halt among them is latched even if no call meets it (G3)."""
+        if self._halt is None:
+            verdict = judge(view, self._subject, "", writes=False, limits=Limits())
+            if isinstance(verdict, Halt):
+                self.latch(verdict)
+        # Halted runs get a view that no page agrees with: every call takes the slow way, and is refused there.
+        self.view = view if self._halt is None else View(UNSEEN.stamp, view.orders, view.fault)
+
+    def latch(self, halt: Halt) -> None:
+        """End this run for good."""
+        if self._halt is None:
+            self._halt = halt
+            self.view = View(UNSEEN.stamp, self.view.orders, self.view.fault)
+
+    def report(self) -> LiveRun:
+        """This run, as the guard's report shows it."""
+        level = Level.HALTED if self.halted else effective_level(self.view.orders, self._subject)
+        return LiveRun(run=self.info, level=level, latched=self.halted)
+
+    # --- the journal ---
+
+    def opening_alone(self) -> Draft | None:
+        """The draft that must open the run before its first step is numbered; None when that is not needed."""
+        return None if self._is_open or self._fresh else self._opening()
+
+    def opening_with_intent(self) -> Draft | None:
+        """The draft that opens the run together with its first intent; None when it is open."""
+        # Two threads may both send it. A run may be opened twice; an intent must never come before an opening.
+        return self._opening() if not self._is_open else None
+
+    def mark_open(self, position: int | None) -> None:
+        """The journal knows of the run. `position` is where this process joined a chain that others may have begun."""
+        with self._lock:
+            if position and not self._is_open:
+                self._step_prefix = f"{position}."
+            self._is_open = True
+
+    def next_step_id(self) -> str:
+        """A number that no other step of the run has, whichever process began it."""
+        return f"{self._step_prefix}{next(self._steps)}"
+
+    def _opening(self) -> Draft:
+        event = RunOpened(run=self.info, guard_id=self.guard.guard_id)
+        return Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us())
+
+
+current_run: ContextVar[Run | None] = ContextVar("rescind_run", default=None)
+
+
+def new_info(
+    *,
+    run_id: str,
+    agent: str,
+    tenant: str,
+    workflow: str,
+    session: str,
+    trace_id: str,
+    ancestors: tuple[str, ...],
+) -> RunInfo:
+    """A run's attributes from what a caller wrote.
+
+    Raises: UsageError, if the agent cannot be read.
+    """
+    try:
+        name, version = parse_agent(agent)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return RunInfo(
+        run_id=run_id,
+        agent_name=name,
+        agent_version=version,
+        tenant=tenant,
+        workflow=workflow,
+        session=session,
+        trace_id=trace_id,
+        ancestors=ancestors,
+    )
+
+
+def _log_unclosed(run_id: str, problem: RescindError) -> None:
+    # The run's own end must not fail for this: until this process ends, the run only counts as still open.
+    logger.warning("the end of run %s could not be recorded: %s", run_id, problem)

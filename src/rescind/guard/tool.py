@@ -1,0 +1,209 @@
+"""A declared write: the tool's function, its action and what can be done about its effect."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from rescind.errors import DeclarationError
+from rescind.guard.arguments import NamedArguments, Signature
+from rescind.guard.effect import Effect, PastStep
+from rescind.guard.handlers import Handler, HandlerEffect
+from rescind.model.action import Action, EffectClass
+from rescind.model.history import StepRecord
+from rescind.model.outcome import Completed
+from rescind.model.step import Snapshot, Target
+
+THREE_CHOICES = """\
+    reversible     @{tool}.snapshot and @{tool}.restore, or effect=SqlRows(…), Files(…), MappingKey(…)
+    compensatable  @{tool}.compensate
+    irreversible   @guard.write("{action}", irreversible="why nobody can take it back")"""
+
+
+class WriteTool:
+    """A write as declared: compensation of its steps is `Compensator`'s business, and this is one."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        *,
+        target: Callable[..., Any] | None,
+        key: Callable[..., str] | None,
+        redact: tuple[str, ...],
+        irreversible: str | None,
+        effect: Effect | None,
+        after: tuple[str, ...],
+        undo_within: timedelta | None,
+    ) -> None:
+        self.function, self.name = function, name
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.signature = Signature(function)
+        self.redact = frozenset(redact)
+        self.verifier: Handler | None = None
+        self.compensator: Handler | None = None
+        self.place = (
+            f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+            if hasattr(function, "__code__")
+            else repr(function)
+        )
+        self._target = NamedArguments(target) if target else None
+        self._key = NamedArguments(key) if key else None
+        self._given_effect = effect
+        self._irreversible = irreversible
+        self._idempotent = False
+        self._handlers = HandlerEffect(name, EffectClass.REVERSIBLE)
+        self.undo_within = undo_within
+        self._after = after
+        self._sealed: Action | None = None
+        self._check_names()
+
+    # --- declaration ---
+
+    def set_snapshot(self, handler: Handler) -> None:
+        """The handler that looks at the target."""
+        self._declare("snapshot", taken=self._handlers.snapshot is not None)
+        self._handlers.snapshot = NamedArguments(handler)
+
+    def set_restore(self, handler: Handler) -> None:
+        """The handler that puts back what was there."""
+        self._declare("restore", taken=self._handlers.restorer is not None or self.compensator is not None)
+        self._handlers.restorer = handler
+
+    def set_compensate(self, handler: Handler, *, idempotent: bool) -> None:
+        """The handler that offsets the effect."""
+        self._declare("compensate", taken=self._handlers.restorer is not None or self.compensator is not None)
+        self.compensator, self._idempotent = handler, idempotent
+
+    def set_verify(self, handler: Handler) -> None:
+        """The handler that checks the postcondition."""
+        if self.verifier is not None:
+            raise DeclarationError(f"{self.name} ({self.place}) has two .verify handlers")
+        self.verifier = handler
+
+    @property
+    def action(self) -> Action:
+        """The declaration as a value.
+
+        Raises: DeclarationError, if it is not complete; nothing may be called before it is.
+        """
+        if self._sealed is None:
+            self._sealed = self._seal()
+        return self._sealed
+
+    @property
+    def effect(self) -> Effect:
+        """What stands between the tool and its target."""
+        return self._given_effect or self._handlers
+
+    def _declare(self, what: str, *, taken: bool) -> None:
+        if self._sealed is not None:
+            raise DeclarationError(f"{self.name} ({self.place}) was called before its .{what} was declared")
+        if self._irreversible is not None:
+            raise DeclarationError(f"{self.name} ({self.place}) is declared irreversible and has a .{what}; drop one")
+        if self._given_effect is not None:
+            raise DeclarationError(f"{self.name} ({self.place}) has an effect= and a .{what}; drop one")
+        if taken:
+            raise DeclarationError(f"{self.name} ({self.place}) already says how it is undone; .{what} is one too many")
+
+    def _seal(self) -> Action:
+        return Action(
+            name=self.name,
+            effect_class=self._effect_class(),
+            irreversible_because=self._irreversible or "",
+            after=self._after,
+            undo_within=self.undo_within,
+            compensation_idempotent=self._idempotent,
+        )
+
+    def _effect_class(self) -> EffectClass:
+        if self._irreversible is not None:
+            if not self._irreversible.strip():
+                raise DeclarationError(f"{self.name} ({self.place}): irreversible= needs the reason, in words")
+            self._handlers.effect_class = EffectClass.IRREVERSIBLE
+        elif self._given_effect is not None:
+            return self._given_effect.effect_class
+        elif self.compensator is not None:
+            self._handlers.effect_class = EffectClass.COMPENSATABLE
+        elif self._handlers.restorer is None:
+            choices = THREE_CHOICES.format(tool=getattr(self.function, "__name__", "tool"), action=self.name)
+            raise DeclarationError(
+                f"{self.name} ({self.place}) is a write without an effect class. Choose one:\n{choices}"
+            )
+        elif self._handlers.snapshot is None:
+            raise DeclarationError(f"{self.name} ({self.place}) has a .restore and no .snapshot to restore from")
+        return self._handlers.effect_class
+
+    def _check_names(self) -> None:
+        for name in sorted(self.redact - set(self.signature.names)):
+            raise DeclarationError(f"{self.name} ({self.place}): redact= names {name!r}, which is no parameter of it")
+
+    # --- the call ---
+
+    def target_of(self, arguments: dict[str, Any]) -> Target | None:
+        """The target of a call: what `target=` says, or what a ready-made effect knows by itself.
+
+        Raises: DeclarationError, if `target=` returns something else than up to three texts.
+        """
+        if self._target is not None:
+            return self._as_target(self._target(arguments))
+        of_effect = getattr(self._given_effect, "target", None)
+        return of_effect(arguments) if of_effect is not None else None
+
+    def key_of(self, arguments: dict[str, Any]) -> str | None:
+        """The idempotency key that `key=` makes of a call; None without one."""
+        return None if self._key is None else str(self._key(arguments))
+
+    def _as_target(self, named: Any) -> Target | None:
+        match named:
+            case None | Target():
+                return named
+            case str():
+                return Target.parse(named)
+            case (system, *rest) if system and len(rest) <= 2:
+                kind, identifier = (*(str(part) for part in rest), "", "")[:2]
+                return Target(str(system), kind, identifier)
+            case _:
+                raise DeclarationError(
+                    f"{self.name} ({self.place}): target= returned {named!r}; return (system, kind, id)"
+                )
+
+    # --- afterwards ---
+
+    def past(self, record: StepRecord, *, key: str) -> PastStep:
+        """A recorded step as handlers see it."""
+        outcome = record.outcome
+        result = outcome.result if isinstance(outcome, Completed) else None
+        return PastStep(
+            run=record.run,
+            step_id=record.step.step_id,
+            action=self.name,
+            arguments=self.signature.restore(record.step.arguments),
+            target=record.step.target,
+            result=self.signature.restore_result(result),
+            outcome=outcome,
+            before_snapshot=record.step.before,
+            after_snapshot=record.after,
+            idempotency_key=key,
+        )
+
+    def observe(self, record: StepRecord) -> Snapshot | Awaitable[Snapshot | None] | None:
+        """The step's target now; see `Effect.observe`."""
+        return self.effect.observe(self.past(record, key=record.step.idempotency_key))
+
+    def undo(self, record: StepRecord, idempotency_key: str) -> Awaitable[None] | None:
+        """Restore or compensate the step, whichever it was declared to be."""
+        step = self.past(record, key=idempotency_key)
+        if self.action.effect_class is EffectClass.COMPENSATABLE and self.compensator is not None:
+            result: Awaitable[None] | None = self.compensator(step)
+            return result if inspect.isawaitable(result) else None
+        return self.effect.restore(step)
+
+
+class ReadTool(msgspec.Struct, frozen=True):
+    """A declared read: it is gated, and leaves no trace in the journal."""
+
+    name: str
+    place: str
