@@ -2,14 +2,18 @@
 
 from datetime import UTC, datetime
 
-from rescind.journal.port import Draft, SlotClaim
+from rescind.guard.guard import Guard
+from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import Draft, Journal, Query, SlotClaim
 from rescind.model.action import EffectClass
 from rescind.model.entry import Ended, Event, Intended, RunOpened
+from rescind.model.history import StepRecord, fold_steps
 from rescind.model.level import Level
 from rescind.model.order import Lift, Order
 from rescind.model.outcome import Completed, Outcome
 from rescind.model.scope import Scope
 from rescind.model.step import RunInfo, Snapshot, Step, Target, digest_of
+from rescind.switch.memory import MemoryOrders
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 NOON_US = 1_795_262_400_000_000
@@ -54,10 +58,21 @@ def ended(step_id: str, outcome: Outcome | None = None, run_id: str = "run-1", a
 
 
 def an_order(order_id: str = "ord-1", scope: str = "everything", level: Level = Level.HALTED) -> Order:
-    return Order(
-        order_id=order_id, scope=Scope.parse(scope), level=level, reason="a test", actor="ops", placed_at=NOON
-    )
+    return Order(order_id=order_id, scope=Scope.parse(scope), level=level, reason="a test", actor="ops", placed_at=NOON)
 
 
 def a_lift(*order_ids: str, lift_id: str = "lift-1") -> Lift:
     return Lift(lift_id=lift_id, order_ids=frozenset(order_ids), reason="a test", actor="ops", lifted_at=NOON)
+
+
+def a_guard(**fields: object) -> Guard:
+    """A guard over memory: `guard.journal` and `guard.orders` are there to look into."""
+    return Guard.over(MemoryJournal(), MemoryOrders(), **fields)  # type: ignore[arg-type]
+
+
+def events_of(journal: Journal, run_id: str | None = None) -> list[Event]:
+    return [entry.event for entry in journal.entries(Query(run_id=run_id))]
+
+
+def steps_of(journal: Journal, run_id: str | None = None) -> list[StepRecord]:
+    return fold_steps(journal.entries(Query(run_id=run_id)))

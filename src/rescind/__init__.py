@@ -1,1 +1,104 @@
-"""The stop button and the undo button for AI agents."""
+"""The stop button and the undo button for AI agents: stop it, undo it, prove it.
+
+    import rescind
+
+    guard = rescind.Guard.from_config()
+
+    @guard.write("invoice.status.update", target=lambda invoice_id: ("erp", "invoice", invoice_id))
+    def set_status(invoice_id: str, status: str) -> None: ...
+
+Everything that we promise is in this namespace, and is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rescind.compensation.effects import Files, MappingKey, SqlRows
+    from rescind.errors import (
+        CallDenied,
+        Conflict,
+        IdempotencyConflict,
+        JournalUnavailable,
+        NothingChanged,
+        OutcomeNotRecorded,
+        RescindError,
+        RunHalted,
+        StepInDoubt,
+        Transient,
+        UsageError,
+        VerificationFailed,
+    )
+    from rescind.guard.call import idempotency_key
+    from rescind.guard.effect import Effect, PastStep
+    from rescind.guard.guard import Guard
+    from rescind.guard.run import Run
+    from rescind.model.level import Level
+    from rescind.model.step import Snapshot, Target
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CallDenied": "rescind.errors",
+    "Conflict": "rescind.errors",
+    "Effect": "rescind.guard.effect",
+    "Files": "rescind.compensation.effects",
+    "Guard": "rescind.guard.guard",
+    "IdempotencyConflict": "rescind.errors",
+    "JournalUnavailable": "rescind.errors",
+    "Level": "rescind.model.level",
+    "MappingKey": "rescind.compensation.effects",
+    "NothingChanged": "rescind.errors",
+    "OutcomeNotRecorded": "rescind.errors",
+    "PastStep": "rescind.guard.effect",
+    "RescindError": "rescind.errors",
+    "Run": "rescind.guard.run",
+    "RunHalted": "rescind.errors",
+    "Snapshot": "rescind.model.step",
+    "SqlRows": "rescind.compensation.effects",
+    "StepInDoubt": "rescind.errors",
+    "Target": "rescind.model.step",
+    "Transient": "rescind.errors",
+    "UsageError": "rescind.errors",
+    "VerificationFailed": "rescind.errors",
+    "idempotency_key": "rescind.guard.call",
+}
+
+__all__ = [
+    "CallDenied",
+    "Conflict",
+    "Effect",
+    "Files",
+    "Guard",
+    "IdempotencyConflict",
+    "JournalUnavailable",
+    "Level",
+    "MappingKey",
+    "NothingChanged",
+    "OutcomeNotRecorded",
+    "PastStep",
+    "RescindError",
+    "Run",
+    "RunHalted",
+    "Snapshot",
+    "SqlRows",
+    "StepInDoubt",
+    "Target",
+    "Transient",
+    "UsageError",
+    "VerificationFailed",
+    "idempotency_key",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'rescind' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

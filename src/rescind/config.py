@@ -12,7 +12,7 @@ The environment variable RESCIND_STORE names the store for programs and commands
 import difflib
 import os
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import msgspec
 
@@ -86,7 +86,7 @@ def _read(source: Path) -> Config:
         return Config()
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} must hold keys and values, such as `store: {STORE_DEFAULT}`")
-    _refuse_unknown_keys(raw, Config, source, "")
+    _refuse_unknown_keys(cast("dict[Any, Any]", raw), Config, source, "")
     try:
         return msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
@@ -102,4 +102,4 @@ def _refuse_unknown_keys(raw: dict[Any, Any], kind: type[msgspec.Struct], source
             raise ConfigError(f"{source}: unknown key {prefix + str(key)!r}; {hint}known are: {', '.join(hints)}")
         inner = hints[key]
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            _refuse_unknown_keys(value, inner, source, f"{prefix}{key}.")
+            _refuse_unknown_keys(cast("dict[Any, Any]", value), inner, source, f"{prefix}{key}.")

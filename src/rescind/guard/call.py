@@ -25,6 +25,11 @@ current_key: ContextVar[str | None] = ContextVar("rescind_idempotency_key", defa
 """The idempotency key of the write whose tool is running; a tool may hand it on to the system it calls."""
 
 
+def idempotency_key() -> str | None:
+    """The idempotency key of the guarded write whose tool is running here, to hand on to the system it calls."""
+    return current_key.get()
+
+
 class WriteCall:
     """One call of a write. The flow drives it; each method is one thing the flow needs to know or to have done."""
 

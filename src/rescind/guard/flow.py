@@ -112,12 +112,12 @@ def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
         answer = yield Append(call.intent(touch.before))
     except BaseException as error:  # noqa: BLE001
         # Whether the intent became durable or not: the tool has not run, and that is what the next line tries to say.
-        yield Perform(touch.abandon)
+        yield from _let_go(touch)
         if not isinstance(error, RescindError):
             yield from _try_append(call, Failed(f"interrupted before the tool ran: {_name(error)}"), error)
         return Threw(error)
     if isinstance(answer, SlotTaken):
-        yield Perform(touch.abandon)
+        yield from _let_go(touch)
         try:
             return Returned(_answer_from(answer.slot, call))
         except RescindError as error:
@@ -127,7 +127,7 @@ def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
         call.admit_again()
         yield Boundary()
     except BaseException as error:  # noqa: BLE001
-        yield Perform(touch.abandon)
+        yield from _let_go(touch)
         yield from _try_append(call, Failed(f"refused before the tool ran: {_name(error)}"), error)
         return Threw(error)
     return (yield from _invoke(call, touch))
@@ -137,7 +137,7 @@ def _invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
     try:
         result = yield Perform(call.invoke)
     except BaseException as error:  # noqa: BLE001
-        unchanged = yield from _vouched(touch, error)
+        unchanged = (yield from _let_go(touch)) or isinstance(error, NothingChanged)
         reason = call.scrub(_name(error))
         outcome = Failed(reason) if unchanged else Unknown(reason)
         yield from _try_append(call, outcome, error)
@@ -152,12 +152,12 @@ def _invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
     return (yield from _completed(call, result, after))
 
 
-def _vouched(touch: Touch, error: BaseException) -> Generator[Request, Answer, bool]:
+def _let_go(touch: Touch) -> Generator[Request, Answer, bool]:
+    """Abandon the effect; whether it vouches that nothing changed."""
     try:
-        unchanged = yield Perform(touch.abandon)
+        return bool((yield Perform(touch.abandon)))
     except BaseException:  # noqa: BLE001  # a target that cannot even be let go of vouches for nothing
         return False
-    return bool(unchanged) or isinstance(error, NothingChanged)
 
 
 def _completed(call: "WriteCall", result: Any, after: Snapshot | None) -> WriteFlow:

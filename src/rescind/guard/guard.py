@@ -3,10 +3,10 @@
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds
 from rescind.errors import DeclarationError, OrdersUnavailable, UsageError
@@ -14,8 +14,10 @@ from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, pla
 from rescind.guard.effect import Effect
 from rescind.guard.gate import NEVER_SETTLED, Limits, View
 from rescind.guard.run import Run, current_run, new_info
+from rescind.guard.stores import GivenStores, Stores, Watch
 from rescind.guard.tool import ReadTool, WriteTool
 from rescind.journal.port import Journal
+from rescind.model.order import Order
 from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
@@ -41,27 +43,21 @@ class Guard:
 
     def __init__(
         self,
-        journal: Journal,
-        orders: Orders,
+        stores: Stores,
         *,
-        watch: Callable[["Guard"], "Watch"] | None = None,
-        store: Path | None = None,
         fallback: str = FALLBACK,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        """A guard over given ports; most programs use `from_config` or `at`.
+        """A guard over stores; most programs use `from_config` or `at`, tests use `over`.
 
         Args:
-            journal: Where intents and outcomes go.
-            orders: Which orders stand.
-            watch: Starts what follows the orders in the background and acknowledges them; None for nothing.
-            store: The folder of the embedded stores, for commands that are given this guard; None without one.
+            stores: Where intents go, which orders stand, and who follows them.
             fallback: What users are shown for a halted run.
             clock: The time; the machine's by default.
             ids: New identifiers; random ones by default.
         """
-        self.journal, self.orders, self.store, self.fallback = journal, orders, store, fallback
+        self.stores, self.fallback = stores, fallback
         self.clock: Clock = clock or SystemClock()
         self.ids: IdSource = ids or SystemIds()
         self.in_flight_steps: dict[StepRef, None] = {}
@@ -70,11 +66,25 @@ class Guard:
         self._checked = False
         self._runs: dict[int, Run] = {}
         self._refresh_lock = threading.Lock()
-        self._view_args: tuple[int, tuple[Any, ...], str] = (NEVER_SETTLED, (), "")
-        self._watch_factory = watch
+        self._view_args: tuple[int, tuple[Order, ...], str] = (NEVER_SETTLED, (), "")
+        self.page: Sequence[int] = (0,)
         self._watch: Watch | None = None
+        self._watching = False
         self._watch_lock = threading.Lock()
         _guards.add(self)
+
+    @classmethod
+    def over(
+        cls,
+        journal: Journal,
+        orders: Orders,
+        *,
+        fallback: str = FALLBACK,
+        clock: Clock | None = None,
+        ids: IdSource | None = None,
+    ) -> Self:
+        """A guard over a journal and orders that are open already."""
+        return cls(GivenStores(journal, orders), fallback=fallback, clock=clock, ids=ids)
 
     @classmethod
     def from_config(cls, path: str | Path | None = None) -> Self:
@@ -92,6 +102,16 @@ class Guard:
         from rescind.guard.embedded import at
 
         return at(cls, Path(store), fallback=fallback)
+
+    @property
+    def journal(self) -> Journal:
+        """Where intents and outcomes go."""
+        return self.stores.journal
+
+    @property
+    def orders(self) -> Orders:
+        """Which orders stand."""
+        return self.stores.orders
 
     # --- declarations ---
 
@@ -252,10 +272,10 @@ class Guard:
     def close(self) -> None:
         """Stop following the switch, and make durable what is still on its way. A second close does nothing."""
         with self._watch_lock:
-            watch, self._watch = self._watch, None
+            watch, self._watch, self._watching = self._watch, None, False
         if watch is not None:
             watch.close()
-        self.journal.close()
+        self.stores.close()
 
     def _known(self, allow: Iterable[str]) -> frozenset[str]:
         names = frozenset(allow)
@@ -265,16 +285,12 @@ class Guard:
 
     # --- the switch ---
 
-    @property
-    def page(self) -> Sequence[int]:
-        """The shared page with the stop stamp."""
-        return self.orders.page
-
     def refresh(self) -> int:
         """Read the standing orders, and let every open run follow them. Returns the stamp now bound, or -1."""
         with self._refresh_lock:
             try:
                 standing = self.orders.standing()
+                self.page = self.orders.page
             except OrdersUnavailable as error:
                 # What stood goes on standing; what may have been added since is unknown, so writes are refused (G2).
                 view_args = (NEVER_SETTLED, self._view_args[1], str(error))
@@ -304,11 +320,11 @@ class Guard:
         return self._view_args[2]
 
     def _start_watching(self) -> None:
-        if self._watch_factory is None or self._watch is not None:
-            return
-        with self._watch_lock:
-            if self._watch is None:
-                self._watch = self._watch_factory(self)
+        if not self._watching:
+            with self._watch_lock:
+                if not self._watching:
+                    self._watch = self.stores.watch(self)
+                    self._watching = True
 
     def after_fork(self) -> None:
         """Begin anew in a forked child."""
@@ -316,23 +332,13 @@ class Guard:
         self.guard_id = self.ids.new_id("guard")
         self.in_flight_steps = {}
         self._refresh_lock, self._watch_lock = threading.Lock(), threading.Lock()
-        watch, self._watch = self._watch, None
+        for run in self._runs.values():
+            run.after_fork()
+        watch, self._watch, self._watching = self._watch, None, False
         if watch is not None:
             watch.abandon()
             if self._runs:
                 self._start_watching()
-
-
-class Watch(Protocol):
-    """What follows the switch for a guard in the background."""
-
-    def close(self) -> None:
-        """Stop, and unregister."""
-        ...
-
-    def abandon(self) -> None:
-        """Forget everything without touching it: it belongs to the parent process."""
-        ...
 
 
 _guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()

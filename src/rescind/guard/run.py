@@ -3,7 +3,7 @@
 import itertools
 import logging
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -37,6 +37,7 @@ class Run:
     def __init__(self, guard: "Guard", info: RunInfo, *, limits: Limits, fallback: str, fresh: bool) -> None:
         self.guard, self.info, self.fallback = guard, info, fallback
         self.view = UNSEEN
+        self._page: Sequence[int] = (0,)
         self._limits, self._fresh = limits, fresh
         self._subject = info.subject
         self._calls = itertools.count(1)
@@ -46,6 +47,7 @@ class Run:
         self._is_open = False  # whether the journal knows of it
         self._entered = self._closed = False
         self._halt: Halt | None = None
+        self._strand: Strand | None = None
         self._refusals: set[tuple[str, int]] = set()
         self._tokens: list[tuple[Token[Run | None], Token[Strand | None]]] = []
 
@@ -124,11 +126,13 @@ class Run:
     @contextmanager
     def activate(self) -> Generator[Self]:
         """Make this the current run in a thread of the caller's own, which does not inherit it by itself."""
-        token = current_run.set(self)
+        run_token = current_run.set(self)
+        strand_token = current_strand.set(Strand(self.run_id, parent=self._strand))
         try:
             yield self
         finally:
-            current_run.reset(token)
+            current_strand.reset(strand_token)
+            current_run.reset(run_token)
 
     @contextmanager
     def branch(self) -> Generator[None]:
@@ -151,9 +155,8 @@ class Run:
             self._closed = True
             self.guard.end(self)
             raise
-        parent_strand = current_strand.get()
-        strand = Strand(self.run_id, parent=parent_strand)
-        self._tokens.append((current_run.set(self), current_strand.set(strand)))
+        self._strand = Strand(self.run_id, parent=current_strand.get())
+        self._tokens.append((current_run.set(self), current_strand.set(self._strand)))
 
     def _end(self, error: BaseException | None) -> tuple[Draft, ...]:
         self._closed, self.view = True, UNSEEN
@@ -188,7 +191,7 @@ class Run:
         Raises: CallDenied, RunHalted.
         """
         view = self.view
-        if self.guard.page[0] != view.stamp or action not in view.passed:
+        if self._page[0] != view.stamp or action not in view.passed:
             self._judge(action, writes=writes)
 
     def _admit_run(self) -> None:
@@ -201,7 +204,7 @@ class Run:
     def _judge(self, action: str, *, writes: bool) -> None:
         if self._closed:
             raise UsageError(f"{action} was called in run {self.run_id}, which is over; open a new run")
-        if self._halt is None and self.guard.page[0] != self.view.stamp:
+        if self._halt is None and self._page[0] != self.view.stamp:
             self.guard.refresh()
         view = self.view
         verdict = self._halt or judge(view, self._subject, action, writes=writes, limits=self._limits)
@@ -227,6 +230,7 @@ class Run:
 
     def follow(self, view: View) -> None:
         """Take up new orders; a halt among them is latched even if no call meets it (G3)."""
+        self._page = self.guard.page
         if self._halt is None:
             verdict = judge(view, self._subject, "", writes=False, limits=Limits())
             if isinstance(verdict, Halt):
@@ -262,6 +266,12 @@ class Run:
             if position and not self._is_open:
                 self._step_prefix = f"{position}."
             self._is_open = True
+
+    def after_fork(self) -> None:
+        """In a forked child: the run goes on in two processes, and this one's steps are numbered apart."""
+        self._lock = threading.Lock()
+        self._is_open = self._fresh = False
+        self._steps = itertools.count(1)
 
     def next_step_id(self) -> str:
         """A number that no other step of the run has, whichever process began it."""

@@ -2,8 +2,8 @@
 
 A strand is one sequential flow of control: the body of a run, a thread, a task, or a declared branch. Steps of one
 strand are ordered. A new task or thread is a new strand that begins after what its maker had done so far; when the
-maker goes on, it goes on after whatever its tasks have finished by then. So `asyncio.gather` over forty customers leaves
-forty independent branches, and a loop over forty customers leaves one chain, unless each turn is a `run.branch()`.
+maker goes on, it goes on after whatever its tasks have finished by then. So `asyncio.gather` over forty customers
+leaves forty independent branches, and a loop over them leaves one chain, unless each turn is a `run.branch()`.
 
 Undo reads this as: a later step of a strand is undone before an earlier one, and independent strands in parallel.
 """

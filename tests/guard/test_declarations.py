@@ -1,0 +1,107 @@
+"""What is declared wrongly is refused when it is declared, or before the first run, with the remedy."""
+
+from typing import Any
+
+import pytest
+
+import rescind
+from builders import a_guard
+from rescind.compensation.effects import MappingKey
+from rescind.errors import DeclarationError
+from rescind.guard.guard import Guard
+
+
+def plain(guard: Guard, **options: Any) -> Any:
+    @guard.write("invoice.void", **options)
+    def void(invoice_id: str) -> None: ...
+
+    return void
+
+
+def test_a_write_without_an_effect_class_is_refused_with_the_three_choices() -> None:
+    guard = a_guard()
+    plain(guard)
+
+    with pytest.raises(DeclarationError) as caught:
+        guard.run("billing@1").__enter__()
+    for choice in ("reversible", "compensatable", "irreversible", "@void.restore", "@void.compensate", "test_decl"):
+        assert choice in str(caught.value)
+
+
+def test_one_name_belongs_to_one_action() -> None:
+    guard = a_guard()
+    plain(guard, irreversible="a test")
+    with pytest.raises(DeclarationError, match=r"declared twice.*test_declarations\.py"):
+        guard.read("invoice.void")(lambda: None)
+
+
+@pytest.mark.parametrize("second", ["restore", "compensate", "snapshot"])
+def test_an_irreversible_write_has_no_other_way(second: str) -> None:
+    void = plain(a_guard(), irreversible="a mail cannot be unsent")
+    with pytest.raises(DeclarationError, match="irreversible"):
+        getattr(void, second)(lambda step: None)
+
+
+def test_irreversible_needs_its_reason() -> None:
+    guard = a_guard()
+    plain(guard, irreversible=" ")
+    with pytest.raises(DeclarationError, match="reason"):
+        guard.check()
+
+
+def test_restore_and_compensate_exclude_each_other() -> None:
+    void = plain(a_guard())
+    void.restore(lambda step: None)
+    with pytest.raises(DeclarationError, match="already says"):
+        void.compensate(lambda step: None)
+
+
+def test_restore_needs_a_snapshot() -> None:
+    guard = a_guard()
+    plain(guard).restore(lambda step: None)
+    with pytest.raises(DeclarationError, match=r"no \.snapshot"):
+        guard.check()
+
+
+def test_a_ready_made_effect_leaves_nothing_to_declare() -> None:
+    guard = a_guard()
+    void = plain(guard, effect=MappingKey({}, key=lambda invoice_id: invoice_id))
+    guard.check()
+    with pytest.raises(DeclarationError, match="effect="):
+        void.restore(lambda step: None)
+
+
+def test_redact_names_parameters() -> None:
+    with pytest.raises(DeclarationError, match="'card'"):
+        plain(a_guard(), redact=["card"], irreversible="a test")
+
+
+@pytest.mark.parametrize("name", ["", " padded ", "two\nlines"])
+def test_names_are_printable(name: str) -> None:
+    with pytest.raises(DeclarationError, match="printable"):
+        a_guard().write(name, irreversible="a test")(lambda: None)
+
+
+@pytest.mark.parametrize("agent", ["", "@1", "billing@", "two words@1"])
+def test_agents_are_name_at_version(agent: str) -> None:
+    with pytest.raises(rescind.UsageError, match="NAME@VERSION"):
+        a_guard().run(agent)
+
+
+def test_an_allowlist_names_declared_actions() -> None:
+    with pytest.raises(rescind.UsageError, match=r"invoice\.viod"):
+        a_guard().run("billing@1", allow=["invoice.viod"])
+
+
+def test_a_synchronous_tool_takes_no_asynchronous_handler() -> None:
+    guard = a_guard()
+    void = plain(guard)
+
+    @void.snapshot
+    async def _(invoice_id: str) -> None: ...
+
+    @void.restore
+    async def _(step: rescind.PastStep) -> None: ...
+
+    with guard.run("billing@1"), pytest.raises(DeclarationError, match="both async or neither"):
+        void("inv_1")

@@ -1,0 +1,66 @@
+"""Imports run one way: each room may use the rooms below it, and `model` uses nothing of ours."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "rescind"
+
+# From the ground floor up. A room may import itself and what stands before it.
+FLOORS = (
+    "model",
+    "errors",
+    "clock",
+    "config",
+    "journal",
+    "switch",
+    "guard",
+    "compensation.port",  # what undo asks of a guard, and of a person: the seam that recovery shares with it
+    "recovery",
+    "compensation",
+    "testing",
+    "demo",
+    "cli",
+)
+
+
+def room_of(module: str) -> str:
+    """`rescind.guard.flow` is in `guard`; `compensation.port` is a room of its own."""
+    parts = module.split(".")[1:]
+    for depth in (2, 1):
+        name = ".".join(parts[:depth])
+        if name in FLOORS:
+            return name
+    return parts[0] if parts else ""
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] == "rescind"}
+
+
+MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_each_room_imports_only_itself_and_what_stands_below_it(path: Path) -> None:
+    module = "rescind." + ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    room = room_of(module.removesuffix(".__init__"))
+    assert room in FLOORS, f"{room} has no floor in the list above; give it one"
+    for imported in imports_of(path):
+        other = room_of(imported)
+        assert other == "" or FLOORS.index(other) <= FLOORS.index(room), (
+            f"{module} ({room}) imports {imported} ({other}), which stands above it"
+        )
+
+
+def test_every_room_is_a_folder_or_a_module() -> None:
+    for floor in FLOORS:
+        place = SOURCE.joinpath(*floor.split("."))
+        assert place.is_dir() or place.with_suffix(".py").is_file(), f"{floor} is listed and does not exist"
