@@ -1,0 +1,58 @@
+"""What a row of `runs` or `slots` says, as values. The column lists stand beside the functions that read them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from rescind.journal.admission import slot_of
+from rescind.journal.codec import decode_event
+from rescind.journal.port import Slot, SlotClaim
+from rescind.model.step import RunInfo
+
+RUN_COLUMNS = (
+    "r.run_key, r.run_id, r.agent_name, r.agent_version, r.tenant, r.workflow, r.session, r.trace_id, r.ancestors"
+)
+HELD_COLUMNS = "s.tenant, s.key, s.digest, s.run_key, r.run_id, s.step_id, s.intent_sequence, s.outcome_sequence"
+
+
+def run_of(row: Sequence[Any]) -> tuple[int, RunInfo]:
+    """Key and run of a row that begins with `RUN_COLUMNS`."""
+    run_key, run_id, agent_name, agent_version, tenant, workflow, session, trace_id, ancestors = row[:9]
+    run = RunInfo(
+        run_id=run_id,
+        agent_name=agent_name,
+        agent_version=agent_version,
+        tenant=tenant,
+        workflow=workflow,
+        session=session,
+        trace_id=trace_id,
+        ancestors=msgspec.json.decode(ancestors, type=tuple[str, ...]),
+    )
+    return run_key, run
+
+
+def row_of(run_key: int, run: RunInfo) -> tuple[int, str, str, str, str, str, str, str, str]:
+    """The row of `runs`, in the order of `RUN_COLUMNS`."""
+    ancestors = msgspec.json.encode(run.ancestors).decode()
+    facts = (run.agent_name, run.agent_version, run.tenant, run.workflow, run.session, run.trace_id)
+    return (run_key, run.run_id, *facts, ancestors)
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A row of `slots`: the sequences name the entries that say what was intended and how it ended."""
+
+    tenant: str
+    key: str
+    digest: str
+    run_key: int
+    run_id: str
+    step_id: str
+    intent: int
+    outcome: int | None = None
+
+    def slot(self, intent_body: bytes, outcome_body: bytes | None) -> Slot:
+        """The slot, given the bodies of the entries it names."""
+        end = None if outcome_body is None else decode_event(self.outcome or 0, outcome_body)
+        claim = SlotClaim(self.tenant, self.key, self.digest)
+        return slot_of(claim, self.run_id, decode_event(self.intent, intent_body), end)
