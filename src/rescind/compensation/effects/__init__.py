@@ -1,1 +1,34 @@
-"""Ready-made effects: SQL rows, files and folders, keys of a mapping. Each takes its own snapshots."""
+"""Ready-made effects: SQL rows, files and folders, keys of a mapping. Each takes its own snapshots.
+
+    from rescind.compensation.effects import SqlRows
+
+    @guard.write("subscription.reactivate", effect=SqlRows(engine, "subscriptions", rows=lambda id: {"id": id}))
+    def reactivate(id: str) -> None: ...
+
+Each also has `target(arguments)`, the target of a call whose declaration names none, and `parameters`, the names of the
+tool's parameters that it cannot do without.
+
+Nothing is imported before it is used: `SqlRows` needs SQLAlchemy, an extra.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rescind.compensation.effects.files import Files
+    from rescind.compensation.effects.mapping import MappingKey
+    from rescind.compensation.effects.sql import SqlRows
+
+__all__ = ["Files", "MappingKey", "SqlRows"]
+
+_HOME = {"Files": "files", "MappingKey": "mapping", "SqlRows": "sql"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

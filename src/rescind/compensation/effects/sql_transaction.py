@@ -1,0 +1,85 @@
+"""Transactions that hold what they have read, begun the way each database wants it.
+
+The user's engine stays as it is: no listener, no isolation level and no pragma outlives the transaction.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection, Engine
+
+from rescind.compensation.effects.sql_table import LOCKING
+from rescind.errors import DeclarationError
+
+SUPPORTED = ("sqlite", "postgresql")
+
+
+def begin(engine: Engine) -> Connection:
+    """A connection in a transaction that nobody's write can come between.
+
+    SQLite: the whole database is locked for writing. PostgreSQL: the transaction sees one moment, and what it reads is
+    locked. The caller commits or rolls back, and closes the connection.
+
+    Raises: sqlalchemy's errors; then nothing is held.
+    """
+    connection = engine.connect()
+    try:
+        if engine.dialect.name == "sqlite":
+            _begin_immediate(connection)
+        else:
+            # In READ COMMITTED, rows that others insert meanwhile would look like the tool's own.
+            connection.execution_options(isolation_level="REPEATABLE READ", **{LOCKING: True})
+            connection.begin()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction_on(engine: Engine) -> Generator[Connection]:
+    """Such a transaction as a block: committed at its end, rolled back if it raises."""
+    connection = begin(engine)
+    try:
+        yield connection
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def driver_is_in_transaction(connection: Connection) -> bool:
+    """Whether the driver still has a transaction open, where it says so."""
+    return bool(getattr(connection.connection.dbapi_connection, "in_transaction", True))
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # A plain BEGIN takes the write lock only at the first write; two that had read by then could not both go on.
+    connection.begin()
+    driver = connection.connection.dbapi_connection
+    if getattr(driver, "autocommit", False) is True:  # Python 3.12's autocommit=True, whose commit() does nothing
+        raise DeclarationError(
+            f"the engine {connection.engine.url!r} is made with autocommit=True, so it has no transactions; "
+            "leave that out"
+        )
+    if driver_is_in_transaction(connection):  # by a listener of the user's, after SQLAlchemy's recipe
+        connection.exec_driver_sql("ROLLBACK")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def check(engine: object) -> Engine:
+    """The engine, if rows can be guarded through it. Raises: DeclarationError."""
+    if not isinstance(engine, Engine):
+        raise DeclarationError(f"SqlRows takes a SQLAlchemy Engine from create_engine(), not {engine!r}")
+    if engine.dialect.name not in SUPPORTED:
+        raise DeclarationError(f"SqlRows supports {' and '.join(SUPPORTED)}, not {engine.dialect.name}")
+    if engine.get_execution_options().get("isolation_level") == "AUTOCOMMIT" and engine.dialect.name != "sqlite":
+        raise DeclarationError("SqlRows needs transactions; give it an engine without AUTOCOMMIT")
+    return engine
+
+
+def is_transient(error: exc.SQLAlchemyError) -> bool:
+    """Whether trying again may help: a lock, a lost connection, an exhausted pool."""
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, exc.OperationalError | exc.TimeoutError)
