@@ -98,11 +98,11 @@ class Recorder:
 
     def commit(self) -> int:
         """Make the batch durable. How many entries it had."""
-        rows, execute = self._rows, self._connection.executemany
+        rows, put_all = self._rows, self._connection.executemany
         if rows:
-            execute(_INSERT_ENTRY, rows)
-            execute(_PUT_HEAD, [(head.run_key, head.sequence, head.position, head.hash) for head in self._touched])
-            execute(_PUT_SPAN, _spans(rows))
+            put_all(_INSERT_ENTRY, rows)
+            put_all(_PUT_HEAD, [(head.run_key, head.sequence, head.position, head.hash) for head in self._touched])
+            put_all(_PUT_SPAN, _spans(rows))
         for head in self._opened:
             self._connection.execute(_INSERT_RUN, row_of(head.run_key, head.run))
         for statement, values in self._slot_changes:

@@ -6,7 +6,7 @@ Every `sqlite3` exception that leaves this package has been through `translate`.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -49,7 +49,7 @@ def translate(error: sqlite3.Error, path: Path) -> RescindError:
 
 
 @contextlib.contextmanager
-def translating(path: Path) -> Iterator[None]:
+def translating(path: Path) -> Generator[None]:
     """Let no `sqlite3` exception out."""
     try:
         yield

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds, from_us
@@ -165,7 +165,7 @@ class Readers:
         self._begin_anew()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Generator[sqlite3.Connection]:
         """A connection in a transaction of its own: all that is read in the block is of one moment."""
         with translating(self._path):
             connection = self._take()

@@ -14,7 +14,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -160,38 +160,30 @@ class Writer:
     # --- on the writer's thread ---
 
     def _work(self) -> None:
-        closing = False
-        while not closing:
-            batch, closing = self._gather()
+        while (ticket := self._queue.get()) is not None:
             with self._at_work:
-                entries = self._write(batch) if batch else 0
+                batch = [ticket]
+                entries = self._write(batch)
                 _wake(batch)
-                self._tidy(entries, last=closing)
-        self._disconnect()
+                self._tidy(entries, last=False)
+        with self._at_work:
+            self._tidy(0, last=True)
+            self._disconnect()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = self._recorder = None
 
-    def _gather(self) -> tuple[list[_Ticket], bool]:
-        """All that is queued, up to the bound, and whether this is the end."""
-        queue, batch, entries = self._queue, list[_Ticket](), 0
-        ticket = queue.get()
-        while ticket is not None:
-            batch.append(ticket)
-            entries += len(ticket.drafts)
-            if entries >= _BATCH_ENTRIES_MAX or not queue.qsize():
-                return batch, False
-            ticket = queue.get_nowait()  # Only this thread takes from the queue while it runs.
-        return batch, True
-
-    def _write(self, batch: Sequence[_Ticket]) -> int:
-        """Commit the batch, and put its answer on each ticket."""
+    def _write(self, batch: list[_Ticket]) -> int:
+        """Commit the batch and whatever else waits by now; put its answer on each ticket. How many entries it had."""
         try:
             recorder = self._ready()
             retry_while_busy(recorder.begin, clock=self._clock, timeout_s=self._busy_timeout_s)
-            for ticket in batch:
+            batch[0].answer = recorder.append(batch[0].drafts)
+            # Only now, since more has come while we waited for the lock.
+            for ticket in self._waiting(len(batch[0].drafts)):
+                batch.append(ticket)
                 ticket.answer = recorder.append(ticket.drafts)
             return recorder.commit()
         except Exception as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever, and nothing may appear
@@ -200,6 +192,16 @@ class Writer:
                 ticket.answer = self._unavailable(error)
             self._roll_back()
             return 0
+
+    def _waiting(self, entries: int) -> Iterator[_Ticket]:
+        """What is in the queue, until a batch that has `entries` already is full."""
+        while entries < _BATCH_ENTRIES_MAX and self._queue.qsize():
+            ticket = self._queue.get_nowait()  # Only this thread takes from the queue while it runs.
+            if ticket is None:
+                self._queue.put(None)  # The end: for `_work` to see.
+                return
+            entries += len(ticket.drafts)
+            yield ticket
 
     def _ready(self) -> Recorder:
         if self._recorder is None:

@@ -1,0 +1,352 @@
+"""Is the record complete? Reads a whole journal and names every place where it is not as it was written.
+
+Three walks, each in constant memory: by run, for the chains and what the indexes say of each entry; by sequence, for
+gaps, time ranges and seals; and over the slots. All of them see one moment, and nothing is written.
+"""
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rescind.errors import StoreFormatError, UsageError
+from rescind.journal.chain import Link, verify_chain
+from rescind.journal.codec import KIND_OF, decode_event, target_digest
+from rescind.journal.connection import check_format, connect_reader, translating
+from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
+from rescind.journal.seal import Seal, journal_id, read_seals, seal_genesis, seals_path
+from rescind.journal.sqlite import SqliteJournal
+from rescind.model.entry import Ended, Event, Intended, RunOpened
+from rescind.model.step import RunInfo
+
+_FINDINGS_MAX = 1_000  # Nobody reads more, and a journal whose every entry was changed must not fill the memory.
+
+_BY_RUN = (
+    "SELECT e.run_key, e.sequence, e.position, e.recorded_at_us, e.kind, e.target, e.hash, e.body"
+    " FROM entries e ORDER BY e.run_key, e.sequence"
+)
+_RUN = (
+    f"SELECT {RUN_COLUMNS}, h.sequence, h.position, h.hash FROM runs r"  # noqa: S608  # our own constants
+    " LEFT JOIN heads h ON h.run_key = r.run_key WHERE r.run_key = ?"
+)
+_EMPTY_RUNS = (
+    "SELECT r.run_key, r.run_id FROM runs r WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.run_key = r.run_key)"
+)
+_BY_SEQUENCE = (
+    "SELECT e.sequence, e.recorded_at_us, e.hash, s.first_at_us, s.last_at_us FROM entries e"
+    " LEFT JOIN spans s ON s.span = e.sequence >> 10 ORDER BY e.sequence"
+)
+_SLOTS = (
+    f"SELECT {HELD_COLUMNS}, i.run_key, i.body, o.run_key, o.body FROM slots s"  # noqa: S608  # our own constants
+    " LEFT JOIN runs r ON r.run_key = s.run_key"
+    " LEFT JOIN entries i ON i.sequence = s.intent_sequence LEFT JOIN entries o ON o.sequence = s.outcome_sequence"
+)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is not as it was written. Sequence, run and position are None or empty where there is none."""
+
+    problem: str
+    sequence: int | None = None
+    run_id: str = ""
+    position: int | None = None
+
+    def __str__(self) -> str:
+        place = [] if self.sequence is None else [f"entry {self.sequence}"]
+        if self.run_id:
+            place.append(f"run {self.run_id}" + ("" if self.position is None else f" position {self.position}"))
+        return f"{', '.join(place)}: {self.problem}" if place else self.problem
+
+
+class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What an audit found.
+
+    Attributes:
+        findings: In the order of the walks; empty if all is as it was written. At most a thousand.
+        more_findings: How many there were beyond those.
+        entries: Entries read.
+        runs: Runs read.
+        seals: Seals read.
+        sealed_through: The last sequence that a seal covers: after it, a removed end can be seen only by the heads.
+    """
+
+    findings: tuple[Finding, ...]
+    more_findings: int
+    entries: int
+    runs: int
+    seals: int
+    sealed_through: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+
+def verify(journal: str | Path | SqliteJournal) -> AuditReport:
+    """Verify a whole journal against its chains, its indexes and its seals.
+
+    Raises:
+        UsageError: There is no such file.
+        StoreFormatError: It is not a journal, or from a newer rescind.
+        JournalUnavailable: It cannot be read at all.
+    """
+    path = journal.path if isinstance(journal, SqliteJournal) else Path(journal).absolute()
+    if not path.exists():
+        raise UsageError(f"there is no journal at {path}; check the path")
+    with translating(path), contextlib.closing(connect_reader(path, timeout_s=5.0)) as connection:
+        if not check_format(connection, path):
+            raise StoreFormatError(f"{path} is empty, not a journal; name another file")
+        connection.execute("BEGIN")
+        return _Audit(connection, path).report()
+
+
+class _Audit:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
+        self._entries = self._runs = self._seals = self._sealed_through = 0
+
+    def report(self) -> AuditReport:
+        findings: list[Finding] = []
+        more = 0
+        for finding in self._findings():
+            if len(findings) < _FINDINGS_MAX:
+                findings.append(finding)
+            else:
+                more += 1
+        return AuditReport(
+            findings=tuple(findings),
+            more_findings=more,
+            entries=self._entries,
+            runs=self._runs,
+            seals=self._seals,
+            sealed_through=self._sealed_through,
+        )
+
+    def _findings(self) -> Iterator[Finding]:
+        try:
+            # First of all, whether SQLite's own indexes and tables agree: the walks rely on them.
+            for (problem,) in self._connection.execute("PRAGMA integrity_check(100)"):
+                if problem != "ok":
+                    yield Finding(problem=f"the file is damaged: {problem}")
+            yield from self._chains()
+            yield from self._sequence()
+            yield from self._slots()
+        except sqlite3.DatabaseError as error:
+            yield Finding(problem=f"the file is damaged, and could not be read to the end: {error}")
+
+    # --- by run ---
+
+    def _chains(self) -> Iterator[Finding]:
+        for run_key, rows in groupby(self._connection.execute(_BY_RUN), key=lambda row: row[0]):
+            self._runs += 1
+            yield from self._chain(run_key, rows)
+        for run_key, run_id in self._connection.execute(_EMPTY_RUNS):
+            yield Finding(sequence=run_key, run_id=run_id, problem="every entry of the run is missing")
+        yield from self._ownerless_heads()
+
+    def _ownerless_heads(self) -> Iterator[Finding]:
+        sql = "SELECT run_key, position FROM heads WHERE run_key NOT IN (SELECT run_key FROM runs)"
+        for run_key, position in self._connection.execute(sql):
+            yield Finding(
+                sequence=run_key,
+                problem=f"a run of {position + 1} entries began here; the record of the run is missing",
+            )
+
+    def _chain(self, run_key: int, rows: Iterator[tuple[Any, ...]]) -> Iterator[Finding]:
+        known = self._connection.execute(_RUN, (run_key,)).fetchone()
+        if known is None:
+            yield from self._unknown_run(run_key, rows)
+            return
+        run = run_of(known)[1]
+        problems: list[Finding] = []
+        last: list[Link] = []
+        for broken in verify_chain(run.run_id, self._links(run, run_key, rows, problems, last)):
+            yield Finding(sequence=broken.sequence, run_id=run.run_id, position=broken.position, problem=broken.problem)
+        yield from problems[:_FINDINGS_MAX]
+        yield from _head_findings(run, last[-1], known[9:])
+
+    def _unknown_run(self, run_key: int, rows: Iterable[tuple[Any, ...]]) -> Iterator[Finding]:
+        for row in rows:
+            self._entries += 1
+            yield Finding(
+                sequence=row[1], position=row[2], problem=f"it names run key {run_key}, of which there is no record"
+            )
+
+    def _links(
+        self, run: RunInfo, run_key: int, rows: Iterable[tuple[Any, ...]], problems: list[Finding], last: list[Link]
+    ) -> Iterator[Link]:
+        for _, sequence, position, at_us, kind, target, digest, body in rows:
+            self._entries += 1
+            for problem in _index_problems(run, run_key, sequence, position, kind, target, body):
+                if len(problems) < _FINDINGS_MAX:
+                    problems.append(Finding(sequence=sequence, run_id=run.run_id, position=position, problem=problem))
+            last[:] = [Link(sequence, position, at_us, bytes(body), bytes(digest))]
+            yield last[0]
+
+    # --- by sequence ---
+
+    def _sequence(self) -> Iterator[Finding]:
+        seals = _Seals(self._path, journal_id(self._connection))
+        due = 1
+        for sequence, at_us, digest, first_at_us, last_at_us in self._connection.execute(_BY_SEQUENCE):
+            if sequence != due:
+                yield _missing(due, sequence - 1)
+            if first_at_us is None or not first_at_us <= at_us <= last_at_us:
+                yield Finding(sequence=sequence, problem="its time lies outside of the recorded time range (spans)")
+            yield from seals.entry(sequence, digest)
+            due = sequence + 1
+        length = self._connection.execute("SELECT coalesce(max(last_sequence), 0) FROM spans").fetchone()[0]
+        if due <= length:
+            yield _missing(due, length)
+        yield from seals.end(due - 1)
+        self._seals, self._sealed_through = seals.count, seals.through
+
+    # --- slots ---
+
+    def _slots(self) -> Iterator[Finding]:
+        for row in self._connection.execute(_SLOTS):
+            problem = _slot_problem(row)
+            if problem:
+                yield Finding(sequence=row[6], run_id=row[4] or "", problem=f"idempotency key {row[1]!r}: {problem}")
+
+
+class _Seals:
+    """Follows the seals along the entries."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._name = seals_path(path).name
+        self._seals = read_seals(path)
+        self._running = hashlib.sha256(seal_genesis(name))
+        self._entries = 0
+        self.count = self.through = 0
+        self._problem = ""
+        self._next = self._read()
+
+    def entry(self, sequence: int, digest: bytes) -> Iterator[Finding]:
+        """The next entry. What its seals say of it."""
+        while self._next is not None and self._next.through_sequence < sequence:
+            yield from self._close()  # The entry that this seal ends with is missing.
+        self._running.update(digest)
+        self._entries += 1
+        if self._next is not None and self._next.through_sequence == sequence:
+            yield from self._close()
+
+    def end(self, last_sequence: int) -> Iterator[Finding]:
+        """No more entries. Seals that reach further show that there were more."""
+        while self._next is not None:
+            if self._next.through_sequence > last_sequence:
+                yield Finding(
+                    sequence=self._next.through_sequence,
+                    problem=f"the journal was sealed up to here at {self._next.sealed_at.isoformat()}, "
+                    f"and now ends at {last_sequence}: the end is missing",
+                )
+            yield from self._close(silent=True)
+        if self._problem:
+            yield Finding(problem=self._problem)
+
+    def _close(self, *, silent: bool = False) -> Iterator[Finding]:
+        seal = self._next
+        assert seal is not None
+        holds = seal.digest == self._running.hexdigest() and seal.entries == self._entries
+        if not holds and not silent:
+            yield Finding(
+                sequence=seal.through_sequence,
+                problem=f"entries {self.through + 1} to {seal.through_sequence} are not those that were sealed at "
+                f"{seal.sealed_at.isoformat()}: some were changed, removed or put in another order",
+            )
+        # The next seal continues from what this one says, so that one change is not reported by every later seal.
+        self._running, self._entries = hashlib.sha256(bytes.fromhex(seal.digest)), 0
+        self.through = seal.through_sequence
+        self._next = self._read()
+
+    def _read(self) -> Seal | None:
+        try:
+            seal = next(self._seals, None)
+        except StoreFormatError as error:
+            self._problem = str(error)
+            return None
+        if seal is None:
+            return None
+        self.count += 1
+        if seal.through_sequence <= self.through:
+            self._problem = f"the seals in {self._name} are out of order at {seal.through_sequence}"
+            return None
+        return seal
+
+
+def _index_problems(
+    run: RunInfo, run_key: int, sequence: int, position: int, kind: str, target: bytes | None, body: bytes
+) -> Iterator[str]:
+    """What the columns say that the body does not."""
+    try:
+        event = decode_event(sequence, bytes(body))
+    except StoreFormatError as error:
+        yield f"it cannot be read: {error.__cause__}"
+        return
+    if kind != KIND_OF[type(event)]:
+        yield f"the column kind says {kind}, the entry {KIND_OF[type(event)]}"
+    named = event.step.target if isinstance(event, Intended) else None
+    if target != (None if named is None else target_digest(named)):
+        yield "the column target is not that of the entry"
+    if position == 0:
+        yield from _opening_problems(run, run_key, sequence, event)
+
+
+def _opening_problems(run: RunInfo, run_key: int, sequence: int, event: Event) -> Iterator[str]:
+    if not isinstance(event, RunOpened):
+        yield "the first entry of a run does not open it"
+    elif event.run != run:
+        fields = [name for name in RunInfo.__struct_fields__ if getattr(run, name) != getattr(event.run, name)]
+        yield f"the record of the run differs from what the run was opened with: {', '.join(fields)}"
+    if run_key != sequence:
+        yield f"the record of the run says that it began at entry {run_key}"
+
+
+def _head_findings(run: RunInfo, last: Link, head: tuple[int | None, int, bytes]) -> Iterator[Finding]:
+    sequence, position, digest = head
+    if sequence is None:
+        yield Finding(run_id=run.run_id, problem="the head of its chain is missing")
+    elif position > last.position:
+        yield Finding(
+            sequence=sequence,
+            run_id=run.run_id,
+            position=position,
+            problem=f"the end of the run is missing: it went up to position {position}, now to {last.position}",
+        )
+    elif (sequence, position, digest) != (last.sequence, last.position, last.hash):
+        yield Finding(
+            sequence=last.sequence,
+            run_id=run.run_id,
+            position=last.position,
+            problem="the last entry is not the one that the head of the chain names",
+        )
+
+
+def _slot_problem(row: tuple[Any, ...]) -> str:
+    held = Held(*row[:8])
+    intent_run, intent_body, outcome_run, outcome_body = row[8:]
+    if intent_body is None or intent_run != held.run_key:
+        return f"its intent, entry {held.intent}, is missing or of another run"
+    if held.outcome is not None and (outcome_body is None or outcome_run != held.run_key):
+        return f"its outcome, entry {held.outcome}, is missing or of another run"
+    try:
+        intent = decode_event(held.intent, intent_body)
+        outcome = None if held.outcome is None else decode_event(held.outcome, outcome_body)
+    except StoreFormatError as error:
+        return str(error)
+    if not isinstance(intent, Intended) or intent.step.step_id != held.step_id:
+        return f"entry {held.intent} is not the intent of step {held.step_id}"
+    if outcome is not None and not (isinstance(outcome, Ended) and outcome.step_id == held.step_id):
+        return f"entry {held.outcome} is not the outcome of step {held.step_id}"
+    return ""
+
+
+def _missing(first: int, last: int) -> Finding:
+    what = "the entry is" if first == last else f"entries {first} to {last} are"
+    return Finding(sequence=first, problem=f"{what} missing from the journal")
