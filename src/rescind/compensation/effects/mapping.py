@@ -89,7 +89,11 @@ class MappingKey:
             current = self.look(key)
             if current.version == before.version:
                 return
-            if after is None or current.version != after.version:
+            if after is None:
+                raise Conflict(
+                    f"how the step left key {key!r} of {self._system} was not recorded, so it was not touched"
+                )
+            if current.version != after.version:
                 raise Conflict(f"key {key!r} of {self._system} is not as the step left it; it was not touched")
             if before.absent:
                 del self._mapping[key]

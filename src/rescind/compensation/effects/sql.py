@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 from rescind.compensation.effects.binding import Binding, MissingArgument
 from rescind.compensation.effects.sql_restore import restore_rows
 from rescind.compensation.effects.sql_selection import select
-from rescind.compensation.effects.sql_table import RowTable, rows_in, snapshot_of
+from rescind.compensation.effects.sql_table import RowTable, rows_in, schema_version, snapshot_of
 from rescind.compensation.effects.sql_touch import EffectTouch, Subject, ToolTouch, open_touches
 from rescind.compensation.effects.sql_transaction import check, is_transient, transaction_on
 from rescind.errors import Conflict, DeclarationError, Transient, UsageError
@@ -58,6 +58,8 @@ class SqlRows:
     for inserted (and deleted by the undo) if `rows` names the whole primary key, if its key is a number higher than
     all before, or, in the effect's transaction, if others cannot see it yet. What remains is refused there, and
     is a conflict at the undo with `transaction="tool"`.
+
+    The rows go into the journal with all their columns; do not guard tables that hold secrets.
 
     Not undone: rows of other tables that the database deleted or changed in cascade (the undo of such a deletion is a
     conflict that names them), sequences, and what triggers did elsewhere.
@@ -199,12 +201,15 @@ class SqlRows:
         return Subject(engine=self.engine, source=self.table, table=table, selection=selection, rows_max=self.rows_max)
 
     def _look_up(self, *, fresh: bool = False) -> RowTable:
-        """The table as the database has it; `fresh` asks again."""
+        """The table as the database has it; `fresh` asks whether that is still so."""
         known = self._row_table
-        if known is None or fresh:
-            with self.engine.connect() as connection:
+        if known is not None and not fresh:
+            return known
+        with self.engine.connect() as connection:
+            version = schema_version(connection)
+            if known is None or version is None or version != known.schema_version:
                 known = RowTable(connection, self.table.name, self.table.schema)
-            self._row_table = known
+        self._row_table = known
         return known
 
     def _refuse_unless_undone(self, step: PastStep, before: Snapshot) -> None:

@@ -6,7 +6,7 @@ lose there: `Numeric` rounds to ten places, and a date that somebody else wrote 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -68,11 +68,14 @@ class RowTable:
         if not key:
             raise DeclarationError(f"table {name} has no primary key, so its rows cannot be told apart; add one")
         raw = connection.dialect.name == "sqlite"
-        self.name: Final = name
-        self.types: Final[dict[str, TypeEngine[Any]]] = {c["name"]: Stored() if raw else c["type"] for c in columns}
-        self.computed: Final = frozenset(c["name"] for c in columns if c.get("computed"))
-        self.key: Final[tuple[str, ...]] = tuple(key)
-        self.references: Final = tuple(_references_to(inspector, name, schema))
+        self.name: Final = str(name)  # SQLAlchemy's own kind of text has no JSON form
+        self.types: Final[dict[str, TypeEngine[Any]]] = {
+            str(c["name"]): Stored() if raw else c["type"] for c in columns
+        }
+        self.computed: Final = frozenset(str(c["name"]) for c in columns if c.get("computed"))
+        self.key: Final[tuple[str, ...]] = tuple(map(str, key))
+        self.schema_version: Final = schema_version(connection)
+        self.references: Final = tuple(_references_to(connection, inspector, name, schema, self.key))
         # Not the user's table: its Python-side defaults and `onupdate` functions would take part in a restore.
         self.plain: Final = sa.table(name, *(sa.column(c, t) for c, t in self.types.items()), schema=schema)
 
@@ -157,6 +160,13 @@ class RowTable:
         return row
 
 
+def schema_version(connection: Connection) -> int | None:
+    """A number that changes with every change of the schema; None where the database has none."""
+    if connection.dialect.name != "sqlite":
+        return None
+    return cast("int", connection.exec_driver_sql("PRAGMA schema_version").scalar_one())
+
+
 @dataclass(frozen=True)
 class NewestKey:
     """The highest number that was a key at some moment, None if there was no row at all."""
@@ -195,17 +205,30 @@ def same(one: Row | None, other: Row | None) -> bool:
     return canonical_json(one) == canonical_json(other)
 
 
-def _references_to(inspector: sa.Inspector, name: str, schema: str | None) -> Iterable[Reference]:
+_CASCADING = ("CASCADE", "SET NULL", "SET DEFAULT")
+_ON_DELETE_SQLITE = sa.text('SELECT "from", on_delete FROM pragma_foreign_key_list(:name)')
+
+
+def _references_to(
+    connection: Connection, inspector: sa.Inspector, name: str, schema: str | None, key: tuple[str, ...]
+) -> Iterable[Reference]:
     for (there_schema, there), foreign_keys in inspector.get_multi_foreign_keys(schema).items():
+        # SQLAlchemy does not read the ON DELETE of a reference that is declared within its column on SQLite.
+        sqlite = connection.dialect.name == "sqlite"
+        actions: dict[str, str] = {}
+        if sqlite:
+            actions.update((row[0], row[1]) for row in connection.execute(_ON_DELETE_SQLITE, {"name": there}))
         for foreign_key in foreign_keys:
             if foreign_key["referred_table"].casefold() != name.casefold():
                 continue
-            options: Mapping[str, Any] = foreign_key.get("options", {})
+            columns = tuple(map(str, foreign_key["constrained_columns"]))
+            action = actions.get(columns[0]) or foreign_key.get("options", {}).get("ondelete")
             yield Reference(
-                table=there,
+                table=str(there),
                 schema=there_schema,
-                columns=tuple(foreign_key["constrained_columns"]),
-                referred=tuple(foreign_key["referred_columns"]),
+                columns=columns,
+                # A reference without columns is to the key, and is not always reflected as such.
+                referred=tuple(map(str, foreign_key["referred_columns"])) or key,
                 to_itself=there.casefold() == name.casefold(),
-                cascades=str(options.get("ondelete", "")).upper() in ("CASCADE", "SET NULL", "SET DEFAULT"),
+                cascades=str(action).upper() in _CASCADING,
             )

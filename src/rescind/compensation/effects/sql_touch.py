@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from rescind.compensation.effects.sql_selection import Selection
 from rescind.compensation.effects.sql_table import NewestKey, Reference, Rows, RowTable, snapshot_of
-from rescind.compensation.effects.sql_transaction import begin, driver_is_in_transaction
+from rescind.compensation.effects.sql_transaction import begin, driver_is_in_transaction, shares_one_connection
 from rescind.errors import UsageError
 from rescind.model.step import Snapshot
 
@@ -135,7 +135,7 @@ class EffectTouch:
         """Begin. `owner` is the effect whose `connection()` finds this touch."""
         self.subject, self.owner = subject, owner
         self._handed_out = False
-        self._ending = False
+        self._ending = self._interfered = False
         self._connection = begin(subject.engine)
         try:
             self._opening = Opening(subject, self._connection)
@@ -165,7 +165,7 @@ class EffectTouch:
         try:
             if not self._handed_out:
                 return self._settle_unused()
-            if not self._intact():
+            if self._interfered or not self._intact():
                 raise UsageError(
                     f"the tool ended the transaction of its effect on {self._name}; leave that to the effect"
                 )
@@ -209,34 +209,38 @@ class EffectTouch:
             return self.subject.snapshot(self.subject.look(connection, self._opening.rows))
 
     def _refuse_moved(self, unproven: list[str]) -> None:
-        if not unproven:
-            return
-        with self.subject.engine.connect() as outside:
-            shared = outside.connection.dbapi_connection is self._connection.connection.dbapi_connection
-            old = unproven if shared else list(self._committed(outside, unproven))
+        old = self._committed(unproven)
         if old:
             raise UsageError(
                 f"rows {', '.join(old)} of {self._name} match only since the call, and may have been there before; "
                 "let `rows` choose by columns that the tool does not change. The call was rolled back"
             )
 
-    def _committed(self, outside: Connection, keys: list[str]) -> Rows:
-        found = self.subject.table.read_keys(outside, keys, limit=len(keys))
-        return {key: row for key, row in found.items() if row is not None}
+    def _committed(self, keys: list[str]) -> list[str]:
+        """Which of these rows others can see already; all of them, if nobody else can look."""
+        if not keys or shares_one_connection(self.subject.engine):
+            return keys
+        with self.subject.engine.connect() as outside:
+            found = self.subject.table.read_keys(outside, keys, limit=len(keys))
+        return [key for key, row in found.items() if row is not None]
 
     def _intact(self) -> bool:
-        return not self._ending and not self._connection.invalidated and driver_is_in_transaction(self._connection)
+        """Whether everything since the beginning is still in one transaction."""
+        usable = not (self._ending or self._connection.closed or self._connection.invalidated)
+        return usable and driver_is_in_transaction(self._connection)
 
     def _refuse_to_end(self, _: Connection) -> None:
         if not self._ending:
+            self._interfered = True
             raise UsageError(
                 f"the transaction on {self._name} is the effect's; do not commit, roll back or close its connection"
             )
 
     def _roll_back(self) -> None:
         self._ending = True
-        # At the driver: SQLAlchemy thinks that a transaction whose commit we refused has ended.
-        self._connection.connection.rollback()
+        if not (self._connection.closed or self._connection.invalidated):
+            # At the driver: SQLAlchemy thinks that a transaction whose commit we refused has ended.
+            self._connection.connection.rollback()
 
     def _end(self) -> None:
         self._ending = True

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from rescind.compensation.effects.sql_table import LOCKING
 from rescind.errors import DeclarationError
@@ -48,6 +49,11 @@ def transaction_on(engine: Engine) -> Generator[Connection]:
         connection.close()
 
 
+def shares_one_connection(engine: Engine) -> bool:
+    """Whether a second connection of this thread would be the first one again, as for a database in memory."""
+    return isinstance(engine.pool, SingletonThreadPool | StaticPool)
+
+
 def driver_is_in_transaction(connection: Connection) -> bool:
     """Whether the driver still has a transaction open, where it says so."""
     return bool(getattr(connection.connection.dbapi_connection, "in_transaction", True))
@@ -73,8 +79,6 @@ def check(engine: object) -> Engine:
         raise DeclarationError(f"SqlRows takes a SQLAlchemy Engine from create_engine(), not {engine!r}")
     if engine.dialect.name not in SUPPORTED:
         raise DeclarationError(f"SqlRows supports {' and '.join(SUPPORTED)}, not {engine.dialect.name}")
-    if engine.get_execution_options().get("isolation_level") == "AUTOCOMMIT" and engine.dialect.name != "sqlite":
-        raise DeclarationError("SqlRows needs transactions; give it an engine without AUTOCOMMIT")
     return engine
 
 

@@ -1,0 +1,230 @@
+"""The worlds that the contract suite runs over."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from effects.harness import Tool, World
+from rescind.compensation.effects import Files, MappingKey, SqlRows
+
+Place = tuple[Path, Engine]
+
+SCHEMA = """
+CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT UNIQUE, plan TEXT, credit NUMERIC(12, 4), seen DATETIME,
+                        photo BLOB, profile JSON, shout TEXT GENERATED ALWAYS AS (upper(name)) STORED);
+CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT REFERENCES customers (id) ON DELETE CASCADE, sum REAL);
+CREATE TABLE stock (shop TEXT, article INTEGER, pieces INTEGER, PRIMARY KEY (shop, article));
+CREATE TABLE notes (text TEXT);
+CREATE TABLE folders (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES folders (id), name TEXT UNIQUE);
+"""
+
+ROWS = """
+INSERT INTO customers (id, name, plan, credit, seen, photo, profile)
+    VALUES ('c-1', 'Ann', 'gold', 12.5, '2026-11-21 12:00:00.000000', x'00ff', '{"b": 1, "a": [2]}'),
+           ('c-2', 'Bob', NULL, NULL, NULL, NULL, 'null');
+INSERT INTO orders VALUES (1, 'c-1', 9.5), (2, 'c-1', 0.1), (3, 'c-2', 7.0);
+INSERT INTO stock VALUES ('north', 1, 10), ('north', 2, 20), ('south', 1, 30);
+"""
+
+
+def an_engine(path: Path) -> Engine:
+    engine = sa.create_engine(f"sqlite:///{path / 'shop.db'}", connect_args={"timeout": 0})
+
+    @sa.event.listens_for(engine, "connect")
+    def enforce_foreign_keys(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    with engine.begin() as connection:
+        for statement in (SCHEMA + ROWS).split(";"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    return engine
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def content_of(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table, with the storage class of every value."""
+    with engine.connect() as connection:
+        tables = sa.inspect(connection).get_table_names()
+        return {table: _stored(connection, table) for table in tables}
+
+
+def _stored(connection: Connection, table: str) -> list[tuple[Any, ...]]:
+    names = [column["name"] for column in sa.inspect(connection).get_columns(table)]
+    columns = ", ".join(f"quote({name}), typeof({name})" for name in names)
+    return sorted(tuple(row) for row in connection.exec_driver_sql(f"SELECT {columns} FROM {table}"))
+
+
+def tool_on(effect: SqlRows, *statements: str) -> Tool:
+    """A tool that executes these statements, on the connection that the effect's mode wants."""
+
+    def tool(**arguments: Any) -> None:
+        if effect.transaction == "tool":
+            with effect.engine.begin() as connection:
+                _run(connection, arguments)
+        else:
+            _run(effect.connection(), arguments)
+
+    def _run(connection: Connection, arguments: dict[str, Any]) -> None:
+        for statement in statements:
+            connection.execute(sa.text(statement), arguments)
+
+    return tool
+
+
+def _sql(
+    table: str, *statements: str, rows: Any, meddle: str, arguments: dict[str, Any]
+) -> Callable[[Literal["effect", "tool"]], Callable[[Place], World]]:
+    def in_transaction(transaction: Literal["effect", "tool"]) -> Callable[[Place], World]:
+        def build(place: Place) -> World:
+            engine = place[1]
+            effect = SqlRows(engine, table, rows=rows, transaction=transaction)
+            return World(
+                effect=effect,
+                tool=tool_on(effect, *statements),
+                meddle=lambda: execute(engine, meddle),
+                content=lambda: content_of(engine),
+                arguments=arguments,
+                rolls_back=transaction == "effect",
+            )
+
+        return build
+
+    return in_transaction
+
+
+SQL = {
+    "update": _sql(
+        "customers",
+        "UPDATE customers SET plan = 'free', credit = 1, photo = NULL, profile = '{}', seen = NULL WHERE id = :id",
+        rows=lambda id: {"id": id},
+        meddle="UPDATE customers SET name = 'Anna' WHERE id = 'c-1'",
+        arguments={"id": "c-1"},
+    ),
+    "insert": _sql(
+        "customers",
+        "INSERT INTO customers (id, name) VALUES (:id, 'Cid')",
+        rows=lambda id: {"id": id},
+        meddle="UPDATE customers SET plan = 'free' WHERE id = 'c-3'",
+        arguments={"id": "c-3"},
+    ),
+    "insert with a key of the database's": _sql(
+        "orders",
+        "INSERT INTO orders (customer, sum) VALUES (:customer, 3)",
+        rows=lambda customer: {"customer": customer},
+        meddle="UPDATE orders SET sum = 4 WHERE id = 4",
+        arguments={"customer": "c-2"},
+    ),
+    "delete": _sql(
+        "orders",
+        "DELETE FROM orders WHERE customer = :customer",
+        rows=lambda customer: {"customer": customer},
+        meddle="INSERT INTO orders VALUES (2, 'c-2', 1)",
+        arguments={"customer": "c-1"},
+    ),
+    "everything at once, composite key": _sql(
+        "stock",
+        "UPDATE stock SET pieces = pieces + 1 WHERE shop = :shop AND article = 1",
+        "DELETE FROM stock WHERE shop = :shop AND article = 2",
+        "INSERT INTO stock VALUES (:shop, 3, 5), (:shop, 4, NULL)",
+        rows=lambda shop: [{"shop": shop, "article": article} for article in (1, 2, 3, 4)],
+        meddle="DELETE FROM stock WHERE shop = 'north' AND article = 1",
+        arguments={"shop": "north"},
+    ),
+}
+
+
+def _files(tool: Callable[[Path], Any], meddle: Callable[[Path], Any]) -> Callable[[Place], World]:
+    def build(place: Place) -> World:
+        root = place[0] / "root"
+        tree = root / "work"
+        (tree / "sub" / "deep").mkdir(parents=True)
+        (tree / "a.txt").write_text("a")
+        (tree / "sub" / "b.bin").write_bytes(b"\x00\xff")
+        (tree / "sub" / "b.bin").chmod(0o640)
+        (tree / "link").symlink_to("/nowhere/at/all")
+        (root / "others.txt").write_text("others")
+        effect = Files(lambda path: path, root=root, keep=place[0] / "kept")
+        return World(
+            effect=effect,
+            tool=lambda path: tool(tree),
+            meddle=lambda: meddle(tree),
+            content=lambda: tree_content(root),
+            arguments={"path": "work"},
+        )
+
+    return build
+
+
+def tree_content(root: Path) -> dict[str, tuple[object, ...]]:
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(root.rglob("*")):
+        mode = path.lstat().st_mode
+        content = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(root))] = (mode, content)
+    return found
+
+
+def _rewrite(tree: Path) -> None:
+    (tree / "a.txt").write_text("changed")
+    (tree / "sub" / "b.bin").chmod(0o600)
+    (tree / "new").mkdir()
+    (tree / "new" / "c.txt").write_text("c")
+    (tree / "link").unlink()
+    (tree / "link").symlink_to("a.txt")
+    (tree / "sub" / "deep").rmdir()
+    (tree / "sub").chmod(0o500)
+
+
+def _swap_types(tree: Path) -> None:
+    shutil.rmtree(tree / "sub")
+    (tree / "sub").write_text("now a file")
+    (tree / "a.txt").unlink()
+    (tree / "a.txt").mkdir()
+    (tree / "a.txt" / "inside").write_text("x")
+
+
+FILES = {
+    "a tree rewritten": _files(_rewrite, lambda tree: (tree / "a.txt").write_text("others")),
+    "files and folders swapped": _files(_swap_types, lambda tree: (tree / "a.txt" / "inside").write_text("y")),
+    "a tree deleted": _files(shutil.rmtree, lambda tree: tree.write_text("others")),
+}
+
+
+def _mapping(tool: Callable[[dict[str, Any]], Any], meddled: Any) -> Callable[[Place], World]:
+    def build(_: Place) -> World:
+        store: dict[str, Any] = {"plan:ann": {"name": "gold", "seats": [1, 2]}, "plan:bob": "free"}
+
+        def meddle() -> None:
+            store["plan:ann"] = meddled
+
+        return World(
+            effect=MappingKey(store, key=lambda user: f"plan:{user}"),
+            tool=lambda user: tool(store),
+            meddle=meddle,
+            content=lambda: repr(sorted(store.items())),
+            arguments={"user": "ann"},
+        )
+
+    return build
+
+
+MAPPING = {
+    "a value changed in place": _mapping(lambda store: store["plan:ann"]["seats"].append(3), "free"),
+    "a value deleted": _mapping(lambda store: store.pop("plan:ann"), None),
+}
+
+WORLDS: dict[str, Callable[[Place], World]] = {
+    **{f"sql, {name}, {mode}'s transaction": SQL[name](mode) for name in SQL for mode in ("effect", "tool")},
+    **{f"files, {name}": build for name, build in FILES.items()},
+    **{f"mapping, {name}": build for name, build in MAPPING.items()},
+}
