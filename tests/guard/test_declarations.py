@@ -103,5 +103,5 @@ def test_a_synchronous_tool_takes_no_asynchronous_handler() -> None:
     @void.restore
     async def _(step: rescind.PastStep) -> None: ...
 
-    with guard.run("billing@1"), pytest.raises(DeclarationError, match="both async or neither"):
-        void("inv_1")
+    with pytest.raises(DeclarationError, match="both async or neither"):
+        guard.run("billing@1").__enter__()

@@ -120,7 +120,8 @@ def test_a_halt_gives_the_fallback_and_is_a_latch(tools: Tools) -> None:
             tools.get("tea")
     assert run.halted
     assert tools.effects == ["tea"]
-    assert sum(isinstance(event, Refused) for event in events_of(tools.guard.journal)) == 1
+    refused = [event.action for event in events_of(tools.guard.journal) if isinstance(event, Refused)]
+    assert refused == ["price.set", "price.get"]  # once each, however often the model hammers
 
     with tools.guard.run("shop@1"):
         tools.put("coffee")  # a new run is free: the order is lifted

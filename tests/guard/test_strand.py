@@ -31,10 +31,12 @@ def guard() -> Guard:
 def parents(guard: Guard) -> dict[str, set[str]]:
     """By the first argument of each step, the first arguments of its causal parents."""
     records = steps_of(guard.journal)
-    texts = {record.step.step_id: record.step.requested["text"] for record in records}
-    texts |= {str(record.ref): record.step.requested["text"] for record in records}
+    texts = {str(record.ref): record.step.requested["text"] for record in records}
     return {
-        record.step.requested["text"]: {texts[parent] for parent in record.step.causal_parents} for record in records
+        record.step.requested["text"]: {
+            texts[parent if "/" in parent else f"{record.run.run_id}/{parent}"] for parent in record.step.causal_parents
+        }
+        for record in records
     }
 
 

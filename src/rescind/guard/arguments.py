@@ -3,6 +3,7 @@
 Into the journal go JSON values, without the redacted ones. Back come values in the types of the tool's annotations.
 """
 
+import functools
 import inspect
 import math
 import typing
@@ -72,6 +73,7 @@ class Signature:
         """A recorded result in the type of the return annotation, where that can be had."""
         return self._typed("return", value)
 
+    @functools.cached_property
     def unrecordable_result(self) -> str:
         """The annotated result type, if the journal could never hold it; empty if it can or nobody knows."""
         hint = self.hints.get("return")
@@ -132,7 +134,8 @@ def scrub(value: Any, secrets: tuple[str, ...]) -> Any:
         fields = cast("dict[str, Any]", value)
         return {scrub(key, secrets): scrub(item, secrets) for key, item in fields.items()}
     if isinstance(value, list):
-        return [scrub(item, secrets) for item in cast("list[Any]", value)]
+        items: list[Any] = value
+        return [scrub(item, secrets) for item in items]
     if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in secrets:
         return REDACTED
     return value

@@ -72,7 +72,7 @@ class WriteCall:
     def record(self) -> None:
         """Bind the arguments and put them into the journal's form. Raises: NotSerialisable, TypeError."""
         self._arguments = self.tool.signature.bind(self._args, self._kwargs)
-        unrecordable = self.tool.signature.unrecordable_result()
+        unrecordable = self.tool.signature.unrecordable_result
         if unrecordable:
             remedy = "annotate a dataclass or JSON values, or leave the annotation out"
             problem = f"its type {unrecordable} has no JSON form; {remedy}"

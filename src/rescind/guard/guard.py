@@ -3,24 +3,25 @@
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds
+from rescind.config import load_settings
 from rescind.errors import DeclarationError, OrdersUnavailable, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
 from rescind.guard.effect import Effect
 from rescind.guard.gate import NEVER_SETTLED, Limits, View
 from rescind.guard.run import Run, current_run, new_info
-from rescind.guard.stores import GivenStores, Stores, Watch
+from rescind.guard.stores import EmbeddedStores, GivenStores, Stores, Watch
 from rescind.guard.tool import ReadTool, WriteTool
 from rescind.journal.port import Journal
-from rescind.model.order import Order
 from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
+    from rescind.model.order import Order
     from rescind.model.entry import StepRef
 
 P = ParamSpec("P")
@@ -87,21 +88,18 @@ class Guard:
         return cls(GivenStores(journal, orders), fallback=fallback, clock=clock, ids=ids)
 
     @classmethod
-    def from_config(cls, path: str | Path | None = None) -> Self:
+    def from_config(cls, path: str | Path | None = None) -> "Guard":
         """A guard as `rescind.yaml` says: the given file, else the nearest one from here upwards, else the defaults.
 
         Raises: ConfigError, which names the file, the place in it and the remedy.
         """
-        from rescind.guard.embedded import from_config
-
-        return from_config(cls, path)
+        settings = load_settings(path)
+        return cls.at(settings.store, fallback=settings.config.fallback or FALLBACK)
 
     @classmethod
-    def at(cls, store: str | Path, *, fallback: str = FALLBACK) -> Self:
-        """A guard with its stores in this folder of the machine; the folder is made at the first run."""
-        from rescind.guard.embedded import at
-
-        return at(cls, Path(store), fallback=fallback)
+    def at(cls, store: str | Path, *, fallback: str = FALLBACK) -> "Guard":
+        """A guard with its stores in this folder of the machine; they are opened, or made, at the first run."""
+        return cls(EmbeddedStores(Path(store)), fallback=fallback)
 
     @property
     def journal(self) -> Journal:

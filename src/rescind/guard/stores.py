@@ -1,5 +1,6 @@
 """Where a guard's journal and orders come from: opened when they are first needed, not when a module is imported."""
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,3 +65,29 @@ class GivenStores:
     def close(self) -> None:
         """See `Stores`."""
         self.journal.close()
+
+
+class EmbeddedStores:
+    """Journal and standing orders in one folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._lock = threading.Lock()
+        self._journal: "SqliteJournal | None" = None
+        self._orders: "SqliteOrders | None" = None
+
+    @property
+    def journal(self) -> Journal:
+        """See `Stores`."""
+        if self._journal is None:
+            with self._lock:
+                self._journal = self._journal or _open_journal(self.folder)
+        return self._journal
+
+    @property
+    def orders(self) -> Orders:
+        """See `Stores`."""
+        if self._orders is None:
+            with self._lock:
+                self._orders = self._orders or _open_orders(self.folder)
+        return self._orders

@@ -99,16 +99,18 @@ class WriteTool:
         return self._given_effect or self._handlers
 
     def _declare(self, what: str, *, taken: bool) -> None:
-        if self._sealed is not None:
-            raise DeclarationError(f"{self.name} ({self.place}) was called before its .{what} was declared")
         if self._irreversible is not None:
             raise DeclarationError(f"{self.name} ({self.place}) is declared irreversible and has a .{what}; drop one")
         if self._given_effect is not None:
             raise DeclarationError(f"{self.name} ({self.place}) has an effect= and a .{what}; drop one")
         if taken:
             raise DeclarationError(f"{self.name} ({self.place}) already says how it is undone; .{what} is one too many")
+        if self._sealed is not None:
+            raise DeclarationError(f"{self.name} ({self.place}) was in use before its .{what} was declared")
 
     def _seal(self) -> Action:
+        if not self.is_async:
+            self._refuse_async_handlers()
         return Action(
             name=self.name,
             effect_class=self._effect_class(),
@@ -117,6 +119,15 @@ class WriteTool:
             undo_within=self.undo_within,
             compensation_idempotent=self._idempotent,
         )
+
+    def _refuse_async_handlers(self) -> None:
+        snapshot = self._handlers.snapshot.function if self._handlers.snapshot else None
+        for handler in (snapshot, self._handlers.restorer, self.compensator, self.verifier):
+            if inspect.iscoroutinefunction(handler):
+                raise DeclarationError(
+                    f"{self.name} ({self.place}) is synchronous and has an asynchronous handler; "
+                    "make both async or neither"
+                )
 
     def _effect_class(self) -> EffectClass:
         if self._irreversible is not None:

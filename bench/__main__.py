@@ -1,0 +1,29 @@
+"""`python -m bench [SUITE…]`: measure, print a table of ratios, write `bench/out/SUITE.json`."""
+
+import sys
+from collections.abc import Callable
+
+from bench import cold, gate, probes, scale, undo, writes
+from bench.form import Row, show
+
+SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
+    "core": (gate.measure, writes.measure, probes.measure, cold.measure, undo.measure, scale.measure),
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in SUITES]
+    if unknown:
+        print(f"unknown suite {unknown[0]!r}; there are: {', '.join(SUITES)}", file=sys.stderr)
+        return 2
+    for name in names or SUITES:
+        rows: list[Row] = []
+        for measure in SUITES[name]:
+            print(f"{name}: {measure.__module__.removeprefix('bench.')} …", file=sys.stderr, flush=True)
+            rows += measure()
+        show(name, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,278 @@
+"""A world to break: the real guard and journal between tools that lie, a disk that fills and a process that dies.
+
+Everything that happens is decided by one seed. Several calls are under way at once; before each of their requests the
+world may kill the process (all calls under way are lost, a new process opens new runs), fill the disk, or place an
+order. What really happened is kept apart from what the journal says, so that tests can hold one against the other.
+"""
+
+import random
+from collections import Counter
+from typing import Any
+
+from rescind.clock import from_us
+from rescind.compensation.effects.mapping import MappingKey
+from rescind.errors import NothingChanged, RescindError
+from rescind.guard.call import WriteCall, idempotency_key
+from rescind.guard.effect import PastStep
+from rescind.guard.flow import Append, Boundary, LookUp, Perform, Request, WriteFlow, write_flow
+from rescind.guard.guard import Guard
+from rescind.guard.run import Run
+from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import Query
+from rescind.model.entry import Intended
+from rescind.model.level import Level
+from rescind.model.order import Order
+from rescind.model.scope import Scope
+from rescind.switch.memory import MemoryOrders
+from rescind.testing.clock import ManualClock
+from rescind.testing.faulty import FaultyJournal
+
+CALLS_AT_ONCE = 4
+
+_PAGE = 10_000
+
+
+class LostReply(Exception):
+    """The tool did its work, and its answer never arrived."""
+
+
+class _KilledError(BaseException):
+    """The process is gone."""
+
+
+class _Call:
+    """A call under way: its flow, and what the flow is to be sent next."""
+
+    def __init__(self, run: Run, flow: WriteFlow) -> None:
+        self.run, self.flow = run, flow
+        self.request: Request = next(flow)
+
+    def goes_on_with(self, answer: Any) -> bool:
+        """Answer the request; whether that was the last one."""
+        try:
+            self.request = self.flow.send(answer)
+        except StopIteration:
+            return True
+        return False
+
+    def ends_with(self, error: BaseException) -> bool:
+        """Fail the request; whether that was the last one."""
+        try:
+            self.request = self.flow.throw(error)
+        except StopIteration:
+            return True
+        return False
+
+    def die(self) -> None:
+        """Its process is killed: nothing that it still asks for happens."""
+        while not self.ends_with(_KilledError()):
+            pass
+
+
+class SimulatedWorld:
+    """Drives the real guard through `run`, then lets tests look.
+
+    Attributes:
+        rows: What the reversible tool writes to.
+        balance: What the compensatable tool adds to, by idempotency key; compensations subtract.
+        mails: What the irreversible tool sends.
+        effects: `RUN/STEP` of every effect that really took place, in order.
+        effects_after_halt: Those that began after the halt was acknowledged and were not reported as in flight then.
+        compensations: How often each compensation's key really took effect.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        crash_ratio: float = 0.02,
+        lost_reply_ratio: float = 0.05,
+        failed_ratio: float = 0.05,
+        full_disk_ratio: float = 0.01,
+    ) -> None:
+        self.random = random.Random(seed)  # noqa: S311  # a simulation wants repeatable numbers, not secret ones
+        self._crash_ratio, self._lost_reply_ratio = crash_ratio, lost_reply_ratio
+        self._failed_ratio, self._full_disk_ratio = failed_ratio, full_disk_ratio
+        self.disk = MemoryJournal()
+        self.orders = MemoryOrders()
+        self.clock = ManualClock()
+        self.rows: dict[str, Any] = {f"row-{number}": 0 for number in range(8)}
+        self.balance: Counter[str] = Counter()
+        self.mails: list[str] = []
+        self.effects: list[str] = []
+        self.effects_after_halt: list[str] = []
+        self.compensations: Counter[str] = Counter()
+        self.crashes = 0
+        self._reported: frozenset[str] | None = None  # in flight when the halt was acknowledged
+        self._ids = CountingIds()
+        self.guard = self.new_process()
+
+    # --- the process and its tools ---
+
+    def new_process(self) -> Guard:
+        """A guard as a freshly started process would make it, with the world's tools declared on it."""
+        journal = FaultyJournal(self.disk, lambda _: self.random.random() < self._full_disk_ratio)
+        self.guard = Guard.over(journal, self.orders, clock=self.clock, ids=self._ids)
+        self._declare(self.guard)
+        return self.guard
+
+    def _declare(self, guard: Guard) -> None:
+        effect = MappingKey(self.rows, key=lambda row: row)
+
+        @guard.write("row.set", effect=effect)
+        def set_row(row: str, value: int) -> None:
+            with _Happening(self):
+                self.rows[row] = value
+
+        @guard.write("balance.add")
+        def add(amount: int) -> int:
+            with _Happening(self):
+                self.balance[str(idempotency_key())] += amount
+            return amount
+
+        @add.compensate
+        def _(step: PastStep) -> None:
+            self.compensations[step.idempotency_key] += 1
+            self.balance[step.idempotency_key.removeprefix("undo:").replace(":", "/")] -= step.arguments["amount"]
+
+        @guard.write("mail.send", irreversible="a mail cannot be unsent")
+        def send(text: str) -> None:
+            with _Happening(self):
+                self.mails.append(text)
+
+        self._tools = (set_row.tool, add.tool, send.tool)
+
+    def happened(self) -> None:
+        """A tool's effect takes place now."""
+        step = str(idempotency_key())
+        self.effects.append(step)
+        if self._reported is not None and step not in self._reported:
+            self.effects_after_halt.append(step)
+
+    # --- the story ---
+
+    def run(self, *, calls: int, halt_at: int | None = None) -> "SimulatedWorld":
+        """Make that many calls, some at once; halt everything before call `halt_at` begins, and go on trying."""
+        begun, under_way, run = 0, list[_Call](), self._new_run()
+        while begun < calls or under_way:
+            if self.random.random() < self._crash_ratio:
+                under_way, run = self._crash(under_way), self._new_run()
+            if begun < calls and len(under_way) < CALLS_AT_ONCE:
+                begun += 1
+                if begun == halt_at:
+                    self.halt()
+                if run is None:
+                    run = self._new_run()
+                under_way += self._begin(run)
+            elif under_way:
+                call = self.random.choice(under_way)
+                if self._advance(call):
+                    under_way.remove(call)
+            elif run is None:
+                break
+        return self
+
+    def halt(self) -> None:
+        """Place a halt on everything, and acknowledge it as a watcher would."""
+        order = Order(
+            order_id=self._ids.new_id("ord"),
+            scope=Scope(),
+            level=Level.HALTED,
+            reason="the simulation says so",
+            actor="world",
+            placed_at=from_us(self.clock.now_us()),
+        )
+        self.orders.place(order)
+        _, self._reported = self.guard.bind()
+
+    def intended(self) -> set[str]:
+        """`RUN/STEP` of every step that the journal has an intent of."""
+        entries = self.disk.entries(Query(), limit=_PAGE)
+        return {
+            f"{entry.run.run_id}/{entry.event.step.step_id}" for entry in entries if isinstance(entry.event, Intended)
+        }
+
+    def _new_run(self) -> Run | None:
+        run = self.guard.run("agent@1", tenant="acme")
+        try:
+            return run.__enter__()
+        except RescindError:
+            return None
+
+    def _begin(self, run: Run | None) -> list[_Call]:
+        if run is None:
+            return []
+        tool = self.random.choice(self._tools)
+        arguments: dict[str, Any] = {
+            "row.set": {"row": self.random.choice(list(self.rows)), "value": self.random.randrange(100)},
+            "balance.add": {"amount": self.random.randrange(1, 100)},
+            "mail.send": {"text": f"mail {len(self.mails)}"},
+        }[tool.name]
+        with run.activate():
+            try:
+                return [_Call(run, write_flow(WriteCall(tool, run, (), arguments, None)))]
+            except StopIteration:
+                return []
+
+    def _advance(self, call: _Call) -> bool:
+        """Answer the call's request; whether that was its last."""
+        with call.run.activate():
+            try:
+                answer = self._perform(call.request)
+            except Exception as error:  # noqa: BLE001  # the flow decides what an error means
+                return call.ends_with(error)
+            return call.goes_on_with(answer)
+
+    def _perform(self, request: Request) -> Any:
+        match request:
+            case Append(drafts):
+                return self.guard.journal.append(drafts)
+            case LookUp(tenant, key):
+                return self.guard.journal.slot(tenant, key)
+            case Perform(function):
+                return function()
+            case Boundary():
+                return None
+
+    def _crash(self, under_way: list[_Call]) -> list[_Call]:
+        self.crashes += 1
+        for call in under_way:
+            call.die()
+        self.new_process()
+        if self._reported is not None:
+            self.guard.bind()
+        return []
+
+
+class _Happening:
+    """Around a tool's body: it may vouch that nothing happened, or do its work and lose its reply."""
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        self._world = world
+
+    def __enter__(self) -> None:
+        if self._world.random.random() < self._world._failed_ratio:  # one mechanism in two classes
+            raise NothingChanged("the tool declined")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._world.happened()
+            if self._world.random.random() < self._world._lost_reply_ratio:
+                raise LostReply
+
+
+class CountingIds:
+    """Ids in order: `run_1`, `run_2`."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def new_id(self, prefix: str) -> str:
+        """See `IdSource`."""
+        self._next += 1
+        return f"{prefix}_{self._next}"
+
+    def new_trace_id(self) -> str:
+        """See `IdSource`."""
+        self._next += 1
+        return f"{self._next:032x}"
