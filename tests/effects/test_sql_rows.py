@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -77,6 +78,21 @@ def test_the_target_is_the_database_the_table_and_the_values(engine: Engine) -> 
     stock = SqlRows(engine, "stock", rows=lambda shop, article: {"shop": shop, "article": article}, system="shop")
     assert stock.target({"shop": "north", "article": 1}) == Target("shop", "stock", "shop=north,article=1")
     assert stock.parameters == {"shop", "article"}
+
+
+def test_the_target_goes_into_the_journal(engine: Engine) -> None:
+    target = customers(engine).target({"id": "c-1"})
+    assert msgspec.json.decode(msgspec.json.encode(target), type=Target) == target
+
+
+def test_a_change_to_and_fro_is_no_change(engine: Engine) -> None:
+    content = content_of(engine)
+    effect = customers(engine)
+    step = perform(effect, tool_on(effect, "UPDATE customers SET plan = 'x' WHERE id = :id"), id="c-1")
+    execute(engine, "UPDATE customers SET plan = 'y'", "UPDATE customers SET plan = 'x' WHERE id = 'c-1'")
+    execute(engine, "UPDATE customers SET plan = NULL WHERE id = 'c-2'")
+    effect.restore(step)
+    assert content_of(engine) == content
 
 
 def test_rows_may_be_a_condition_on_the_table(engine: Engine) -> None:

@@ -8,6 +8,8 @@
 Each also has `target(arguments)`, the target of a call whose declaration names none, and `parameters`, the names of the
 tool's parameters that it cannot do without.
 
+A version is the content: somebody who changes a target and changes it back has, for an undo, changed nothing.
+
 Nothing is imported before it is used: `SqlRows` needs SQLAlchemy, an extra.
 """
 

@@ -141,7 +141,7 @@ class SqlRows:
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: the database, the table, and the values that choose the rows."""
-        return Target(self._system, self.table.name, select(self.table, self._rows(arguments)).label)
+        return Target(self._system, str(self.table.name), select(self.table, self._rows(arguments)).label)
 
     def open(self, call: Call) -> Touch:
         """See `Effect`.
