@@ -1,0 +1,268 @@
+"""The SQLite side of the orders: files, format, rows. `store` decides when, this module knows how.
+
+Every `sqlite3` exception becomes a `RescindError` in `translating`.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Generator
+from pathlib import Path
+
+from rescind.clock import from_us, to_us
+from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
+from rescind.model.level import Level
+from rescind.model.order import Lift, Order, OrderSet
+from rescind.model.scope import Scope
+
+APPLICATION_ID = 0x72736F31  # "rso1", in the header of the file, where `file` and we look for it
+FORMAT = 1
+
+BUSY_TIMEOUT_S = 1.0
+"""How long a guard's call may wait for the database. Writers take turns before they come here, and only a recovery
+after a crash makes readers wait."""
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+Row = tuple[str, str, str, str, str, int]
+
+_ORDERS = "SELECT order_id, scope, level, reason, actor, placed_at_us FROM orders"
+_STANDING = f"{_ORDERS} WHERE order_id NOT IN (SELECT order_id FROM lifted)"  # noqa: S608  # constants only
+_KNOWN_ORDER = f"{_ORDERS} WHERE order_id = ?"
+_PLACE = "INSERT INTO orders (order_id, scope, level, reason, actor, placed_at_us, stamp) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_LIFTS = "SELECT lift_id, reason, actor, lifted_at_us FROM lifts"
+_KNOWN_LIFT = f"{_LIFTS} WHERE lift_id = ?"
+_LIFT = "INSERT INTO lifts (lift_id, reason, actor, lifted_at_us, stamp) VALUES (?, ?, ?, ?, ?)"
+_EXTENT = "SELECT (SELECT ifnull(max(sequence), 0) FROM orders), (SELECT ifnull(max(sequence), 0) FROM lifts)"
+_STAMP = "SELECT max((SELECT ifnull(max(stamp), 0) FROM orders), (SELECT ifnull(max(stamp), 0) FROM lifts))"
+
+
+# --- files ---
+
+
+def files(path: Path) -> tuple[Path, Path]:
+    """The files that make up an open database: itself and its log."""
+    return path, path.with_name(path.name + "-wal")
+
+
+def identity_of(path: Path) -> Identity | None:
+    """Which file is at `path`; None for none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def create_if_missing(path: Path) -> None:
+    """Make an empty store; leave what is there alone. Durable on return.
+
+    Raises: OrdersUnavailable.
+    """
+    if path.exists():
+        return
+    # It is made under another name and linked when it is complete: nobody ever opens half a store, and of two that
+    # make one at the same time, one is the store and the other is gone.
+    temporary = path.with_name(f"{path.name}.{os.urandom(6).hex()}.new")
+    with translating(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            _fill(temporary)
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        for folder in (path.parent, path.parent.parent):
+            _sync(folder)
+
+
+def connect(path: Path) -> tuple[sqlite3.Connection, str]:
+    """A connection to the store, and the store's id. Never makes a file.
+
+    Raises: StoreFormatError, sqlite3.Error.
+    """
+    connection = _open(path)
+    try:
+        _check_format(connection, path)
+        (store_id,) = connection.execute("SELECT store_id FROM store").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection, store_id
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, begin: str) -> Generator[None]:
+    """All of it or none."""
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
+
+
+@contextlib.contextmanager
+def translating(path: Path) -> Generator[None]:
+    """Let no exception of the driver or the system out.
+
+    Raises: StoreFormatError for a file that is no database, OrdersUnavailable for everything else.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "sqlite3")
+        if name == "SQLITE_NOTADB":
+            raise StoreFormatError(f"{path} is no database, so no store of orders; it was left alone") from error
+        remedy = _REMEDIES.get("_".join(name.split("_")[:2]), "look at the file and its folder")
+        raise OrdersUnavailable(f"the orders in {path} cannot be used ({name}: {error}); {remedy}") from error
+    except OSError as error:
+        raise OrdersUnavailable(f"the orders in {path} cannot be used ({error.strerror or error})") from error
+
+
+_REMEDIES = {
+    "SQLITE_FULL": "its disk is full; make room",
+    "SQLITE_READONLY": "it cannot be written; check the permissions of the file and its folder",
+    "SQLITE_BUSY": "somebody holds its lock; see who has the file open",
+    "SQLITE_CORRUPT": "the file is damaged; keep a copy, and restore a backup",
+    "SQLITE_CANTOPEN": "check that the folder exists and may be written",
+    "SQLITE_IOERR": "its disk reports an error; look at the system's log",
+}
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,  # the store's lock sees to that
+    )
+    # FULL syncs the log at each commit: without it, a power cut takes back a stop that was acknowledged.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
+    return connection
+
+
+def _fill(path: Path) -> None:
+    from importlib import resources  # 10 ms, for the first process of a store only
+
+    schema = resources.files("rescind.switch").joinpath("schema/001_orders.sql").read_text(encoding="utf-8")
+    with contextlib.closing(_open(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")  # stays with the file
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {schema}"
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+        )
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        raise StoreFormatError(f"{path} is a database of something else, not a store of orders; it was left alone")
+    if version > FORMAT:
+        raise StoreFormatError(
+            f"{path} was written by a newer rescind (format {version}, this one knows up to {FORMAT}); "
+            "it was left alone. Upgrade rescind, or name another store"
+        )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- rows ---
+
+
+def standing(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """The orders that no lift names, in the order of `OrderSet.standing`.
+
+    Raises: OrdersUnavailable, if one cannot be understood: it might be the one that matters.
+    """
+    return OrderSet.of(_order(row) for row in connection.execute(_STANDING)).standing
+
+
+def history(connection: sqlite3.Connection) -> OrderSet:
+    """Everything. Call it in a transaction.
+
+    Raises: OrdersUnavailable, if something cannot be understood.
+    """
+    lifted: dict[str, set[str]] = {}
+    for lift_id, order_id in connection.execute("SELECT lift_id, order_id FROM lifted"):
+        lifted.setdefault(lift_id, set()).add(order_id)
+    lifts = [
+        Lift(
+            lift_id=lift_id,
+            order_ids=frozenset(lifted.get(lift_id, ())),
+            reason=reason,
+            actor=actor,
+            lifted_at=from_us(lifted_at_us),
+        )
+        for lift_id, reason, actor, lifted_at_us in connection.execute(_LIFTS)
+    ]
+    return OrderSet.of((_order(row) for row in connection.execute(_ORDERS)), lifts)
+
+
+def extent(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The last sequence of orders and of lifts; neither ever goes back."""
+    orders, lifts = connection.execute(_EXTENT).fetchone()
+    return orders, lifts
+
+
+def stamp_remembered(connection: sqlite3.Connection) -> int:
+    """The highest stamp in any row; 0 if there is none."""
+    return int(connection.execute(_STAMP).fetchone()[0])
+
+
+def add_order(connection: sqlite3.Connection, order: Order, *, stamp: int) -> None:
+    """Add an order, unless it is there.
+
+    Raises: UsageError, if another one has its id.
+    """
+    placed_at_us = to_us(order.placed_at)
+    row: Row = (order.order_id, str(order.scope), order.level.label, order.reason, order.actor, placed_at_us)
+    known = connection.execute(_KNOWN_ORDER, row[:1]).fetchone()
+    if known is None:
+        connection.execute(_PLACE, (*row, stamp))
+    elif known != row:
+        raise UsageError(f"order id {order.order_id!r} was used for another order; choose a new id")
+
+
+def add_lift(connection: sqlite3.Connection, lift: Lift, *, stamp: int) -> None:
+    """Add a lift, unless it is there.
+
+    Raises: UsageError, if another one has its id.
+    """
+    row = (lift.lift_id, lift.reason, lift.actor, to_us(lift.lifted_at))
+    known = connection.execute(_KNOWN_LIFT, row[:1]).fetchone()
+    if known is None:
+        connection.execute(_LIFT, (*row, stamp))
+        pairs = [(order_id, lift.lift_id) for order_id in sorted(lift.order_ids)]
+        connection.executemany("INSERT INTO lifted (order_id, lift_id) VALUES (?, ?)", pairs)
+        return
+    named = {order_id for (order_id,) in connection.execute("SELECT order_id FROM lifted WHERE lift_id = ?", row[:1])}
+    if known != row or frozenset(named) != lift.order_ids:
+        raise UsageError(f"lift id {lift.lift_id!r} was used for another lift; choose a new id")
+
+
+def _order(row: Row) -> Order:
+    order_id, scope, level, reason, actor, placed_at_us = row
+    try:
+        return Order(
+            order_id=order_id,
+            scope=Scope.parse(scope),
+            level=Level.parse(level),
+            reason=reason,
+            actor=actor,
+            placed_at=from_us(placed_at_us),
+        )
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise OrdersUnavailable(f"order {order_id!r} cannot be understood ({error}); upgrade rescind") from error
