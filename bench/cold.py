@@ -45,7 +45,9 @@ def _stop() -> Row:
             pass
         guard.close()
         ours, nothing = interleaved(
-            lambda: seconds_of(lambda: _run(rescind, "stop", "run:nobody", "--store", folder, "--reason", "bench")) * 1000,
+            lambda: (
+                seconds_of(lambda: _run(rescind, "stop", "run:nobody", "--store", folder, "--reason", "bench")) * 1000
+            ),
             _nothing,
             rounds=ROUNDS,
         )

@@ -48,7 +48,9 @@ def measure() -> list[Row]:
                 intent, end = _bodies(journal)
                 raw = RawGroupCommit(Path(folder) / "raw.db")
                 bare = _bare_commits(Path(folder) / "bare.db", intent, end)
-                one = interleaved(lambda: _per_call(one_write, WRITES_ONE), lambda: _per_call(bare, WRITES_ONE), rounds=ROUNDS)
+                one = interleaved(
+                    lambda: _per_call(one_write, WRITES_ONE), lambda: _per_call(bare, WRITES_ONE), rounds=ROUNDS
+                )
 
                 def guarded_in_thread() -> None:
                     with run.activate():

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from rescind.compensation.effects.binding import Binding, MissingArgument
 from rescind.errors import DeclarationError
+from rescind.guard.binding import Binding, MissingArgument
 
 CALL = {"name": "ann", "plan": "gold", "seats": 3}
 

@@ -181,28 +181,3 @@ def _not_finite(value: Any) -> str:
 
 def _first_problem(values: Iterable[Any]) -> str:
     return next((problem for problem in map(_not_finite, values) if problem), "")
-
-
-class NamedArguments:
-    """Calls a function with those of a tool's arguments that it names, as pytest does with fixtures.
-
-    `target=lambda invoice_id: ("erp", "invoice", invoice_id)` need not repeat the tool's other parameters.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        parameters = inspect.signature(function).parameters.values()
-        self._takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        self.names = frozenset(parameter.name for parameter in parameters if parameter.kind in kinds)
-        self.required = frozenset(
-            parameter.name
-            for parameter in parameters
-            if parameter.kind in kinds and parameter.default is inspect.Parameter.empty
-        )
-
-    def __call__(self, arguments: Mapping[str, Any]) -> Any:
-        """Call it with the arguments it names."""
-        if self._takes_all:
-            return self.function(**arguments)
-        return self.function(**{name: value for name, value in arguments.items() if name in self.names})

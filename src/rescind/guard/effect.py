@@ -82,7 +82,10 @@ class Touch(Protocol):
         ...
 
     def settle(self, result: Any) -> Snapshot | Awaitable[Snapshot | None] | None:
-        """The tool returned `result`: make the effect final (E2) and say how the target is now."""
+        """The tool returned `result`: make the effect final (E2) and say how the target is now.
+
+        Raises: NothingChanged, to vouch that it was taken back after all; anything else leaves the step unknown.
+        """
         ...
 
     def abandon(self) -> bool:

@@ -142,12 +142,12 @@ def _invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
         outcome = Failed(reason) if unchanged else Unknown(reason)
         yield from _try_append(call, outcome, error)
         return Threw(error)
-    call.had_effect()
     try:
         after = yield Perform(lambda: touch.settle(result))
     except BaseException as error:  # noqa: BLE001
-        reason = call.scrub(_name(error))
-        yield from _try_append(call, Unknown(f"the tool returned, settling its effect did not: {reason}"), error)
+        reason = f"the tool returned, settling its effect did not: {call.scrub(_name(error))}"
+        outcome = Failed(reason) if isinstance(error, NothingChanged) else Unknown(reason)
+        yield from _try_append(call, outcome, error)
         return Threw(error)
     return (yield from _completed(call, result, after))
 
@@ -161,6 +161,7 @@ def _let_go(touch: Touch) -> Generator[Request, Answer, bool]:
 
 
 def _completed(call: "WriteCall", result: Any, after: Snapshot | None) -> WriteFlow:
+    call.had_effect()
     outcome = call.completed(result)
     try:
         yield Append((call.ended(outcome, after),))

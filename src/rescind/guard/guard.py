@@ -21,8 +21,8 @@ from rescind.journal.port import Journal
 from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
-    from rescind.model.order import Order
     from rescind.model.entry import StepRef
+    from rescind.model.order import Order
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,7 +71,7 @@ class Guard:
         self.page: Sequence[int] = (0,)
         self._watch: Watch | None = None
         self._watching = False
-        self._watch_lock = threading.Lock()
+        self._watch_lock = threading.RLock()
         _guards.add(self)
 
     @classmethod
@@ -285,6 +285,7 @@ class Guard:
 
     def refresh(self) -> int:
         """Read the standing orders, and let every open run follow them. Returns the stamp now bound, or -1."""
+        self._start_watching()
         with self._refresh_lock:
             try:
                 standing = self.orders.standing()
@@ -318,25 +319,32 @@ class Guard:
         return self._view_args[2]
 
     def _start_watching(self) -> None:
-        if not self._watching:
-            with self._watch_lock:
-                if not self._watching:
+        if self._watching:
+            return
+        with self._watch_lock:
+            if not self._watching:
+                self._watching = True  # first: the watch binds the orders, and so comes by here again
+                try:
                     self._watch = self.stores.watch(self)
-                    self._watching = True
+                except BaseException:
+                    self._watching = False
+                    raise
 
     def after_fork(self) -> None:
-        """Begin anew in a forked child."""
-        # The child is another process: it has its own id, its own acknowledgements, and none of the parent's calls.
+        """Begin anew in a forked child.
+
+        The child is another process: it has its own id, its own acknowledgements, and none of the parent's calls. It is
+        registered at its first call, when every part has got over the fork.
+        """
         self.guard_id = self.ids.new_id("guard")
         self.in_flight_steps = {}
-        self._refresh_lock, self._watch_lock = threading.Lock(), threading.Lock()
+        self._refresh_lock, self._watch_lock = threading.Lock(), threading.RLock()
+        self.stores.after_fork()
         for run in self._runs.values():
             run.after_fork()
         watch, self._watch, self._watching = self._watch, None, False
         if watch is not None:
             watch.abandon()
-            if self._runs:
-                self._start_watching()
 
 
 _guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()

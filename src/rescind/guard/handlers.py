@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rescind.errors import Conflict
-from rescind.guard.arguments import NamedArguments, record_value
+from rescind.guard.arguments import record_value
 from rescind.guard.effect import Call, PastStep, Touch
 from rescind.model.action import EffectClass
 from rescind.model.step import Snapshot
+
+if TYPE_CHECKING:
+    from rescind.guard.binding import Binding
 
 Handler = Callable[..., Any]
 
@@ -19,7 +22,7 @@ class HandlerEffect:
     def __init__(self, action: str, effect_class: EffectClass) -> None:
         self.effect_class = effect_class
         self._action = action
-        self.snapshot: NamedArguments | None = None
+        self.snapshot: Binding | None = None
         self.restorer: Handler | None = None
 
     def open(self, call: Call) -> Touch | Awaitable[Touch]:

@@ -271,6 +271,7 @@ class Run:
         """In a forked child: the run goes on in two processes, and this one's steps are numbered apart."""
         self._lock = threading.Lock()
         self._is_open = self._fresh = False
+        self.view = UNSEEN
         self._steps = itertools.count(1)
 
     def next_step_id(self) -> str:

@@ -9,6 +9,11 @@ from rescind.switch.port import Orders
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
+    from rescind.journal.sqlite import SqliteJournal
+    from rescind.switch.store import SqliteOrders
+
+JOURNAL_NAME = "journal.db"
+"""The journal's file in a store's folder."""
 
 
 class Watch(Protocol):
@@ -49,6 +54,10 @@ class Stores(Protocol):
         """Close what is open."""
         ...
 
+    def after_fork(self) -> None:
+        """In a forked child: make new locks; whoever held one may not be here."""
+        ...
+
 
 class GivenStores:
     """Stores that are open already, and that nobody follows in the background: for tests and for embedding."""
@@ -66,6 +75,9 @@ class GivenStores:
         """See `Stores`."""
         self.journal.close()
 
+    def after_fork(self) -> None:
+        """See `Stores`: there are none."""
+
 
 class EmbeddedStores:
     """Journal and standing orders in one folder of this machine."""
@@ -73,8 +85,8 @@ class EmbeddedStores:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._lock = threading.Lock()
-        self._journal: "SqliteJournal | None" = None
-        self._orders: "SqliteOrders | None" = None
+        self._journal: SqliteJournal | None = None
+        self._orders: SqliteOrders | None = None
 
     @property
     def journal(self) -> Journal:
@@ -91,3 +103,43 @@ class EmbeddedStores:
             with self._lock:
                 self._orders = self._orders or _open_orders(self.folder)
         return self._orders
+
+    def watch(self, guard: "Guard") -> Watch:
+        """See `Stores`. When this returns, the guard is registered and has bound the standing orders.
+
+        Raises: OrdersUnavailable. The guard must then not act, since no stop would know of it.
+        """
+        from rescind.switch.presence import Presence
+        from rescind.switch.watcher import Watcher
+
+        assert self.orders is not None
+        assert self._orders is not None
+        watcher = Watcher(self._orders, guard, Presence(self.folder, guard.guard_id), guard.clock)
+        watcher.start()
+        return watcher
+
+    def close(self) -> None:
+        """See `Stores`."""
+        with self._lock:
+            journal, self._journal = self._journal, None
+            orders, self._orders = self._orders, None
+        if journal is not None:
+            journal.close()
+        if orders is not None:
+            orders.close()
+
+    def after_fork(self) -> None:
+        """See `Stores`."""
+        self._lock = threading.Lock()
+
+
+def _open_journal(folder: Path) -> "SqliteJournal":
+    from rescind.journal.sqlite import SqliteJournal  # with its writer, 20 ms that a declaration alone need not pay
+
+    return SqliteJournal(folder / JOURNAL_NAME)
+
+
+def _open_orders(folder: Path) -> "SqliteOrders":
+    from rescind.switch.store import SqliteOrders
+
+    return SqliteOrders(folder)

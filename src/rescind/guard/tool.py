@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from rescind.errors import DeclarationError
-from rescind.guard.arguments import NamedArguments, Signature
+from rescind.guard.arguments import Signature
+from rescind.guard.binding import Binding
 from rescind.guard.effect import Effect, PastStep
 from rescind.guard.handlers import Handler, HandlerEffect
 from rescind.model.action import Action, EffectClass
@@ -49,8 +50,8 @@ class WriteTool:
             if hasattr(function, "__code__")
             else repr(function)
         )
-        self._target = NamedArguments(target) if target else None
-        self._key = NamedArguments(key) if key else None
+        self._target = Binding(target, role="target=") if target else None
+        self._key = Binding(key, role="key=") if key else None
         self._given_effect = effect
         self._irreversible = irreversible
         self._idempotent = False
@@ -65,7 +66,9 @@ class WriteTool:
     def set_snapshot(self, handler: Handler) -> None:
         """The handler that looks at the target."""
         self._declare("snapshot", taken=self._handlers.snapshot is not None)
-        self._handlers.snapshot = NamedArguments(handler)
+        binding = Binding(handler, role="snapshot")
+        self._check_binding("snapshot", binding.parameters, looks_again=True)
+        self._handlers.snapshot = binding
 
     def set_restore(self, handler: Handler) -> None:
         """The handler that puts back what was there."""
@@ -150,6 +153,21 @@ class WriteTool:
     def _check_names(self) -> None:
         for name in sorted(self.redact - set(self.signature.names)):
             raise DeclarationError(f"{self.name} ({self.place}): redact= names {name!r}, which is no parameter of it")
+        self._check_binding("target=", self._target.parameters if self._target else frozenset())
+        self._check_binding("key=", self._key.parameters if self._key else frozenset())
+        # At the undo the target is looked at again, from what the journal has; a redacted argument is not there.
+        self._check_binding("effect=", getattr(self._given_effect, "parameters", frozenset()), looks_again=True)
+
+    def _check_binding(self, what: str, names: frozenset[str], *, looks_again: bool = False) -> None:
+        for name in sorted(names - set(self.signature.names)):
+            raise DeclarationError(
+                f"{self.name} ({self.place}): {what} takes {name!r}, which is no parameter of the tool"
+            )
+        for name in sorted(names & self.redact) if looks_again else ():
+            raise DeclarationError(
+                f"{self.name} ({self.place}): {what} takes {name!r}, which redact= keeps out of the journal; "
+                "an undo could not look at the target again"
+            )
 
     # --- the call ---
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rescind.compensation.effects.binding import Binding
+from rescind.guard.binding import Binding
 from rescind.compensation.effects.blobs import BlobDamaged, Blobs
 from rescind.compensation.effects.files_restore import restore_tree
 from rescind.compensation.effects.manifest import Scan, as_name, as_text, folder_below

@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from rescind.compensation.effects.binding import Binding
+from rescind.guard.binding import Binding
 from rescind.errors import Conflict, UsageError
 from rescind.guard.effect import Call, PastStep
 from rescind.model.action import EffectClass

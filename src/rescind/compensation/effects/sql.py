@@ -12,7 +12,7 @@ except ModuleNotFoundError as missing:
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
-from rescind.compensation.effects.binding import Binding, MissingArgument
+from rescind.guard.binding import Binding, MissingArgument
 from rescind.compensation.effects.sql_restore import restore_rows
 from rescind.compensation.effects.sql_selection import select
 from rescind.compensation.effects.sql_table import RowTable, rows_in, schema_version, snapshot_of

@@ -6,8 +6,6 @@ from typing import Any
 
 from rescind.errors import DeclarationError, UsageError
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY,)
-
 
 class MissingArgument(UsageError):
     """A declaration asks for an argument that the call does not have, or that was left out of the journal."""
@@ -28,36 +26,33 @@ class Binding:
         Raises: DeclarationError, if it is no function, or takes `*args`, which have no names.
         """
         try:
-            self._parameters = tuple(inspect.signature(function).parameters.values())
+            parameters = tuple(inspect.signature(function).parameters.values())
         except (TypeError, ValueError) as error:
             raise DeclarationError(f"{role} must be a function of the tool's arguments, not {function!r}") from error
-        if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in self._parameters):
+        if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
             raise DeclarationError(f"{role} must name the arguments that it takes; `*args` have no names")
-        self._function, self._role = function, role
-
-    @property
-    def parameters(self) -> frozenset[str]:
+        self.function, self._role = function, role
+        self._takes_rest = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        named = tuple(parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
+        self._positional = tuple(each.name for each in named if each.kind is each.POSITIONAL_ONLY)
+        self._keyword = tuple(each.name for each in named if each.kind is not each.POSITIONAL_ONLY)
+        self.parameters = frozenset(each.name for each in named if each.default is each.empty)
         """The arguments that it cannot do without."""
-        return frozenset(
-            parameter.name
-            for parameter in self._parameters
-            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-        )
 
     def __call__(self, arguments: Mapping[str, Any]) -> Any:
         """What the function says of these arguments.
 
         Raises: MissingArgument, or whatever the function raises.
         """
-        missing = sorted(self.parameters - arguments.keys())
-        if missing:
+        if not self.parameters <= arguments.keys():
+            missing = sorted(self.parameters - arguments.keys())
             raise MissingArgument(
                 f"{self._role} takes {', '.join(missing)}, and the call has only {', '.join(arguments) or 'none'}; "
                 "use the names of the tool's parameters"
             )
-        named = [p for p in self._parameters if p.name in arguments and p.kind is not p.VAR_KEYWORD]
-        positional = [arguments[p.name] for p in named if p.kind in _POSITIONAL]
-        keyword = {p.name: arguments[p.name] for p in named if p.kind not in _POSITIONAL}
-        if any(p.kind is p.VAR_KEYWORD for p in self._parameters):
-            keyword |= {name: value for name, value in arguments.items() if name not in {p.name for p in named}}
-        return self._function(*positional, **keyword)
+        positional = [arguments[name] for name in self._positional if name in arguments]
+        keyword = {name: arguments[name] for name in self._keyword if name in arguments}
+        if self._takes_rest:
+            named = {*self._positional, *self._keyword}
+            keyword |= {name: value for name, value in arguments.items() if name not in named}
+        return self.function(*positional, **keyword)
