@@ -27,7 +27,9 @@ from rescind.model.step import RunInfo
 _FINDINGS_MAX = 1_000  # Nobody reads more, and a journal whose every entry was changed must not fill the memory.
 
 _BY_RUN = (
-    "SELECT e.run_key, e.sequence, e.position, e.recorded_at_us, e.kind, e.target, e.hash, e.body"
+    # The casts: SQLite stores any type anywhere, and whoever tampers need not keep to ours.
+    "SELECT e.run_key, e.sequence, CAST(e.position AS INTEGER), CAST(e.recorded_at_us AS INTEGER), e.kind, e.target,"
+    " CAST(e.hash AS BLOB), CAST(e.body AS BLOB)"
     " FROM entries e ORDER BY e.run_key, e.sequence"
 )
 _RUN = (
@@ -38,7 +40,7 @@ _EMPTY_RUNS = (
     "SELECT r.run_key, r.run_id FROM runs r WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.run_key = r.run_key)"
 )
 _BY_SEQUENCE = (
-    "SELECT e.sequence, e.recorded_at_us, e.hash, s.first_at_us, s.last_at_us FROM entries e"
+    "SELECT e.sequence, e.recorded_at_us, CAST(e.hash AS BLOB), s.first_at_us, s.last_at_us FROM entries e"
     " LEFT JOIN spans s ON s.span = e.sequence >> 10 ORDER BY e.sequence"
 )
 _SLOTS = (
@@ -186,7 +188,7 @@ class _Audit:
             for problem in _index_problems(run, run_key, sequence, position, kind, target, body):
                 if len(problems) < _FINDINGS_MAX:
                     problems.append(Finding(sequence=sequence, run_id=run.run_id, position=position, problem=problem))
-            last[:] = [Link(sequence, position, at_us, bytes(body), bytes(digest))]
+            last[:] = [Link(sequence, position, at_us, body, digest)]
             yield last[0]
 
     # --- by sequence ---
@@ -285,7 +287,7 @@ def _index_problems(
 ) -> Iterator[str]:
     """What the columns say that the body does not."""
     try:
-        event = decode_event(sequence, bytes(body))
+        event = decode_event(sequence, body)
     except StoreFormatError as error:
         yield f"it cannot be read: {error.__cause__}"
         return

@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-_PLACE = struct.Struct(">Qq")  # position, recorded_at_us
+_PLACE = struct.Struct(">qq")  # position, recorded_at_us
+
+_CANDIDATES_MAX = 4  # Beyond so many changed entries in a row, the next one may be blamed with them.
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -51,7 +53,6 @@ def verify_chain(run_id: str, links: Iterable[Link]) -> Iterator[Break]:
     A changed entry is named once, and those after it are not blamed for it. Takes one link at a time, so a run of any
     length is verified in constant memory. An end that was cut off does not show here, but against the recorded head.
     """
-    # After a change nobody can say which of two hashes is the honest one, so the next link may continue either.
     candidates: tuple[bytes, ...] = (genesis(run_id),)
     due = 0
     for link in links:
@@ -59,9 +60,11 @@ def verify_chain(run_id: str, links: Iterable[Link]) -> Iterator[Break]:
             yield Break(link.sequence, link.position, _misplaced(due, link.position))
             candidates = ()
         computed = [entry_hash(before, link.position, link.recorded_at_us, link.body) for before in candidates]
+        candidates = (link.hash,)
         if computed and link.hash not in computed:
             yield Break(link.sequence, link.position, "its content or its hash was changed, or it was moved here")
-        candidates = (link.hash, *computed)
+            # Nobody can say which hash is the honest one, the stored or a computed, so the next link may continue any.
+            candidates = (link.hash, *computed[:_CANDIDATES_MAX])
         due = link.position + 1
 
 

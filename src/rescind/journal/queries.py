@@ -113,7 +113,11 @@ def _run_conditions(query: Query) -> tuple[list[str], Values]:
         # A version without an agent narrows nothing.
         if value is not None and (name != "agent_version" or query.agent_name is not None):
             values[name] = value
-    return [_RUN_CONDITIONS[name] for name in values], values
+    conditions = [_RUN_CONDITIONS[name] for name in values]
+    if query.run_id is not None:
+        # One run at most: by its id, so that SQLite sees that nothing needs sorting. The `+` bars the other indexes.
+        conditions[1:] = [f"+{condition}" for condition in conditions[1:]]
+    return conditions, values
 
 
 def _entry_conditions(query: Query) -> tuple[list[str], Values]:

@@ -1,0 +1,55 @@
+"""Every query walks an index: none reads all entries, and none sorts a whole result for one page."""
+
+import itertools
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from builders import NOON
+from rescind.journal.port import Query
+from rescind.journal.queries import Plan, entries_plan, runs_plan
+from rescind.journal.sqlite import SqliteJournal
+from rescind.model.step import Target
+
+CONDITIONS: dict[str, dict[str, object]] = {
+    "run": {"run_id": "r"},
+    "trace": {"trace_id": "t"},
+    "tenant": {"tenant": "acme"},
+    "agent": {"agent_name": "billing-agent"},
+    "version": {"agent_name": "billing-agent", "agent_version": "1"},
+    "target": {"target": Target("erp", "invoice", "1")},
+    "time": {"since": NOON, "until": NOON},
+    "reviews": {"reviews": True},
+}
+COMBINATIONS = [
+    pytest.param(Query(**(CONDITIONS[one] | CONDITIONS[other])), id=f"{one}-{other}")  # type: ignore[arg-type]
+    for one, other in itertools.combinations_with_replacement(CONDITIONS, 2)
+]
+
+
+def explained(path: Path, plan: Plan) -> list[str]:
+    SqliteJournal(path).close()
+    page = {"after": 5, "upto": 900, "limit": 10, "after_run": "a"}
+    connection = sqlite3.connect(path)
+    details = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {plan.sql}", plan.values | page)]
+    connection.close()
+    return details
+
+
+@pytest.mark.parametrize("query", COMBINATIONS)
+def test_no_page_of_entries_scans_the_journal(query: Query, tmp_path: Path) -> None:
+    plan = entries_plan(query)
+
+    details = explained(tmp_path / "journal.db", plan)
+
+    assert not [line for line in details if line.startswith("SCAN")], details
+    # A page through many runs sorts its window of sequences, and nothing else sorts at all.
+    assert plan.windowed or not [line for line in details if "TEMP B-TREE" in line], details
+
+
+@pytest.mark.parametrize("query", COMBINATIONS)
+def test_no_page_of_runs_scans_the_journal(query: Query, tmp_path: Path) -> None:
+    details = explained(tmp_path / "journal.db", runs_plan(query))
+
+    assert not [line for line in details if line.startswith("SCAN")], details
