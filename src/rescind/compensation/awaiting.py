@@ -1,0 +1,47 @@
+"""Waiting for handlers that may be coroutines, from threads that have no event loop."""
+
+import asyncio
+import inspect
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+
+class Waiter:
+    """Answers of handlers, awaited where they are awaitables: all in one event loop, in a thread of its own.
+
+    One loop for all of them, because clients and connection pools belong to the loop they were first used in. The
+    thread begins with the first awaitable, and ends with the `with` block.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def result_of(self, answer: Any) -> Any:
+        """The answer itself, or what it gives when it is awaited, with the caller's context variables."""
+        if not inspect.isawaitable(answer):
+            return answer
+        return asyncio.run_coroutine_threadsafe(_await(answer), self._running_loop()).result()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="rescind-undo-loop", daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+async def _await(answer: Any) -> Any:
+    return await answer

@@ -1,0 +1,214 @@
+"""A plan as a value: what is to be done about each step, in which order, and how one knows the same plan again."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from rescind.compensation.port import ReviewReason
+from rescind.errors import PlanOutdated
+from rescind.model.entry import Disposition, StepRef
+from rescind.model.step import Target, canonical_json
+
+
+class Restore(msgspec.Struct, frozen=True, tag="restore", tag_field="do"):
+    """Put back what was there.
+
+    Attributes:
+        leaves: The version that the target will be at.
+        expects: The version that the target must be at, or nothing is done.
+        note: What is special about it.
+    """
+
+    leaves: str
+    expects: str
+    note: str = ""
+
+
+class Compensate(msgspec.Struct, frozen=True, tag="compensate", tag_field="do"):
+    """Offset the effect. `note` says if this is a repetition under the same idempotency key."""
+
+    note: str = ""
+
+
+class Settle(msgspec.Struct, frozen=True, tag="settle", tag_field="do"):
+    """Nothing is to be undone; only the record is missing.
+
+    With `expects`, that is a forecast: the target must be at this version when the step's turn comes, or a person has
+    to look.
+    """
+
+    disposition: Disposition
+    because: str
+    expects: str = ""
+
+
+class Review(msgspec.Struct, frozen=True, tag="review", tag_field="do"):
+    """A person has to decide."""
+
+    reason: ReviewReason
+    detail: str
+
+
+class AlreadyUndone(msgspec.Struct, frozen=True, tag="already_undone", tag_field="do"):
+    """Nothing is to be done, and nothing to be recorded. `disposition` is where the step stands."""
+
+    disposition: Disposition
+    because: str
+
+
+class AlreadyInReview(msgspec.Struct, frozen=True, tag="already_in_review", tag_field="do"):
+    """A person has been asked, and has not decided yet."""
+
+    task_id: str
+    reason: str
+
+
+Decision = Restore | Compensate | Settle | Review | AlreadyUndone | AlreadyInReview
+
+
+def is_undo(decision: Decision) -> bool:
+    """Whether it changes something at the target."""
+    return isinstance(decision, Restore | Compensate)
+
+
+def is_work(decision: Decision) -> bool:
+    """Whether a handler has to be called for it, so that it has to wait for its turn."""
+    return is_undo(decision) or (isinstance(decision, Settle) and decision.expects != "")
+
+
+def blocks(decision: Decision) -> bool:
+    """Whether the step's effect may stay for now, so that what it was declared to depend on must stay too."""
+    match decision:
+        case Review(reason):
+            return reason.blocks
+        case AlreadyInReview(reason=reason):
+            return reason not in (ReviewReason.IRREVERSIBLE, ReviewReason.PAST_DEADLINE)
+        case _:
+            return False
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """A set of steps that others wait for together: all of them, and all behind the gate `beyond`.
+
+    A gate keeps "each of these 5,000 depends on all earlier ones of those 5,000" from being 12 million edges.
+    """
+
+    steps: tuple[StepRef, ...]
+    beyond: int | None = None
+
+
+class PlanItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done about one step.
+
+    Attributes:
+        step: The step.
+        action: The name of its action.
+        target: What it touched.
+        decision: What is to be done.
+        waits_for: Steps of this plan that must be finished first, in the order of the plan.
+        blocks_on: Those of them whose compensation must have succeeded: they were declared to depend on this step.
+        gates: Indexes of gates in the plan, each as good as many of `blocks_on`.
+        intended_sequence: Where in the journal the step was intended.
+        outcome: `completed`, `failed`, `unknown` or `none`.
+        attempts: Compensations intended before this plan.
+        earlier_task: The review task that asked for another try; None if there was none.
+    """
+
+    step: StepRef
+    action: str
+    target: Target | None
+    decision: Decision
+    waits_for: tuple[StepRef, ...] = ()
+    blocks_on: tuple[StepRef, ...] = ()
+    gates: tuple[int, ...] = ()
+    intended_sequence: int
+    outcome: str
+    attempts: int = 0
+    earlier_task: str | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Every step in scope, once, in the order in which a single worker takes them.
+
+    Attributes:
+        digest: SHA-256 over all that the plan would do; equal digests do the same in the same order.
+        items: What is to be done, the newest of what may be next always first.
+        gates: See `Gate`.
+        tenant: The tenant of all steps; empty if they have several or none.
+        selection: What was asked for, for the record.
+    """
+
+    digest: str
+    items: tuple[PlanItem, ...]
+    gates: tuple[Gate, ...] = ()
+    tenant: str = ""
+    selection: dict[str, Any] = {}
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The ids of the runs whose steps are in the plan, sorted."""
+        return tuple(sorted({item.step.run_id for item in self.items}))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing left to do: every step is undone, or waits for a person."""
+        return all(isinstance(item.decision, AlreadyUndone | AlreadyInReview) for item in self.items)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Items by kind of decision, such as `restore`; kinds without items are left out."""
+        return dict(sorted(Counter(kind_of(item.decision) for item in self.items).items()))
+
+
+def kind_of(decision: Decision) -> str:
+    """The decision's name in JSON: `restore`, `compensate`, `settle`, `review`, `already_undone`, …."""
+    return str(decision.__struct_config__.tag)
+
+
+def digest_of_plan(items: Iterable[PlanItem], gates: Iterable[Gate]) -> str:
+    """The digest of a plan with these items and gates.
+
+    Words for people stay out of it: the text of a target's exception may name an address that changes at each look,
+    and a plan that is never the same twice could never be applied.
+    """
+    content = [[_essence(item) for item in items], list(gates)]
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def _essence(item: PlanItem) -> list[Any]:
+    match item.decision:
+        case Restore(leaves, expects):
+            facts = [leaves, expects]
+        case Compensate() | AlreadyInReview():
+            facts = []
+        case Settle(disposition, _, expects):
+            facts = [disposition.value, expects]
+        case AlreadyUndone(disposition):
+            facts = [disposition.value]
+        case Review(reason):
+            facts = [reason.value]
+    return [
+        item.step,
+        item.action,
+        item.target,
+        kind_of(item.decision),
+        facts,
+        item.waits_for,
+        item.blocks_on,
+        item.gates,
+        item.outcome,
+        item.attempts,
+        item.earlier_task,
+    ]
+
+
+def check_digest(plan: Plan, shown: str) -> None:
+    """Check that the plan is the one that was shown; `shown` may be the digest's beginning, of 8 characters or more.
+
+    Raises: PlanOutdated, if it is another one; nothing was done then.
+    """
+    if len(shown) < 8 or not plan.digest.startswith(shown.lower()):
+        raise PlanOutdated(shown=shown, current=plan.digest)

@@ -1,0 +1,81 @@
+"""How each target will be when a step's turn comes: what was seen there now, moved back by the restores before it.
+
+A *place* is a target. Steps at one place may look at different parts of it (one action at an invoice's status, another
+at its amount), so a place has *views*, each with a version of its own. Which view a step has is learned from looking:
+two looks that see the same version now are one view. A step that nobody looked at for itself is taken to have the view
+of the newest step of its action there, or else of any step there. If that turns out to be a conflict, the survey looks
+for it itself and asks again, so a wrong guess costs a look and not a false alarm.
+
+Equal versions may still belong to different things: two rows under one coarse target may have the same content. So a
+forecast is never more than a forecast: what is planned by one is compared with the target when its turn comes.
+"""
+
+from typing import TYPE_CHECKING
+
+from rescind.compensation.order import Place, place_of
+from rescind.model.history import StepRecord
+
+if TYPE_CHECKING:
+    from rescind.model.entry import StepRef
+
+
+class View:
+    """What some steps see of a place.
+
+    Attributes:
+        version: The version it will be at by now, as far as can be foreseen.
+        undone: Steps of this view that were foreseen to be restored.
+    """
+
+    __slots__ = ("undone", "version")
+
+    def __init__(self, version: str) -> None:
+        self.version, self.undone = version, 0
+
+
+class Site:
+    """A place, as far as the plan has got.
+
+    Attributes:
+        views: By the version that was seen now.
+        undone: Steps here that were foreseen to be restored or compensated.
+        staying: Steps here whose effect stays, the newest first.
+    """
+
+    __slots__ = ("_latest", "_latest_of", "staying", "undone", "views")
+
+    def __init__(self) -> None:
+        self.views: dict[str, View] = {}
+        self.undone = 0
+        self.staying: list[StepRef] = []
+        self._latest: View | None = None
+        self._latest_of: dict[str, View] = {}
+
+    def view_of(self, action: str, seen: str | None) -> View | None:
+        """The view of a step of this action that saw this version; None if it did not look, and no one before it."""
+        view = self._latest_of.get(action, self._latest) if seen is None else self.views.setdefault(seen, View(seen))
+        if view is not None:
+            self._latest = self._latest_of[action] = view
+        return view
+
+    def moves_others(self, view: View) -> bool:
+        """Whether a step of another view is undone first, so that what this view will be cannot be foreseen."""
+        return self.undone > view.undone
+
+    def restore(self, view: View, version: str) -> None:
+        """A step of this view is going to be restored to this version."""
+        view.version = version
+        view.undone += 1
+        self.undone += 1
+
+
+class Forecast:
+    """The sites of a plan. Ask in the order in which the steps are undone."""
+
+    def __init__(self) -> None:
+        self._sites: dict[Place, Site] = {}
+
+    def site_of(self, record: StepRecord) -> Site:
+        """The site of the step's target; one of its own if it shares none."""
+        place = place_of(record)
+        return Site() if place is None else self._sites.setdefault(place, Site())

@@ -1,0 +1,273 @@
+"""In which order steps are undone: reverse happens-before.
+
+Three kinds of edges say that one step is undone before another. Declared ones (`depends_on`, and an action's `after`)
+are what a person wrote, causal ones (`causal_parents`) what the guard saw, and same-target ones follow from time. Where
+they contradict each other, which takes an import or a dependency on a later step, the less certain give way: first
+same-target edges, then causal ones. Declared edges that form a cycle mean that no order is right; their steps are
+reported, and not ordered among each other.
+
+Among what is not ordered the newest goes first. All of it costs O(n log n): same-target edges lead only to the nearest
+newer neighbour, and an action's `after` goes through gates.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from rescind.compensation.decision import Gate
+from rescind.model.action import Action, EffectClass
+from rescind.model.entry import StepRef
+from rescind.model.history import StepRecord
+from rescind.model.step import Target
+
+Edge = tuple[int, int]
+"""First and then: the node that is finished before the other begins."""
+
+Place = Target | str
+"""What steps have in common that touch the same thing."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """The order of some steps.
+
+    Attributes:
+        records: The steps, first to be undone first.
+        waits_for: For each step, the steps that must be finished before, in this order.
+        blocks_on: Those of them that were declared to depend on the step.
+        gates_of: For each step, the gates that must be open before.
+        gates: The gates that `gates_of` counts, each after the one beyond it.
+        cyclic: Steps whose declared dependencies lead back to them.
+    """
+
+    records: tuple[StepRecord, ...]
+    waits_for: Mapping[StepRef, tuple[StepRef, ...]]
+    blocks_on: Mapping[StepRef, tuple[StepRef, ...]]
+    gates_of: Mapping[StepRef, tuple[int, ...]]
+    gates: tuple[Gate, ...]
+    cyclic: frozenset[StepRef]
+
+
+def order_steps(records: Iterable[StepRecord], actions: Mapping[str, Action]) -> Order:
+    """Order the steps, each of which may appear once. The order of `records` makes no difference."""
+    steps = sorted(records, key=lambda record: -record.intended_sequence)
+    graph = _Graph(steps)
+    gates, gate_edges = _gates(steps, actions)
+    declared = [*_declared(graph), *gate_edges]
+    declared, cyclic = _without_cycles(declared, graph, size=len(steps) + len(gates))
+    size = len(steps) + len(gates)
+    causal = _consistent(size, len(steps), declared, list(_causal(graph)))
+    same_target = _consistent(size, len(steps), declared + causal, list(_same_target(steps)))
+    order = _sorted(size, len(steps), declared + causal + same_target)
+    assert len(order) == size
+    return _as_order(graph, gates, order, declared, causal + same_target, cyclic)
+
+
+def place_of(record: StepRecord) -> Place | None:
+    """What a step shares with others of the same target; None if nothing is known to be shared.
+
+    Reversible steps without a target share their action: they may be restores of one thing, and in the wrong order
+    those would be conflicts. Who wants them undone in parallel declares targets.
+    """
+    step = record.step
+    if step.target is not None:
+        return step.target
+    return step.action if step.effect_class is EffectClass.REVERSIBLE else None
+
+
+class _Graph:
+    """The steps as nodes: newest is 0."""
+
+    def __init__(self, steps: Sequence[StepRecord]) -> None:
+        self.steps = steps
+        self.node = {record.ref: number for number, record in enumerate(steps)}
+        assert len(self.node) == len(steps), "a step is given twice"
+
+    def find(self, run_id: str, name: str) -> int | None:
+        """The node of a step as another step of `run_id` names it: `STEP`, or `RUN/STEP`; None if it is not here."""
+        found = self.node.get(StepRef(run_id, name))
+        if found is None and "/" in name:
+            other_run, _, step_id = name.rpartition("/")
+            found = self.node.get(StepRef(other_run, step_id))
+        return found
+
+
+def _declared(graph: _Graph) -> Iterator[Edge]:
+    for number, record in enumerate(graph.steps):
+        for name in dict.fromkeys(record.step.depends_on):
+            earlier = graph.find(record.run.run_id, name)
+            if earlier is not None:
+                yield number, earlier
+
+
+def _causal(graph: _Graph) -> Iterator[Edge]:
+    for number, record in enumerate(graph.steps):
+        for name in dict.fromkeys(record.step.causal_parents):
+            earlier = graph.find(record.run.run_id, name)
+            if earlier is not None and earlier != number:
+                yield number, earlier
+
+
+def _same_target(steps: Sequence[StepRecord]) -> Iterator[Edge]:
+    newer: dict[Place, int] = {}
+    for number, record in enumerate(steps):
+        place = place_of(record)
+        if place is not None:
+            if place in newer:
+                yield newer[place], number
+            newer[place] = number
+
+
+def _gates(steps: Sequence[StepRecord], actions: Mapping[str, Action]) -> tuple[list[Gate], list[Edge]]:
+    """Gates for `Action.after`, and the edges into and out of them. Gate g is node `len(steps) + g`."""
+    by_action: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for number, record in enumerate(steps):
+        by_action[record.run.run_id][record.step.action].append(number)
+    gates: list[Gate] = []
+    edges: list[Edge] = []
+    for run in by_action.values():
+        for name in sorted(run):
+            for earlier in actions[name].after if name in actions else ():
+                if earlier in run:
+                    _add_gates(steps, run[name], run[earlier], gates, edges)
+    return gates, edges
+
+
+def _add_gates(
+    steps: Sequence[StepRecord], dependents: list[int], earlier: list[int], gates: list[Gate], edges: list[Edge]
+) -> None:
+    # From the newest to the oldest: each of `earlier` waits for the last gate, which leads to all newer dependents.
+    last: int | None = None
+    pending: list[int] = []
+    is_dependent, is_earlier = set(dependents), set(earlier)
+    for number in heapq.merge(dependents, earlier) if dependents is not earlier else dependents:
+        if number in is_earlier:
+            if pending:
+                beyond, last = last, len(gates)
+                gates.append(Gate(steps=tuple(steps[each].ref for each in pending), beyond=beyond))
+                edges += [(each, len(steps) + last) for each in pending]
+                edges += [] if beyond is None else [(len(steps) + beyond, len(steps) + last)]
+                pending = []
+            if last is not None:
+                edges.append((len(steps) + last, number))
+        if number in is_dependent:
+            pending.append(number)
+
+
+def _without_cycles(declared: list[Edge], graph: _Graph, *, size: int) -> tuple[list[Edge], frozenset[StepRef]]:
+    if len(_sorted(size, len(graph.steps), declared)) == size:
+        return declared, frozenset()
+    component = _components(size, declared)
+    inside = [edge for edge in declared if component[edge[0]] == component[edge[1]]]
+    cyclic = frozenset(
+        graph.steps[node].ref for edge in inside for node in edge if node < len(graph.steps)
+    )  # a gate in a cycle has a step beside it
+    return [edge for edge in declared if component[edge[0]] != component[edge[1]]], cyclic
+
+
+def _consistent(size: int, step_count: int, firm: list[Edge], inferred: list[Edge]) -> list[Edge]:
+    """Those of the inferred edges that form no cycle with the firm ones, which form none themselves."""
+    if len(_sorted(size, step_count, firm + inferred)) == size:
+        return inferred
+    component = _components(size, firm + inferred)
+    # Inside a knot only those stay that agree with one order of the firm edges: edges along a line form no cycle.
+    rank = {node: place for place, node in enumerate(_sorted(size, step_count, firm))}
+    return [(a, b) for a, b in inferred if component[a] != component[b] or rank[a] < rank[b]]
+
+
+def _sorted(size: int, step_count: int, edges: Iterable[Edge]) -> list[int]:
+    """The nodes, each after all that precede it, the newest possible first; without those in and behind cycles."""
+    followers: list[list[int]] = [[] for _ in range(size)]
+    missing = [0] * size
+    for first, then in edges:
+        followers[first].append(then)
+        missing[then] += 1
+    # A gate opens at once, and not when its turn as a node of some age comes: hence the keys below every step's.
+    ready = [(node if node < step_count else node - size - 1, node) for node in range(size) if not missing[node]]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        _, node = heapq.heappop(ready)
+        order.append(node)
+        for follower in followers[node]:
+            missing[follower] -= 1
+            if not missing[follower]:
+                heapq.heappush(ready, (follower if follower < step_count else follower - size - 1, follower))
+    return order
+
+
+def _components(size: int, edges: Iterable[Edge]) -> list[int]:
+    """For each node a number that it shares with exactly the nodes that it is in a cycle with (Kosaraju)."""
+    forward: list[list[int]] = [[] for _ in range(size)]
+    backward: list[list[int]] = [[] for _ in range(size)]
+    for first, then in edges:
+        forward[first].append(then)
+        backward[then].append(first)
+    component = [-1] * size
+    for root in reversed(_finishing_order(forward)):
+        if component[root] < 0:
+            stack = [root]
+            while stack:
+                node = stack.pop()
+                if component[node] < 0:
+                    component[node] = root
+                    stack += backward[node]
+    return component
+
+
+def _finishing_order(forward: list[list[int]]) -> list[int]:
+    seen = [False] * len(forward)
+    finished: list[int] = []
+    for root in range(len(forward)):
+        stack = [] if seen[root] else [(root, iter(forward[root]))]
+        seen[root] = True
+        while stack:
+            node, rest = stack[-1]
+            for follower in rest:
+                if not seen[follower]:
+                    seen[follower] = True
+                    stack.append((follower, iter(forward[follower])))
+                    break
+            else:
+                stack.pop()
+                finished.append(node)
+    return finished
+
+
+def _as_order(
+    graph: _Graph,
+    gates: list[Gate],
+    order: list[int],
+    declared: list[Edge],
+    inferred: list[Edge],
+    cyclic: frozenset[StepRef],
+) -> Order:
+    count = len(graph.steps)
+    rank = {node: place for place, node in enumerate(order)}
+    waits: defaultdict[int, set[int]] = defaultdict(set)
+    blocks: defaultdict[int, set[int]] = defaultdict(set)
+    gates_of: defaultdict[int, list[int]] = defaultdict(list)
+    for first, then in declared:
+        if then < count and first < count:
+            waits[then].add(first)
+            blocks[then].add(first)
+        elif then < count:
+            gates_of[then].append(first - count)
+    for first, then in inferred:
+        waits[then].add(first)
+
+    def named(edges: Mapping[int, set[int]]) -> dict[StepRef, tuple[StepRef, ...]]:
+        return {
+            graph.steps[node].ref: tuple(graph.steps[each].ref for each in sorted(firsts, key=rank.__getitem__))
+            for node, firsts in edges.items()
+        }
+
+    return Order(
+        records=tuple(graph.steps[node] for node in order if node < count),
+        waits_for=named(waits),
+        blocks_on=named(blocks),
+        gates_of={graph.steps[node].ref: tuple(sorted(found)) for node, found in gates_of.items()},
+        gates=tuple(gates),
+        cyclic=cyclic,
+    )

@@ -1,0 +1,311 @@
+"""What an undo would do: a pure function of the journal, the declared actions and what was seen at the targets.
+
+The laws of a plan, which the tests cite:
+
+U1. *Accounted for.* Every step in scope is in the plan exactly once.
+U2. *Order.* A step comes after all that were declared to depend on it, that it caused, and that touched its target
+    later. Declared edges are never dropped for inferred ones; of what is not ordered, the newest comes first.
+U3. *Nothing in silence.* A restore is planned only if the target was seen, or will be, at the version that the step
+    left. Anything else that is there is a conflict.
+U4. *Doubt is a person's.* Whether an effect took place is decided by looking at its own target, or not at all. A
+    compensation that may have happened is repeated only if the action says that repeating is safe.
+U5. *Declared means needed.* If an effect may stay, what it was declared to depend on stays too, for as long as a
+    person may still decide about it.
+U6. *Same again.* The same steps, declarations and versions give the same digest, in whatever order they are given.
+U7. *Once is enough.* What an undo or a person has settled is planned as settled, so that a second undo does nothing.
+
+How each step is decided, first rule first:
+
+    settled by an undo or a person, or failed       -> nothing
+    waiting for a person                            -> nothing yet
+    in a cycle of declared dependencies             -> review
+    action not declared, or declared otherwise      -> review
+    irreversible                                    -> review
+    compensatable: in doubt, or past its deadline   -> review; else compensate
+    reversible:                                        by the version at the target, see `_reversible`
+    and what is to be undone, but is blocked (U5)   -> review
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from rescind.compensation.decision import (
+    AlreadyInReview,
+    AlreadyUndone,
+    Compensate,
+    Decision,
+    Plan,
+    PlanItem,
+    Restore,
+    Review,
+    Settle,
+    blocks,
+    digest_of_plan,
+    is_undo,
+)
+from rescind.compensation.forecast import Forecast, Site, View
+from rescind.compensation.order import Order, order_steps
+from rescind.compensation.port import ReviewReason
+from rescind.compensation.staying import Staying
+from rescind.model.action import Action, EffectClass
+from rescind.model.entry import Disposition, StepRef
+from rescind.model.history import StepRecord
+from rescind.model.outcome import Completed, Failed, Unknown
+from rescind.model.step import Snapshot, Target
+
+_NAMED_MAX = 3  # Steps named in a sentence; more are counted.
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """What a look at a step's target gave: a version, or why there is none."""
+
+    version: str = ""
+    problem: str = ""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot | None) -> "Observation":
+        """What this snapshot says."""
+        if snapshot is None or not snapshot.version:
+            return cls(problem="its effect cannot tell the target's version")
+        return cls(version=snapshot.version)
+
+
+class ForeignStep(msgspec.Struct, frozen=True):
+    """A step at a target of the plan that is not in the plan."""
+
+    ref: StepRef
+    agent: str
+    intended_sequence: int
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan is made from, besides the steps.
+
+    Attributes:
+        actions: The declared actions by name.
+        observations: What was seen for some of the steps: at least for the newest of each action at each target.
+        now: The time that deadlines are held against.
+        foreign_steps: Steps of others, by target, in order; needed only to explain conflicts.
+        retried_tasks: Review tasks that were resolved with `retry`; their steps are planned again.
+        settled_tasks: Review tasks that a person resolved otherwise.
+    """
+
+    actions: Mapping[str, Action]
+    observations: Mapping[StepRef, Observation]
+    now: datetime
+    foreign_steps: Mapping[Target, Sequence[ForeignStep]] = {}
+    retried_tasks: Collection[str] = frozenset()
+    settled_tasks: Collection[str] = frozenset()
+
+
+def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[str, Any] | None = None) -> Plan:
+    """Plan the undo of these steps, each given once, in any order.
+
+    Args:
+        records: The steps in scope, with all that the journal knows of them.
+        known: Everything else.
+        selection: What was asked for; kept with the plan, and no part of its digest.
+    """
+    order = order_steps(records, known.actions)
+    items = tuple(_items(order, known))
+    tenants = {record.run.tenant for record in order.records}
+    return Plan(
+        digest=digest_of_plan(items, order.gates),
+        items=items,
+        gates=order.gates,
+        tenant=tenants.pop() if len(tenants) == 1 else "",
+        selection=selection or {},
+    )
+
+
+def _items(order: Order, known: Known) -> Iterable[PlanItem]:
+    forecast = Forecast()
+    staying = Staying(order.blocks_on, order.gates_of, order.gates, order.cyclic)
+    for record in order.records:
+        ref = record.ref
+        site = forecast.site_of(record)
+        decision = _decide(record, site, known, in_cycle=ref in order.cyclic)
+        if is_undo(decision):
+            blocker = staying.blocker_of(ref)
+            if blocker is not None:
+                decision = blocked_by(blocker)
+        if blocks(decision):
+            staying.add(ref)
+        _foresee(record, decision, site, known)
+        yield _item(record, decision, order)
+
+
+def blocked_by(dependent: StepRef) -> Review:
+    """The decision about a step that a dependent one holds back (U5)."""
+    return Review(ReviewReason.BLOCKED, f"blocked by {dependent}, which was declared to depend on it and is not undone")
+
+
+def _item(record: StepRecord, decision: Decision, order: Order) -> PlanItem:
+    ref = record.ref
+    return PlanItem(
+        step=ref,
+        action=record.step.action,
+        target=record.step.target,
+        decision=decision,
+        waits_for=order.waits_for.get(ref, ()),
+        blocks_on=order.blocks_on.get(ref, ()),
+        gates=order.gates_of.get(ref, ()),
+        intended_sequence=record.intended_sequence,
+        outcome=outcome_word(record),
+        attempts=record.compensation_attempts,
+        earlier_task=record.task_id,
+    )
+
+
+def outcome_word(record: StepRecord) -> str:
+    """How the step ended, in one word: `completed`, `failed`, `unknown`, or `none` without a recorded end."""
+    match record.outcome:
+        case Completed():
+            return "completed"
+        case Failed():
+            return "failed"
+        case Unknown():
+            return "unknown"
+        case None:
+            return "none"
+
+
+# --- one step ---
+
+
+def _decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> Decision:
+    settled = _settled(record, known)
+    if settled is not None:
+        return settled
+    if in_cycle:
+        return Review(ReviewReason.CYCLE, "its declared dependencies form a cycle, so there is no right order")
+    action = known.actions.get(record.step.action)
+    recorded = record.step.effect_class
+    if recorded is EffectClass.IRREVERSIBLE:
+        return Review(ReviewReason.IRREVERSIBLE, action.irreversible_because if action else "it was declared so")
+    if action is None:
+        return Review(ReviewReason.NOT_DECLARED, f"the application declares no action {record.step.action!r}")
+    if recorded is not action.effect_class:
+        was = f"was {recorded.value}" if recorded else "had no effect class"
+        return Review(ReviewReason.NOT_DECLARED, f"it {was} when it was made, and is {action.effect_class.value} now")
+    if recorded is EffectClass.COMPENSATABLE:
+        return _compensatable(record, action, known)
+    return _reversible(record, site, known)
+
+
+def _settled(record: StepRecord, known: Known) -> Decision | None:
+    """What is to be said of a step that needs nothing; None if it does need something."""
+    match record.disposition:
+        case None if isinstance(record.outcome, Failed):
+            return AlreadyUndone(
+                Disposition.NEVER_TOOK_EFFECT, f"it failed and changed nothing: {record.outcome.reason}"
+            )
+        case None:
+            return None
+        case Disposition.REVIEW if record.task_id in known.retried_tasks:
+            return None
+        case Disposition.REVIEW if record.task_id in known.settled_tasks:
+            return AlreadyUndone(Disposition.REVIEW, f"settled by a person in {record.task_id}")
+        case Disposition.REVIEW:
+            return AlreadyInReview(record.task_id or "", record.disposition_reason)
+        case disposition:
+            return AlreadyUndone(disposition, "by an earlier undo")
+
+
+def _compensatable(record: StepRecord, action: Action, known: Known) -> Decision:
+    if not isinstance(record.outcome, Completed):
+        return Review(ReviewReason.IN_DOUBT, _doubt(record))
+    past = _past_deadline(record, known)
+    if record.compensation_open and not action.compensation_idempotent:
+        return Review(ReviewReason.IN_DOUBT, "its compensation was begun and has no recorded end: it may have happened")
+    if past is not None:
+        return past
+    return Compensate("begun before; repeated with the same idempotency key" if record.compensation_open else "")
+
+
+def _reversible(record: StepRecord, site: Site, known: Known) -> Decision:
+    before, after = record.step.before, record.after
+    if before is None or not before.version:
+        return Review(ReviewReason.NO_SNAPSHOT, "what was at the target before was not recorded, only that it happened")
+    completed = isinstance(record.outcome, Completed)
+    if completed and after is not None and after.version == before.version:
+        return Settle(Disposition.RESTORED, "it left the target as it had found it")
+    observation = known.observations.get(record.ref)
+    if observation is not None and observation.problem:
+        return Review(ReviewReason.CANNOT_LOOK, observation.problem)
+    seen = observation.version if observation else None
+    view = site.view_of(record.step.action, seen)
+    if view is None:
+        return Review(ReviewReason.CANNOT_LOOK, "nobody has looked at its target")
+    # What was seen of this step's own target is a fact for as long as no newer step there is undone first. All else is
+    # a forecast: good enough to plan by, and compared with the target again when the step's turn comes.
+    if seen == before.version and not site.undone:
+        return _as_before(completed=completed)
+    possible = {view.version, seen}
+    if not completed:
+        if before.version in possible:
+            because = "the target will be as before, if it never took effect; that is checked in its turn"
+            return Settle(Disposition.NEVER_TOOK_EFFECT, because, expects=before.version)
+        return Review(ReviewReason.IN_DOUBT, f"{_doubt(record)}; the target is not as before it")
+    if after is None or not after.version:
+        return Review(ReviewReason.NO_SNAPSHOT, "what the step left at the target was not recorded")
+    if possible.isdisjoint((before.version, after.version)) and not site.moves_others(view):
+        return Review(ReviewReason.CONFLICT, _explain_conflict(record, site, known))
+    note = "" if view.version == after.version else "newer steps at its target come first; it is compared in its turn"
+    return _past_deadline(record, known) or Restore(leaves=before.version, expects=after.version, note=note)
+
+
+def _as_before(*, completed: bool) -> Settle:
+    if completed:
+        return Settle(Disposition.RESTORED, "the target is as before already")
+    return Settle(Disposition.NEVER_TOOK_EFFECT, "the target is as before")
+
+
+def _foresee(record: StepRecord, decision: Decision, site: Site, known: Known) -> None:
+    match decision:
+        case Restore(leaves=version):
+            observation = known.observations.get(record.ref)
+            view = site.view_of(record.step.action, observation.version if observation else None)
+            assert isinstance(view, View)
+            site.restore(view, version)
+        case Compensate():
+            site.undone += 1
+        case Review() | AlreadyInReview():
+            site.staying.append(record.ref)
+        case Settle() | AlreadyUndone():
+            pass
+
+
+# --- in words ---
+
+
+def _past_deadline(record: StepRecord, known: Known) -> Review | None:
+    until = record.step.compensation.allowed_until if record.step.compensation else None
+    if until is None or known.now < until:
+        return None
+    return Review(ReviewReason.PAST_DEADLINE, f"it could be undone until {until.isoformat()}")
+
+
+def _doubt(record: StepRecord) -> str:
+    if isinstance(record.outcome, Unknown):
+        return f"nobody knows whether it took effect: {record.outcome.reason}"
+    return "it was begun and has no recorded end, so nobody knows whether it took effect"
+
+
+def _explain_conflict(record: StepRecord, site: Site, known: Known) -> str:
+    """Who may have changed the target after this step, as far as the journal knows."""
+    foreign = known.foreign_steps.get(record.step.target, ()) if record.step.target else ()
+    later = [f"{each.ref} by {each.agent}" for each in foreign if each.intended_sequence > record.intended_sequence]
+    if later:
+        return f"the target was changed after this step by {_named(later)}"
+    if site.staying:
+        return f"the target was changed after this step by {_named([str(ref) for ref in site.staying])}, which stays"
+    return "the target was changed after this step, outside the journal"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED_MAX
+    return ", ".join(names[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

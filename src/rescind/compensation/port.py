@@ -1,0 +1,67 @@
+"""The seam of an undo: what it asks of the guard that declared an action, and why it asks a person."""
+
+import enum
+from collections.abc import Awaitable
+from typing import Protocol
+
+from rescind.model.action import Action
+from rescind.model.history import StepRecord
+from rescind.model.step import Snapshot
+
+
+class Compensator(Protocol):
+    """A declared action that can look at the targets of its past steps, and undo them.
+
+    Its methods may answer with an awaitable; all awaitables of one undo are awaited in one event loop.
+
+    C1. `observe` changes nothing.
+    C2. `undo` of a reversible step raises `Conflict` and changes nothing, if the target is at neither of the step's
+        versions. It leaves a target alone that is at the `before` version already.
+    C3. `undo` that raises `Transient` or `Conflict` has changed nothing.
+    """
+
+    @property
+    def action(self) -> Action:
+        """The action whose steps it undoes."""
+        ...
+
+    def observe(self, record: StepRecord) -> Snapshot | Awaitable[Snapshot | None] | None:
+        """The step's target now (C1); None if nobody can look."""
+        ...
+
+    def undo(self, record: StepRecord, idempotency_key: str) -> Awaitable[None] | None:
+        """Restore or compensate the step, whichever it was declared to be (C2, C3).
+
+        Args:
+            record: The step.
+            idempotency_key: The same for every attempt at this step, whoever makes it; for the target system.
+
+        Raises:
+            Conflict: The target is not as the step left it.
+            Transient: Nothing happened, and trying again may help.
+            Exception: Anything else may have happened in part.
+        """
+        ...
+
+
+class ReviewReason(enum.StrEnum):
+    """Why an undo leaves a step to a person."""
+
+    IRREVERSIBLE = "irreversible"  # declared so, with a reason
+    PAST_DEADLINE = "past_deadline"  # its compensation was allowed until a moment that has passed
+    IN_DOUBT = "in_doubt"  # nobody knows whether the step, or its compensation, took effect
+    CONFLICT = "conflict"  # the target is not as the step left it
+    NO_SNAPSHOT = "no_snapshot"  # what was there before, or after, was not recorded
+    CANNOT_LOOK = "cannot_look"  # looking at the target failed
+    NOT_DECLARED = "not_declared"  # the application does not declare the action, or declares it otherwise
+    CYCLE = "cycle"  # its declared dependencies lead back to it
+    BLOCKED = "blocked"  # a step that depends on it could not be undone
+    FAILED = "failed"  # its compensation failed, and the target is not as before
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the steps that the step depends on must wait for the person's decision.
+
+        What can never be undone would block them for good, so it does not.
+        """
+        return self not in (ReviewReason.IRREVERSIBLE, ReviewReason.PAST_DEADLINE)

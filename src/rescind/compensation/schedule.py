@@ -1,0 +1,59 @@
+"""Which step of a plan may begin now. Pure bookkeeping; the first of the plan is always the first of what is ready."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Collection
+
+from rescind.compensation.decision import Plan, PlanItem
+from rescind.model.entry import StepRef
+
+_Waiting = StepRef | int
+"""Who waits: a step, or the gate of that index."""
+
+
+class Schedule:
+    """The steps of a plan that have to be worked on. What is not worked on counts as finished."""
+
+    def __init__(self, plan: Plan, work: Collection[StepRef]) -> None:
+        self._items = {item.step: (number, item) for number, item in enumerate(plan.items) if item.step in work}
+        self._missing: defaultdict[_Waiting, int] = defaultdict(int)
+        self._behind: defaultdict[_Waiting, list[_Waiting]] = defaultdict(list)
+        self._ready: list[int] = []
+        self._by_number = dict(self._items.values())
+        for index, gate in enumerate(plan.gates):
+            self._wait(index, [*gate.steps] if gate.beyond is None else [*gate.steps, gate.beyond])
+        for _, item in self._items.values():
+            self._wait(item.step, [*item.waits_for, *item.gates])
+        for index in range(len(plan.gates)):
+            if not self._missing[index]:
+                self._release(index)
+        # Afterwards, so that a step behind a gate that opened just now is not made ready twice.
+        self._ready = [number for number, item in self._items.values() if not self._missing[item.step]]
+        heapq.heapify(self._ready)
+
+    def next(self) -> PlanItem | None:
+        """The next step to begin, or None if none is ready (now)."""
+        return self._by_number[heapq.heappop(self._ready)] if self._ready else None
+
+    def finish(self, step: StepRef) -> None:
+        """The step is finished; what waited for nothing else is ready."""
+        self._release(step)
+
+    def _wait(self, who: _Waiting, whom: list[_Waiting]) -> None:
+        for each in whom:
+            # A gate is always waited for, even if everything behind it is finished: it says so itself, below.
+            if isinstance(each, int) or each in self._items:
+                self._missing[who] += 1
+                self._behind[each].append(who)
+
+    def _release(self, first: _Waiting) -> None:
+        stack: list[_Waiting] = [first]
+        while stack:
+            for each in self._behind.pop(stack.pop(), []):
+                self._missing[each] -= 1
+                if self._missing[each]:
+                    continue
+                if isinstance(each, int):
+                    stack.append(each)
+                else:
+                    heapq.heappush(self._ready, self._items[each][0])

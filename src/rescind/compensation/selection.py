@@ -1,0 +1,139 @@
+"""Which steps an undo is about."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from rescind.errors import UsageError
+from rescind.journal.port import Journal, Query
+from rescind.model.history import StepRecord, fold_steps
+from rescind.model.step import RunInfo, parse_agent
+from rescind.recovery.reading import every_entry, every_run, the_one_meant
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """A choice of steps. All conditions that are given must hold; at least one must be given.
+
+    Attributes:
+        run_ids: The runs, or the only ones whose ids begin so.
+        trace_id: The trace, or the only one whose id begins so.
+        agent: `name`, or `name@version`.
+        tenant: The tenant.
+        since: From this moment on, by the time of intent; aware.
+        until: Up to and without this moment; aware.
+
+    Raises: UsageError, for no condition, a time without a zone, or an empty range of time.
+    """
+
+    run_ids: tuple[str, ...] = ()
+    trace_id: str | None = None
+    agent: str | None = None
+    tenant: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not self.as_dict():
+            raise UsageError("choose what to undo: a run, a trace, an agent, a tenant, or a range of time")
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment is not None and moment.tzinfo is None:
+                raise UsageError(
+                    f"{name} {moment.isoformat()} has no time zone; add one, such as {moment.isoformat()}Z"
+                )
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise UsageError(f"no time lies between since {self.since.isoformat()} and until {self.until.isoformat()}")
+        for name, value in (("trace", self.trace_id), ("agent", self.agent), *(("run", each) for each in self.run_ids)):
+            if value is not None and not value.strip():
+                raise UsageError(f"the {name} to undo is empty; give its name, or leave it out")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The conditions that are given, as JSON values."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in fields.items() if value is not None and value != () and value != []}
+
+    def covers(self, moment: datetime) -> bool:
+        """Whether a step intended at this moment lies in the range of time."""
+        return (self.since is None or moment >= self.since) and (self.until is None or moment < self.until)
+
+
+def select_steps(journal: Journal, selection: Selection) -> list[StepRecord]:
+    """The chosen steps in order of intent, each with everything the journal knows of it up to now.
+
+    Only the intent must lie in the range of time: an outcome or a compensation recorded later counts all the same.
+    Failed steps are among them; a plan has nothing to do for them.
+
+    Raises: UsageError, for a run, trace, agent or tenant that the journal does not know, with the nearest one it does.
+    """
+    runs = select_runs(journal, selection)
+    steps = read_steps(journal, (run.run_id for run in runs))
+    return [record for record in steps if selection.covers(record.intended_at)]
+
+
+def select_runs(journal: Journal, selection: Selection) -> list[RunInfo]:
+    """The runs that chosen steps may be in, by run id. Raises: as `select_steps`."""
+    base = _query(journal, selection)
+    if not selection.run_ids:
+        return list(every_run(journal, base))
+    run_ids = sorted({_run_meant(journal, text) for text in selection.run_ids})
+    return [run for run_id in run_ids for run in journal.runs(msgspec.structs.replace(base, run_id=run_id), limit=1)]
+
+
+def read_steps(journal: Journal, run_ids: Iterable[str]) -> list[StepRecord]:
+    """All steps of these runs, in order of intent."""
+    records = [record for run_id in dict.fromkeys(run_ids) for record in read_run(journal, run_id)[0]]
+    return sorted(records, key=lambda record: record.intended_sequence)
+
+
+def read_run(journal: Journal, run_id: str) -> tuple[list[StepRecord], int]:
+    """The steps of one run in order of intent, and the sequence up to which they were read."""
+    entries = list(every_entry(journal, Query(run_id=run_id)))
+    return fold_steps(entries), entries[-1].sequence if entries else 0
+
+
+def _query(journal: Journal, selection: Selection) -> Query:
+    """The conditions on runs, and on the time of any of their entries, with names checked against the journal."""
+    name, version = _parse_agent(selection.agent) if selection.agent is not None else (None, "")
+    query = Query(
+        trace_id=selection.trace_id and _trace_meant(journal, selection.trace_id),
+        tenant=selection.tenant,
+        agent_name=name,
+        agent_version=version or None,
+        since=selection.since,
+        until=selection.until,
+    )
+    if name is not None and not journal.runs(Query(agent_name=name, agent_version=version or None), limit=1):
+        known = (run.agent if version else run.agent_name for run in _runs(journal))
+        _unknown(selection.agent or "", known, what="agent")
+    if selection.tenant is not None and not journal.runs(Query(tenant=selection.tenant), limit=1):
+        _unknown(selection.tenant, (run.tenant for run in _runs(journal)), what="tenant")
+    return query
+
+
+def _run_meant(journal: Journal, text: str) -> str:
+    if journal.run(text) is not None:
+        return text
+    return the_one_meant(text, (run.run_id for run in _runs(journal)), what="run")
+
+
+def _trace_meant(journal: Journal, text: str) -> str:
+    if journal.runs(Query(trace_id=text), limit=1):
+        return text
+    return the_one_meant(text, (run.trace_id for run in _runs(journal) if run.trace_id), what="trace")
+
+
+def _unknown(text: str, known: Iterable[str], *, what: str) -> None:
+    # A beginning is not enough for an agent or a tenant: `billing` must not come to mean `billing-agent`.
+    the_one_meant(text + "\0", (f"{name}" for name in known if name), what=what)
+
+
+def _runs(journal: Journal) -> Iterator[RunInfo]:
+    return every_run(journal, Query())
+
+
+def _parse_agent(text: str) -> tuple[str, str]:
+    try:
+        return parse_agent(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,161 @@
+"""Looking before planning: the steps from the journal, the targets through their effects, and the plan made of both.
+
+As few looks as will do: first one for each action at each target, since a target's older versions follow from the
+journal. Only where that ends in a conflict or a doubt are the target's other steps looked at one by one, because they
+may look at other parts of it.
+"""
+
+import contextvars
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from rescind.clock import Clock, from_us
+from rescind.compensation.awaiting import Waiter
+from rescind.compensation.decision import Plan, PlanItem, Review
+from rescind.compensation.order import Place, place_of
+from rescind.compensation.plan import ForeignStep, Known, Observation, plan_undo
+from rescind.compensation.port import Compensator, ReviewReason
+from rescind.compensation.selection import Selection, select_steps
+from rescind.journal.port import PAGE_LIMIT, Journal, Query
+from rescind.model.action import Action, EffectClass
+from rescind.model.entry import Disposition, Intended, StepRef
+from rescind.model.history import StepRecord
+from rescind.model.outcome import Failed
+from rescind.model.step import Target
+from rescind.recovery.review import resolved_tasks
+
+_UNCERTAIN = (ReviewReason.CONFLICT, ReviewReason.IN_DOUBT, ReviewReason.CANNOT_LOOK)
+
+
+def make_plan(
+    journal: Journal,
+    selection: Selection,
+    compensators: Mapping[str, Compensator],
+    clock: Clock,
+    *,
+    parallel: int = 8,
+) -> Plan:
+    """Look, and plan. Nothing is changed.
+
+    Args:
+        journal: Where the steps are.
+        selection: Which steps.
+        compensators: The declared actions by name, able to look at their targets.
+        clock: The time that deadlines are held against.
+        parallel: How many targets to look at at once.
+
+    Raises: UsageError, for a selection that names what the journal does not know.
+    """
+    survey = _Survey(journal, select_steps(journal, selection), compensators, clock, parallel)
+    with Waiter() as waiter:
+        return survey.plan(selection, waiter)
+
+
+class _Survey:
+    def __init__(
+        self,
+        journal: Journal,
+        records: list[StepRecord],
+        compensators: Mapping[str, Compensator],
+        clock: Clock,
+        parallel: int,
+    ) -> None:
+        self._journal, self._records, self._compensators = journal, records, compensators
+        self._actions: dict[str, Action] = {name: each.action for name, each in compensators.items()}
+        self._now = from_us(clock.now_us())
+        self._parallel = parallel
+        self._resolved = resolved_tasks(journal)
+        self._observations: dict[StepRef, Observation] = {}
+
+    def plan(self, selection: Selection, waiter: Waiter) -> Plan:
+        self._look(self._first_looks(), waiter)
+        plan = self._planned(selection)
+        uncertain = self._uncertain(plan.items)
+        if uncertain:
+            self._look(self._steps_at(uncertain), waiter)
+            plan = self._planned(selection)
+        conflicts = [item for item in plan.items if _is_review(item, (ReviewReason.CONFLICT,))]
+        return self._planned(selection, self._foreign_steps(conflicts)) if conflicts else plan
+
+    def _planned(self, selection: Selection, foreign: Mapping[Target, list[ForeignStep]] | None = None) -> Plan:
+        known = Known(
+            actions=self._actions,
+            observations=self._observations,
+            now=self._now,
+            foreign_steps=foreign or {},
+            retried_tasks=self._resolved.retried,
+            settled_tasks=self._resolved.settled,
+        )
+        return plan_undo(self._records, known, selection=selection.as_dict())
+
+    # --- whom to look at ---
+
+    def _first_looks(self) -> list[StepRecord]:
+        """The newest step of each action at each target, and every step without a target of its own."""
+        newest: dict[object, StepRecord] = {}
+        for record in self._records:  # in order of intent, so the newest is kept
+            if self._may_be_restored(record):
+                target = record.step.target
+                newest[record.ref if target is None else (target, record.step.action)] = record
+        return list(newest.values())
+
+    def _uncertain(self, items: Iterable[PlanItem]) -> set[StepRef]:
+        return {item.step for item in items if _is_review(item, _UNCERTAIN) and item.step not in self._observations}
+
+    def _steps_at(self, refs: set[StepRef]) -> list[StepRecord]:
+        """All steps, not looked at yet, at the targets of these."""
+        places: set[Place | None] = {place_of(record) for record in self._records if record.ref in refs}
+        return [
+            record
+            for record in self._records
+            if record.ref not in self._observations and self._may_be_restored(record) and place_of(record) in places
+        ]
+
+    def _may_be_restored(self, record: StepRecord) -> bool:
+        action = self._actions.get(record.step.action)
+        open_again = record.disposition is Disposition.REVIEW and record.task_id in self._resolved.retried
+        return (
+            action is not None
+            and action.effect_class is EffectClass.REVERSIBLE is record.step.effect_class
+            and record.step.before is not None
+            and not isinstance(record.outcome, Failed)
+            and (record.disposition is None or open_again)
+        )
+
+    # --- looking ---
+
+    def _look(self, records: list[StepRecord], waiter: Waiter) -> None:
+        if not records:
+            return
+        with ThreadPoolExecutor(max(1, min(self._parallel, len(records))), "rescind-look") as pool:
+            looks = [pool.submit(contextvars.copy_context().run, self._observe, each, waiter) for each in records]
+            self._observations |= {each.ref: look.result() for each, look in zip(records, looks, strict=True)}
+
+    def _observe(self, record: StepRecord, waiter: Waiter) -> Observation:
+        try:
+            answer = self._compensators[record.step.action].observe(record)
+            return Observation.of(waiter.result_of(answer))
+        except Exception as error:  # noqa: BLE001  # whatever a target raises, the plan says so
+            return Observation(problem=f"looking at the target failed: {type(error).__name__}: {error}")
+
+    def _foreign_steps(self, conflicts: list[PlanItem]) -> dict[Target, list[ForeignStep]]:
+        """Who else wrote to the targets in conflict; of each target at most one page, after its oldest conflict."""
+        ours = {record.ref for record in self._records}
+        oldest: dict[Target, int] = {}
+        for item in conflicts:
+            if item.target is not None:
+                oldest[item.target] = min(oldest.get(item.target, item.intended_sequence), item.intended_sequence)
+        found: dict[Target, list[ForeignStep]] = {}
+        for target, sequence in oldest.items():
+            page = self._journal.entries(Query(target=target), after=sequence, limit=PAGE_LIMIT)
+            found[target] = [
+                ForeignStep(ref, entry.run.agent, entry.sequence)
+                for entry in page
+                if isinstance(entry.event, Intended)
+                and (ref := StepRef(entry.run.run_id, entry.event.step.step_id)) not in ours
+            ]
+        return found
+
+
+def _is_review(item: PlanItem, reasons: tuple[ReviewReason, ...]) -> bool:
+    return isinstance(item.decision, Review) and item.decision.reason in reasons

@@ -1,0 +1,48 @@
+"""Reading a journal to its end, page by page, and names that somebody may have meant."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+
+from rescind.errors import UsageError
+from rescind.journal.port import Journal, Query
+from rescind.model.entry import Entry
+from rescind.model.step import RunInfo
+
+PREFIX_MIN = 4
+"""Characters of an id that are enough to mean it, if they fit only one. Fewer are too easily a slip."""
+
+_NAMES_MAX = 100_000  # Names looked through for one that was meant. Enough for years; then the hint is left out.
+
+
+def every_entry(journal: Journal, query: Query, *, after: int = 0) -> Iterator[Entry]:
+    """All matching entries after the sequence `after`, in order."""
+    while page := journal.entries(query, after=after):
+        yield from page
+        after = page[-1].sequence
+
+
+def every_run(journal: Journal, query: Query) -> Iterator[RunInfo]:
+    """All runs with a matching entry, by run id."""
+    after_run = ""
+    while page := journal.runs(query, after_run=after_run):
+        yield from page
+        after_run = page[-1].run_id
+
+
+def the_one_meant(text: str, known: Iterable[str], *, what: str) -> str:
+    """The known name that is `text`, or the only one that begins with it.
+
+    Raises: UsageError, which says which are possible, or which is nearest.
+    """
+    names: Sequence[str] = list(dict.fromkeys(name for name, _ in zip(known, range(_NAMES_MAX), strict=False)))
+    if text in names:
+        return text
+    begin = [name for name in names if name.startswith(text)] if len(text) >= PREFIX_MIN else []
+    if len(begin) == 1:
+        return begin[0]
+    if begin:
+        shown = ", ".join(sorted(begin)[:5])
+        raise UsageError(f"{what} {text!r} could be any of {len(begin)}: {shown}; write more of it")
+    nearest = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {len(names)}" if names else "; there is none"
+    raise UsageError(f"the journal knows no {what} {text!r}{hint}")
