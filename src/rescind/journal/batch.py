@@ -68,11 +68,15 @@ class Recorder:
         self._data_version = -1
         self._last_sequence = 0
         self._first_pending = 1
+        self._begun = False  # Whether there is a batch under way.
         self._forget()
 
     def begin(self) -> None:
         """Take the write lock. What other processes wrote since the last commit is known after this."""
+        if self._begun or self._connection.in_transaction:
+            self.rollback()  # A Ctrl-C came into a rollback; it is made good here.
         self._connection.execute("BEGIN IMMEDIATE")
+        self._begun = True
         version = self._connection.execute("PRAGMA data_version").fetchone()[0]
         if version != self._data_version:
             self._forget()
@@ -109,6 +113,7 @@ class Recorder:
             self._connection.execute(statement, values)
         self._connection.execute("COMMIT")
         self._clear_pending()
+        self._begun = False
         return len(rows)
 
     def rollback(self) -> None:
@@ -117,6 +122,7 @@ class Recorder:
         self._data_version = -1
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        self._begun = False
 
     # --- what `refusal_of` asks ---
 

@@ -2,7 +2,7 @@
 
 A commit costs a sync of the disk, whether it carries one entry or a thousand. So callers hand their drafts to a queue
 and wait; the writer takes all that is there, commits it as one batch, and wakes them. While it waits for the disk the
-next batch gathers by itself.
+next batch gathers by itself. A thread that finds nobody at work and nobody waiting commits its append itself.
 
 States: no thread, until the first append; running; closed. Before a fork the writer comes to rest between two batches
 and closes its connection, because a SQLite connection must not exist on both sides of a fork; the parent's thread then
@@ -14,7 +14,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -83,11 +83,10 @@ class Writer:
     def append(self, drafts: Sequence[Prepared]) -> Appended | SlotTaken:
         """See `Journal.append`."""
         ticket = _Ticket(drafts)
-        # A bare lock, acquired twice, is the cheapest thing a thread can wait on.
-        ticket.lock = lock = threading.Lock()
-        lock.acquire()
-        self._put(ticket)
-        lock.acquire()
+        if self._at_work.locked() or self._queue.qsize():
+            self._wait(ticket)
+        else:
+            self._append_here(ticket)
         return _open_answer(ticket.answer)
 
     async def append_async(self, drafts: Sequence[Prepared]) -> Appended | SlotTaken:
@@ -112,7 +111,9 @@ class Writer:
                 return
             self._closed = True
             thread = self._thread
-        if thread is not None:
+        if thread is None:
+            self._finish()
+        else:
             self._queue.put(None)
             thread.join()
         self._ended = True
@@ -134,11 +135,37 @@ class Writer:
     def _begin_anew(self) -> None:
         self._lifecycle = threading.Lock()
         self._at_work = threading.Lock()  # Held while the connection is in use.
+        self._here = 0  # The thread that appends by itself just now.
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._recorder: Recorder | None = None
         self._ended = self._closed  # Nobody will take from the queue any more.
+
+    def _append_here(self, ticket: _Ticket) -> None:
+        """Commit one append on the caller's thread. Nobody else is there, and handing it over would cost 60 µs."""
+        # `with` and not `acquire`: a Ctrl-C that came between that and the next line would leave it locked for ever.
+        with self._at_work:
+            self._here = threading.get_ident()
+            try:
+                if self._closed:
+                    ticket.answer = self._closed_error()
+                else:
+                    # Only this one: should a Ctrl-C come now, no other caller waits for what we had in hand.
+                    self._tidy(self._write([ticket], ()), last=False)
+            finally:
+                self._here = 0
+
+    def _wait(self, ticket: _Ticket) -> None:
+        """Let the writer's thread commit it."""
+        if self._here == threading.get_ident():
+            # Waiting for ourselves would last for ever: this is a signal handler, above an append of the same thread.
+            raise JournalUnavailable(f"the journal {self._path} is in the middle of an append of this very thread")
+        # A bare lock, acquired twice, is the cheapest thing a thread can wait on.
+        ticket.lock = lock = threading.Lock()
+        lock.acquire()
+        self._put(ticket)
+        lock.acquire()
 
     def _put(self, ticket: _Ticket) -> None:
         if self._thread is None:
@@ -163,9 +190,12 @@ class Writer:
         while (ticket := self._queue.get()) is not None:
             with self._at_work:
                 batch = [ticket]
-                entries = self._write(batch)
+                entries = self._write(batch, self._waiting(len(ticket.drafts)))
                 _wake(batch)
                 self._tidy(entries, last=False)
+        self._finish()
+
+    def _finish(self) -> None:
         with self._at_work:
             self._tidy(0, last=True)
             self._disconnect()
@@ -175,28 +205,31 @@ class Writer:
             self._connection.close()
         self._connection = self._recorder = None
 
-    def _write(self, batch: list[_Ticket]) -> int:
-        """Commit the batch and whatever else waits by now; put its answer on each ticket. How many entries it had."""
+    def _write(self, batch: list[_Ticket], more: Iterable[_Ticket]) -> int:
+        """Commit the batch and what joins it; put its answer on each ticket. How many entries there were."""
         try:
             recorder = self._ready()
             retry_while_busy(recorder.begin, clock=self._clock, timeout_s=self._busy_timeout_s)
-            batch[0].answer = recorder.append(batch[0].drafts)
+            for ticket in batch:
+                ticket.answer = recorder.append(ticket.drafts)
             # Only now, since more has come while we waited for the lock.
-            for ticket in self._waiting(len(batch[0].drafts)):
+            for ticket in more:
                 batch.append(ticket)
                 ticket.answer = recorder.append(ticket.drafts)
             return recorder.commit()
-        except Exception as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever, and nothing may appear
+        except BaseException as error:
             # Even a refusal is withdrawn: it may have been decided on what now never was.
             for ticket in batch:
                 ticket.answer = self._unavailable(error)
             self._roll_back()
+            if not isinstance(error, Exception):
+                raise
             return 0
 
     def _waiting(self, entries: int) -> Iterator[_Ticket]:
         """What is in the queue, until a batch that has `entries` already is full."""
         while entries < _BATCH_ENTRIES_MAX and self._queue.qsize():
-            ticket = self._queue.get_nowait()  # Only this thread takes from the queue while it runs.
+            ticket = self._queue.get_nowait()  # Nobody but this thread takes from the queue while it runs.
             if ticket is None:
                 self._queue.put(None)  # The end: for `_work` to see.
                 return
@@ -218,7 +251,7 @@ class Writer:
             # A connection that cannot even roll back is of no use; a new one starts from what is on disk.
             self._disconnect()
 
-    def _unavailable(self, error: Exception) -> RescindError:
+    def _unavailable(self, error: BaseException) -> RescindError:
         if isinstance(error, sqlite3.Error):
             translated = translate(error, self._path)
         else:
@@ -235,6 +268,9 @@ class Writer:
             # Seals come again; what they cover is durable already, so nobody's append depends on them.
             _LOG.warning("the journal %s could not be sealed: %s", self._path, error)
 
+    def _closed_error(self) -> JournalUnavailable:
+        return JournalUnavailable(f"the journal {self._path} is closed; open it again to append")
+
     def _answer_stragglers(self) -> None:
         stragglers: list[_Ticket] = []
         while True:
@@ -243,7 +279,7 @@ class Writer:
             except Empty:
                 break
             if ticket is not None:
-                ticket.answer = JournalUnavailable(f"the journal {self._path} is closed; open it again to append")
+                ticket.answer = self._closed_error()
                 stragglers.append(ticket)
         _wake(stragglers)
 
