@@ -1,0 +1,59 @@
+"""Whether a selected run may still write. An undo of a moving target is none.
+
+A run may still write while a living guard has opened it and not closed it, unless that guard has bound the present
+orders, one of them holds the whole run at `read_only` or above, and what it had in flight has ended.
+"""
+
+from collections.abc import Iterable
+
+from rescind.recovery.reading import every_entry
+from rescind.journal.port import Journal, Query
+from rescind.model.entry import RunClosed, RunOpened
+from rescind.model.level import Level
+from rescind.model.order import Order
+from rescind.model.step import RunInfo
+from rescind.switch.port import GuardReport, Standing
+from rescind.switch.presence import Sighting
+
+
+def may_still_write(
+    journal: Journal, runs: Iterable[RunInfo], living: Iterable[Sighting], standing: Standing
+) -> list[str]:
+    """The ids of the runs that may still write, in the given order.
+
+    Args:
+        journal: Says which guards opened and closed each run.
+        runs: The runs in question.
+        living: The guards of living processes, sighted after `standing` was read.
+        standing: The orders, and the stamp that a guard must have bound.
+    """
+    reports = {sighting.guard_id: sighting.report for sighting in living}
+    return [
+        run.run_id
+        for run in runs
+        if any(not _is_still(reports[guard], run, standing) for guard in _open_guards(journal, run.run_id) & reports.keys())
+    ]
+
+
+def holds_writes_of(order: Order, run: RunInfo) -> bool:
+    """Whether the order keeps the run from every write, and not only from some actions."""
+    return order.level >= Level.READ_ONLY and not order.scope.actions and order.scope.covers(run.subject)
+
+
+def _is_still(report: GuardReport | None, run: RunInfo, standing: Standing) -> bool:
+    if report is None or not any(holds_writes_of(order, run) for order in standing.orders):
+        return False
+    if not standing.settled or report.bound_stamp < standing.stamp:
+        return False
+    prefix = f"{run.run_id}/"
+    return report.drained_at_s is not None or not any(step.startswith(prefix) for step in report.in_flight)
+
+
+def _open_guards(journal: Journal, run_id: str) -> set[str]:
+    held: set[str] = set()
+    for entry in every_entry(journal, Query(run_id=run_id)):
+        if isinstance(entry.event, RunOpened):
+            held.add(entry.event.guard_id)
+        elif isinstance(entry.event, RunClosed):
+            held.discard(entry.event.guard_id)
+    return held

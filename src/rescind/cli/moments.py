@@ -1,0 +1,77 @@
+"""Moments as people type them: `2026-11-21T06:00:00Z`, or `06:00` for today by this machine's clock."""
+
+import re
+from datetime import datetime, time
+
+from rescind.clock import EPOCH, Clock, SystemClock, from_us
+from rescind.errors import UsageError
+
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
+
+
+def parse_moment(text: str, *, option: str, clock: Clock | None = None) -> datetime:
+    """The moment that was meant; aware, in the zone it was written in.
+
+    A bare time of day is today's, in this machine's local time: at three in the morning nobody converts. A date
+    without a zone is refused, because nobody can tell which of two moments it was.
+
+    Raises: UsageError, which names the option and the remedy.
+    """
+    text = text.strip()
+    if _TIME_OF_DAY.fullmatch(text):
+        return _today_at(text, option=option, clock=clock or SystemClock())
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{option} {text!r} is no moment; write it like 2026-11-21T06:00:00Z, or 06:00 for today by this machine's "
+            "clock"
+        ) from None
+    if moment.tzinfo is None:
+        zone = _local(moment.replace(tzinfo=EPOCH.tzinfo)).strftime("%z")
+        raise UsageError(
+            f"{option} {text!r} has no time zone, so it could be one of many moments; "
+            f"add Z for UTC, or {zone[:3]}:{zone[3:]} for this machine's time"
+        )
+    return moment
+
+
+def spoken(moment: datetime) -> str:
+    """The moment with its zone, to the second or as exactly as it was given: `2026-11-21 06:00:00 +01:00`."""
+    text = moment.isoformat(sep=" ", timespec="microseconds" if moment.microsecond else "seconds")
+    stem, zone = text[:-6], text[-6:]
+    return f"{stem} UTC" if zone == "+00:00" else f"{stem} {zone}"
+
+
+def time_of_day(moment: datetime) -> str:
+    """`2026-11-21 06:00:00`, by this machine's clock, for lists whose header names the zone."""
+    return _local(moment).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def clock_zone(moment: datetime) -> str:
+    """The zone of this machine's clock at that moment: `UTC`, or an offset such as `+01:00`."""
+    return spoken(_local(moment)).rpartition(" ")[2]
+
+
+def ago(moment: datetime, *, clock: Clock | None = None) -> str:
+    """How long ago, in one unit: `4 s`, `12 min`, `3 h`, `9 d`."""
+    seconds = max(0, round((from_us((clock or SystemClock()).now_us()) - moment).total_seconds()))
+    for unit_s, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds // unit_s} {unit}"
+    return f"{seconds} s"
+
+
+def _today_at(text: str, *, option: str, clock: Clock) -> datetime:
+    hours, minutes, *seconds = (int(part) for part in text.split(":"))
+    try:
+        of_day = time(hours, minutes, *seconds)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no time of day; the hours go from 00:00 to 23:59:59") from None
+    today = _local(from_us(clock.now_us())).date()
+    # Through the naive value, so that a day on which the clocks change gets the offset of that hour.
+    return datetime.combine(today, of_day).astimezone()
+
+
+def _local(moment: datetime) -> datetime:
+    return moment.astimezone()

@@ -1,0 +1,86 @@
+"""Entries in words: one line each, for `rescind audit log`."""
+
+from rescind.cli.safe import safe
+from rescind.cli.words import count_of
+from rescind.model.entry import (
+    CompensationEnded,
+    CompensationIntended,
+    Ended,
+    Entry,
+    Event,
+    Intended,
+    PlanFinished,
+    PlanStarted,
+    Refused,
+    ReviewOpened,
+    ReviewResolved,
+    RunClosed,
+    RunOpened,
+    Verified,
+)
+from rescind.model.outcome import Completed, Failed, Outcome, Unknown
+from rescind.model.step import RunInfo
+
+
+def tell(entry: Entry) -> str:
+    """What happened, as one safe line without time and run, such as `step 7  completed`."""
+    return safe(_words(entry.event))
+
+
+def _words(event: Event) -> str:
+    match event:
+        case RunOpened():
+            return f"opened by {_who(event.run)}"
+        case RunClosed():
+            return f"{event.how}{_because(event.detail)}"
+        case Intended(step):
+            target = f" on {step.target}" if step.target else ""
+            return f"step {step.step_id}  intends {step.action}{target}"
+        case Ended():
+            return f"step {event.step_id}  {_outcome(event.outcome)}"
+        case Verified():
+            holds = "postcondition holds" if event.holds else "postcondition does not hold"
+            return f"step {event.step_id}  {holds}{_because(event.detail)}"
+        case Refused():
+            return f"refused {event.action} at level {event.level}{_because(event.reason)}"
+        case CompensationIntended() | CompensationEnded():
+            return f"step {event.step_id}  {_compensation(event)}"
+        case ReviewOpened():
+            steps = count_of(len(event.steps), "step")
+            return f"review {event.task_id} opened: {event.action}, {steps}{_because(event.reason)}"
+        case ReviewResolved():
+            return f"review {event.task_id} resolved as {event.resolution} by {event.actor}{_because(event.note)}"
+        case PlanStarted():
+            return f"undo of {count_of(event.steps, 'step')} begun by {event.actor}{_because(event.reason)}"
+        case PlanFinished():
+            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in event.counts.items())
+            return f"undo finished: {counts or 'nothing to do'}"
+
+
+def _who(run: RunInfo) -> str:
+    words = [run.agent]
+    words += [f"for {run.tenant}"] if run.tenant else []
+    words += [f"in {run.workflow}"] if run.workflow else []
+    words += [f"trace {run.trace_id}"] if run.trace_id else []
+    return " ".join(words)
+
+
+def _outcome(outcome: Outcome) -> str:
+    match outcome:
+        case Completed():
+            return "completed"
+        case Failed(reason):
+            return f"failed, nothing changed{_because(reason)}"
+        case Unknown(reason):
+            return f"unknown whether it took effect{_because(reason)}"
+
+
+def _compensation(event: CompensationIntended | CompensationEnded) -> str:
+    if isinstance(event, CompensationIntended):
+        attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+        return f"{event.kind} begun{attempt}"
+    return f"accounted for: {event.disposition.replace('_', ' ')}{_because(event.reason)}"
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""

@@ -1,0 +1,75 @@
+"""What a person was last shown: the digest of the plan, per selection, in a small file of the store.
+
+`undo --apply` executes what was shown. Between showing and applying lies another process and perhaps a coffee, so the
+digest is kept here; whoever applies compares.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from rescind.model.step import canonical_json
+
+SHOWN_NAME = "shown-plans.json"
+
+KEPT_MAX = 100
+"""Selections that are remembered; the oldest are forgotten, and their plan is shown again before it is applied."""
+
+
+def selection_key(selection: dict[str, Any]) -> str:
+    """One name for equal selections: SHA-256 over their JSON values."""
+    return hashlib.sha256(canonical_json(selection)).hexdigest()
+
+
+def last_shown(store: Path, key: str) -> str | None:
+    """The digest that was last shown for the selection; None if none is known, or if the file cannot be read."""
+    return _read(store).get(key)
+
+
+def remember_shown(store: Path, key: str, digest: str) -> bool:
+    """Keep what was shown. Returns whether that worked: a plan is worth showing on a read-only disk, too."""
+    shown = _read(store)
+    shown.pop(key, None)
+    shown[key] = digest
+    kept = dict(list(shown.items())[-KEPT_MAX:])
+    try:
+        _replace(store / SHOWN_NAME, json.dumps(kept, indent=0))
+    except OSError:
+        return False
+    return True
+
+
+def forget_shown(store: Path, key: str) -> None:
+    """The plan was applied: what comes next for the selection is a new plan."""
+    shown = _read(store)
+    if shown.pop(key, None) is not None:
+        with contextlib.suppress(OSError):
+            _replace(store / SHOWN_NAME, json.dumps(shown, indent=0))
+
+
+def _read(store: Path) -> dict[str, str]:
+    # A damaged file is as good as none: the plan is then shown before it is applied.
+    try:
+        held: Any = json.loads((store / SHOWN_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(held, dict):
+        return {}
+    pairs = cast("dict[Any, Any]", held).items()
+    return {name: digest for name, digest in pairs if isinstance(name, str) and isinstance(digest, str)}
+
+
+def _replace(path: Path, text: str) -> None:
+    # mkstemp makes the file with mode 0600, and a rename is seen whole or not at all.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,89 @@
+"""What `rescind stop` does, apart from how its words were read: two readers share it, see `quick`."""
+
+from pathlib import Path
+from typing import Any
+
+from rescind.cli.identity import whoami
+from rescind.cli.out import Out
+from rescind.cli.safe import safe
+from rescind.cli.stores import find_store, orders_of
+from rescind.clock import SystemClock, SystemIds
+from rescind.errors import UsageError
+from rescind.model.level import Level
+from rescind.model.order import Order
+from rescind.model.scope import Scope
+from rescind.switch.desk import place
+
+LEVEL_DEFAULT = "halted"
+
+WHAT_LEVELS_DO = {
+    Level.SUPERVISED: "writes wait for approval",
+    Level.READ_ONLY: "reads go on, writes are refused",
+    Level.PAUSED: "nothing new begins, what runs may finish",
+    Level.HALTED: "runs end, and every later call is refused",
+}
+
+
+def stop_now(
+    scope: str,
+    *,
+    level: str = LEVEL_DEFAULT,
+    reason: str = "",
+    actor: str | None = None,
+    store: Path | None = None,
+    wait_s: float | None = None,
+    out: Out,
+) -> int:
+    """Place the order, say so, and wait for the receipt if `wait_s` says how long. Returns the exit status.
+
+    Raises: UsageError, if something of this cannot be read or there is no store; OrdersUnavailable.
+    """
+    wanted_scope, wanted_level = read_words(scope, level)
+    folder = find_store(store)
+    with orders_of(folder) as orders:
+        placed = place(
+            orders,
+            wanted_scope,
+            wanted_level,
+            reason=reason,
+            actor=actor or whoami(),
+            clock=SystemClock(),
+            ids=SystemIds(),
+        )
+    _confirm(placed.order, out)
+    answer = {"order": order_as_json(placed.order), "durable": True}
+    if wait_s is None:
+        out.emit(answer)
+        return 0
+    from rescind.cli.receipt import receipt_status, wait_for_receipt
+
+    receipt = wait_for_receipt(placed, folder, out, timeout_s=wait_s)
+    out.emit(answer | {"receipt": receipt})
+    return receipt_status(receipt)
+
+
+def read_words(scope: str, level: str) -> tuple[Scope, Level]:
+    """Scope and level as typed. Raises: UsageError, which names the remedy."""
+    try:
+        return Scope.parse(scope), Level.parse(level)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def order_as_json(order: Order) -> dict[str, Any]:
+    """The order as it stands in answers."""
+    return {
+        "order_id": order.order_id,
+        "scope": str(order.scope),
+        "level": order.level.label,
+        "reason": order.reason,
+        "actor": order.actor,
+        "placed_at": order.placed_at.isoformat(),
+    }
+
+
+def _confirm(order: Order, out: Out) -> None:
+    out.say(f"{order.level.label} {safe(order.scope)}: {WHAT_LEVELS_DO[order.level]}", style="bold")
+    out.say(f"  order   {order.order_id}, durable on this machine")
+    out.say(f"  reason  {safe(order.reason) or 'none given; --reason is shown to whoever is refused'}")
+    out.say(f'  lift    rescind resume {order.order_id} --reason "…"')

@@ -1,0 +1,79 @@
+"""Which store a command works on, and its journal, opened only where there is one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rescind.config import STORE_VARIABLE, load_settings
+from rescind.errors import UsageError
+from rescind.switch.desk import open_store
+from rescind.switch.store import ORDERS_NAME, SqliteOrders
+
+if TYPE_CHECKING:
+    from rescind.journal.sqlite import SqliteJournal
+
+JOURNAL_NAME = "journal.db"
+
+
+def find_store(given: Path | None) -> Path:
+    """The folder of the store: the given one, else RESCIND_STORE, else what `rescind.yaml` says, else `./.rescind`.
+
+    Raises: ConfigError for an unreadable `rescind.yaml`; UsageError, if there is no store in that folder. A stop that
+        nobody hears must not look like a success, so nothing is made here.
+    """
+    store, named_by = _named_store(given)
+    if not (store / JOURNAL_NAME).exists() and not (store / ORDERS_NAME).exists():
+        what = "has no store in it" if store.is_dir() else "does not exist"
+        raise UsageError(
+            f"{store} {what} ({named_by}). Run this in the folder of your program, or name its store with "
+            f"--store DIR or {STORE_VARIABLE}. A guard makes its store with its first run"
+        )
+    return store
+
+
+@contextmanager
+def orders_of(store: Path) -> Iterator[SqliteOrders]:
+    """The standing orders of a store, for the length of a block. 
+
+    Raises: UsageError, if there are none, or none of ours; OrdersUnavailable.
+    """
+    orders = open_store(store, create=False)
+    try:
+        yield orders
+    finally:
+        orders.close()
+
+
+def journal_path(store: Path) -> Path:
+    """The journal's file. Raises: UsageError, if the store has none yet."""
+    path = store / JOURNAL_NAME
+    if not path.exists():
+        raise UsageError(f"{store} has no journal yet: no guard has recorded anything in it")
+    return path
+
+
+@contextmanager
+def journal_of(store: Path) -> Iterator["SqliteJournal"]:
+    """The journal of a store, for the length of a block.
+
+    Raises: UsageError, if the store has none yet.
+    """
+    from rescind.journal.sqlite import SqliteJournal
+
+    journal = SqliteJournal(journal_path(store))
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def _named_store(given: Path | None) -> tuple[Path, str]:
+    if given is not None:
+        return given, "named by --store"
+    named = os.environ.get(STORE_VARIABLE)
+    if named:  # before `rescind.yaml` is read: a typing error in that must not stand between an operator and a stop
+        return Path(named).absolute(), f"named by {STORE_VARIABLE}"
+    settings = load_settings()
+    return settings.store, f"named by {settings.source}" if settings.source else "the default"

@@ -1,0 +1,125 @@
+"""`rescind undo`: show what would be undone, and with `--apply` do exactly that."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from rescind.cli.app import APP_VARIABLE
+from rescind.cli.identity import whoami
+from rescind.cli.moments import parse_moment
+from rescind.cli.options import ACTOR_HELP, common, given_store
+from rescind.cli.out import Out
+from rescind.cli.undo_request import UndoRequest
+from rescind.errors import UsageError
+
+if TYPE_CHECKING:
+    from rescind.compensation.selection import Selection
+
+_DIGITS_MIN = 8
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  rescind undo --trace 4bf92f35 --app shop.tools
+  rescind undo --trace 4bf92f35 --app shop.tools --apply
+  rescind undo --agent billing-agent@2.4.0 --since 06:00 --until 09:10 --app shop.tools
+"""
+)
+@click.option("--run", "run_ids", multiple=True, metavar="ID", help="This run; may be repeated.")
+@click.option("--trace", "trace_id", metavar="ID", help="This trace; the beginning of an id will do.")
+@click.option("--agent", metavar="NAME[@VERSION]", help="What this agent did.")
+@click.option("--tenant", metavar="NAME", help="What was done for this tenant.")
+@click.option("--since", metavar="TIME", help="What was begun from this moment on.")
+@click.option("--until", metavar="TIME", help="What was begun before this moment.")
+@click.option(
+    "--app", envvar=APP_VARIABLE, metavar="MODULE[:GUARD]", help=f"Where your tools are declared, or {APP_VARIABLE}."
+)
+@click.option("--apply", "apply", is_flag=True, help="Do it. What was shown last, and nothing else, is done.")
+@click.option("--plan", "shown", metavar="DIGEST", help="With --apply: only this plan, or the rest of it.")
+@click.option("--stop-first", is_flag=True, help="With --apply: hold runs that may still write at read_only.")
+@click.option("--yes", "-y", is_flag=True, help="With --apply: do not ask.")
+@click.option("--parallel", type=click.IntRange(1, 64), metavar="N", help="Steps undone at once.  [default: 8]")
+@click.option("--tree", is_flag=True, help="Show the plan by dependency.")
+@click.option("--all", "every", is_flag=True, help="Show every step of a long plan.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@click.option("--reason", default="", metavar="TEXT", help="Why; kept in the journal.")
+@common
+def undo(
+    *,
+    run_ids: tuple[str, ...],
+    trace_id: str | None,
+    agent: str | None,
+    tenant: str | None,
+    since: str | None,
+    until: str | None,
+    app: str | None,
+    apply: bool,
+    shown: str | None,
+    stop_first: bool,
+    yes: bool,
+    parallel: int | None,
+    tree: bool,
+    every: bool,
+    actor: str | None,
+    reason: str,
+    out: Out,
+) -> int:
+    """Plan the undo of what was selected: what is restored, what is offset, what is left to a person, and why.
+
+    Nothing is changed without --apply. All conditions that are given must hold. TIME is like 2026-11-21T06:00:00Z, or
+    06:00 for today by this machine's clock.
+
+    Exit status 1 if the undo left something undone by fault; what is for a person to decide is no fault.
+    """
+    _refuse_without_apply(apply, {"--plan": shown, "--stop-first": stop_first, "--yes": yes})
+    if shown is not None and (len(shown) < _DIGITS_MIN or not set(shown.lower()) <= set("0123456789abcdef")):
+        raise UsageError(f"--plan {shown!r} is no digest; give {_DIGITS_MIN} or more of the digits that were shown")
+    from rescind.cli.undo_session import run_undo
+
+    return run_undo(
+        UndoRequest(
+            selection=_selection(run_ids, trace_id, agent, tenant, since, until),
+            as_typed={"since": since or "", "until": until or ""},
+            app=app,
+            store=given_store(),
+            apply=apply,
+            shown=shown.lower() if shown else None,
+            stop_first=stop_first,
+            sure=yes,
+            parallel=parallel,
+            tree=tree,
+            every=every,
+            actor=actor or whoami(),
+            reason=reason,
+        ),
+        out,
+    )
+
+
+def _selection(
+    run_ids: tuple[str, ...],
+    trace_id: str | None,
+    agent: str | None,
+    tenant: str | None,
+    since: str | None,
+    until: str | None,
+) -> "Selection":
+    from rescind.compensation.selection import Selection
+
+    if not any((run_ids, trace_id, agent, tenant, since, until)):
+        raise UsageError("say what to undo: --run, --trace, --agent, --tenant, --since, --until, or several of them")
+    return Selection(
+        run_ids=run_ids,
+        trace_id=trace_id,
+        agent=agent,
+        tenant=tenant,
+        since=None if since is None else parse_moment(since, option="--since"),
+        until=None if until is None else parse_moment(until, option="--until"),
+    )
+
+
+def _refuse_without_apply(apply: bool, options: dict[str, object]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given and not apply:
+        raise UsageError(f"{' and '.join(given)} only mean something with --apply; add it, or leave them out")

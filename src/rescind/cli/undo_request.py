@@ -1,0 +1,81 @@
+"""What was asked of `rescind undo`, and how to ask it again."""
+
+import shlex
+from pathlib import Path
+
+import msgspec
+
+from rescind.cli.moments import spoken
+from rescind.cli.safe import safe
+from rescind.compensation.selection import Selection
+
+DIGITS_SHOWN = 16
+"""Digits of a digest in commands. As many name the run that a plan is recorded in, so a plan can be found by them."""
+
+
+class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The words of one `rescind undo`.
+
+    Attributes:
+        selection: What to undo.
+        as_typed: How `since` and `until` were typed; empty where they were not.
+        app: `MODULE[:GUARD]`; None if none was given.
+        store: What `--store` said; None if it was not given.
+        apply: Whether to do it.
+        shown: The digest, or its beginning, of the only plan to apply.
+        stop_first: Whether to stop what may still write.
+        sure: Whether to go without asking.
+        parallel: Steps at once; None for what the configuration says.
+        tree: Whether to draw the plan by dependency.
+        every: Whether to list every step.
+        actor: On whose behalf.
+        reason: Why.
+    """
+
+    selection: Selection
+    as_typed: dict[str, str]
+    app: str | None
+    store: Path | None
+    apply: bool
+    shown: str | None
+    stop_first: bool
+    sure: bool
+    parallel: int | None
+    tree: bool
+    every: bool
+    actor: str
+    reason: str
+
+    def command(self, *extra: str) -> str:
+        """The command line that asks for the same selection again, with further words. It can be pasted."""
+        words = ["rescind", "undo"]
+        for name, value in _options(self.selection):
+            # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
+            words += [f"--{name}", value]
+        words += ["--app", self.app] if self.app else []
+        words += ["--store", str(self.store)] if self.store else []
+        return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
+
+    @property
+    def conditions(self) -> list[tuple[str, str]]:
+        """What was selected, as people read it, such as `("since", "2026-11-21 06:00:00 +01:00")`; safe."""
+        rows: list[tuple[str, str]] = []
+        for name, value in _options(self.selection):
+            moment = getattr(self.selection, name, None) if name in self.as_typed else None
+            if moment is None:
+                rows.append((name, safe(value)))
+            else:
+                typed = self.as_typed[name]
+                taken = "" if typed == value else f"  (from {safe(typed)})"
+                rows.append((name, spoken(moment) + taken))
+        return rows
+
+
+def _options(selection: Selection) -> list[tuple[str, str]]:
+    moments = {"since": selection.since, "until": selection.until}
+    return [
+        *(("run", run_id) for run_id in selection.run_ids),
+        *((name, value) for name, value in (("trace", selection.trace_id), ("agent", selection.agent)) if value),
+        *((("tenant", selection.tenant),) if selection.tenant else ()),
+        *((name, moment.isoformat()) for name, moment in moments.items() if moment is not None),
+    ]

@@ -1,0 +1,168 @@
+"""From the words of `rescind undo` to a plan on the screen, and with `--apply` to its execution."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rescind.cli.app import WHAT_APP_IS, load_guard
+from rescind.cli.out import Out
+from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, draw_plan, reviews_in, summary_of, words_of
+from rescind.cli.safe import safe
+from rescind.cli.shown import remember_shown, selection_key
+from rescind.cli.stores import find_store, journal_of
+from rescind.cli.undo_request import DIGITS_SHOWN, UndoRequest
+from rescind.cli.words import count_of, list_of
+from rescind.clock import SystemClock
+from rescind.compensation.decision import Plan
+from rescind.compensation.port import Compensator, ReviewReason
+from rescind.compensation.selection import select_steps
+from rescind.compensation.survey import make_plan
+from rescind.config import load_settings
+from rescind.errors import UsageError
+from rescind.guard.guard import Guard
+from rescind.journal.port import Journal
+from rescind.switch.port import Orders
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an undo works with.
+
+    Attributes:
+        request: What was asked for.
+        store: The folder of the app's stores.
+        journal: Its journal.
+        orders: Its standing orders.
+        compensators: The app's declared writes by name.
+        parallel: Steps at once.
+        retries: Further tries of a step.
+    """
+
+    request: UndoRequest
+    store: Path
+    journal: Journal
+    orders: Orders
+    compensators: Mapping[str, Compensator]
+    parallel: int
+    retries: int
+
+    def plan(self) -> Plan:
+        """The plan as of now."""
+        return make_plan(
+            self.journal, self.request.selection, self.compensators, SystemClock(), parallel=self.parallel
+        )
+
+    @property
+    def key(self) -> str:
+        """What the selection is remembered by."""
+        return selection_key(self.request.selection.as_dict())
+
+
+def run_undo(request: UndoRequest, out: Out) -> int:
+    """Show the plan, or apply it. Returns the exit status."""
+    if not request.app:
+        return _without_app(request, out)
+    guard = load_guard(request.app)
+    session = _session(request, guard)
+    try:
+        if request.apply:
+            from rescind.cli.undo_apply import apply_undo
+
+            return apply_undo(session, out)
+        plan = session.plan()
+        show_plan(plan, session, out)
+        out.emit(plan_as_json(plan, session))
+        return 0
+    finally:
+        guard.close()
+
+
+def show_plan(plan: Plan, session: Session, out: Out) -> None:
+    """Draw the plan, what it leaves to a person and why, and how to apply it; remember that it was shown."""
+    request = session.request
+    out.say(f"undo of {count_of(len(plan.items), 'step')} of {count_of(len(plan.runs), 'run')}", style="bold")
+    for name, value in request.conditions:
+        out.say(f"  {name:<7} {value}")
+    if not plan.items:
+        out.say("nothing was done there, so there is nothing to undo")
+        return
+    out.say()
+    draw_plan(plan, out.console(), every=request.every, tree=request.tree)
+    out.say()
+    _say_reviews(plan, out)
+    out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
+    remembered = remember_shown(session.store, session.key, plan.digest)
+    if plan.is_settled:
+        out.say("everything is accounted for; applying it would change nothing")
+    elif not request.apply:
+        out.say("nothing was changed. To apply this plan:")
+        out.say(f"  {request.command('--apply', '--plan', plan.digest[:DIGITS_SHOWN])}", style="bold")
+    if not remembered and not request.apply:
+        out.note("the store cannot be written, so that this plan was shown is not remembered; use --plan as above")
+
+
+def plan_as_json(plan: Plan, session: Session) -> dict[str, Any]:
+    """The plan as an answer, with what to run next."""
+    return {
+        "plan": plan,
+        "digest": plan.digest,
+        "counts": plan.counts,
+        "reviews": {reason.value: count for reason, count in reviews_in(plan).items()},
+        "settled": plan.is_settled,
+        "store": str(session.store),
+        "apply": session.request.command("--apply", "--plan", plan.digest[:DIGITS_SHOWN]),
+    }
+
+
+def _say_reviews(plan: Plan, out: Out) -> None:
+    reviews = reviews_in(plan)
+    if not reviews:
+        return
+    out.say("left to a person:")
+    for reason, count in reviews.items():
+        style = "yellow" if reason is ReviewReason.CONFLICT else ""
+        out.say(f"  {count:>6,}  {words_of(reason)}: {WHAT_REVIEWS_MEAN[reason]}", style=style)
+    out.say()
+
+
+def _without_app(request: UndoRequest, out: Out) -> int:
+    """Without the app's tools nothing can be planned, except that there is nothing to plan."""
+    with journal_of(find_store(request.store)) as journal:
+        steps = select_steps(journal, request.selection)
+    if steps:
+        actions = list_of(sorted({record.step.action for record in steps}))
+        raise UsageError(
+            f"--app is missing: {count_of(len(steps), 'step')} ({actions}) can be undone only with the tools that made "
+            f"them. Give {WHAT_APP_IS}"
+        )
+    out.say("nothing was done there, so there is nothing to undo")
+    out.emit({"plan": None, "counts": {}, "settled": True})
+    return 0
+
+
+def _session(request: UndoRequest, guard: Guard) -> Session:
+    store = guard.stores.folder
+    if store is None:
+        raise UsageError(f"--app: the guard of {request.app} keeps its journal nowhere that a command could find it")
+    if request.store is not None and request.store.resolve() != store.resolve():
+        raise UsageError(
+            f"--store is {request.store}, and the guard of {request.app} keeps its stores in {store}; "
+            "leave --store out, or name the same folder"
+        )
+    find_store(store)
+    undo = load_settings().config.undo
+    return Session(
+        request=request,
+        store=store,
+        journal=guard.journal,
+        orders=guard.orders,
+        compensators=guard.compensators,
+        parallel=undo.parallel if request.parallel is None else request.parallel,
+        retries=undo.retries,
+    )
+
+
+def describe_store(session: Session) -> str:
+    """Where the session works, for messages; safe."""
+    return safe(session.store)

@@ -1,0 +1,249 @@
+"""A bank in a folder: its books, the tools of its agent, the agent as a process, and the command line beside it.
+
+What the books should hold is computed here from the bank's own `trail` table, which the tools write in the same
+transaction as their effect and which rescind knows nothing of.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+DEADLINE_S = 20.0
+
+TOOLS = '''
+import sqlite3
+import rescind
+
+guard = rescind.Guard.at("store")
+
+def books():
+    connection = sqlite3.connect("bank.db", timeout=20.0, isolation_level=None)
+    connection.execute("PRAGMA synchronous=OFF")  # the bank's own durability is not what is tested here
+    return connection
+
+def _balance(name):
+    with books() as connection:
+        row = connection.execute("SELECT balance FROM accounts WHERE name = ?", (name,)).fetchone()
+    return None if row is None else row[0]
+
+@guard.write("account.set", target=lambda name: ("bank", "account", name))
+def set_balance(name: str, balance: int) -> None:
+    with books() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?)", (name, balance))
+        connection.execute("INSERT INTO trail VALUES ('set', ?, ?)", (name, balance))
+        connection.execute("COMMIT")
+
+@set_balance.snapshot
+def _(name):
+    return _balance(name)
+
+@set_balance.restore
+def _(step):
+    with books() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO trail VALUES ('restore', ?, ?)", (step.arguments["name"], step.before))
+        if step.before is None:
+            connection.execute("DELETE FROM accounts WHERE name = ?", (step.arguments["name"],))
+        else:
+            connection.execute(
+                "INSERT OR REPLACE INTO accounts VALUES (?, ?)", (step.arguments["name"], step.before)
+            )
+        connection.execute("COMMIT")
+
+@guard.write("payment.send")
+def pay(name: str, amount: int) -> int:
+    with books() as connection:
+        connection.execute("INSERT INTO payments (name, amount) VALUES (?, ?)", (name, amount))
+        return connection.execute("SELECT last_insert_rowid()").fetchone()[0]
+
+@pay.compensate(idempotent=True)
+def _(step):
+    with books() as connection:
+        connection.execute(
+            "INSERT OR IGNORE INTO payments (name, amount, credit_key) VALUES (?, ?, ?)",
+            (step.arguments["name"], -step.arguments["amount"], step.idempotency_key),
+        )
+
+@guard.write("letter.send", irreversible="a letter cannot be unsent")
+def send_letter(name: str) -> None:
+    with books() as connection:
+        connection.execute("INSERT INTO letters VALUES (?)", (name,))
+'''
+
+AGENT = '''
+import sys, time
+import rescind
+from bank_tools import guard, pay, send_letter, set_balance
+
+agent, run_id, pause_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
+number = 0
+with guard.run(agent=agent, run_id=run_id, tenant="acme") as run:
+    while True:
+        number += 1
+        name = f"customer-{number % 7}"
+        try:
+            set_balance(name, number)
+            pay(name, number)
+            if number % 5 == 0:
+                send_letter(name)
+        except rescind.CallDenied:
+            pass
+        time.sleep(pause_s)
+'''
+
+SLOW_TOOL = '''
+import pathlib, sqlite3, time
+import bank_tools
+from bank_tools import guard, books
+
+@guard.write("account.slow", target=lambda name: ("bank", "account", name))
+def slow(name: str) -> None:
+    with books() as connection:
+        connection.execute("INSERT OR REPLACE INTO accounts VALUES (?, 1000)", (name,))
+    pathlib.Path("in-the-middle").touch()
+    time.sleep(60.0)
+
+@slow.snapshot
+def _(name):
+    return bank_tools._balance(name)
+
+@slow.restore
+def _(step):
+    raise AssertionError("a step in doubt is never restored by itself")
+'''
+
+SLOW_AGENT = '''
+from slow_tool import guard, slow
+
+with guard.run(agent="slow-agent@1", run_id="run-slow"):
+    slow("customer-0")
+'''
+
+FILES = {
+    "bank_tools.py": TOOLS,
+    "agent.py": AGENT,
+    "slow_tool.py": SLOW_TOOL,
+    "slow_agent.py": SLOW_AGENT,
+}
+
+SCHEMA = """
+CREATE TABLE accounts (name TEXT PRIMARY KEY, balance INTEGER NOT NULL);
+CREATE TABLE payments (id INTEGER PRIMARY KEY, name TEXT NOT NULL, amount INTEGER NOT NULL, credit_key TEXT UNIQUE);
+CREATE TABLE letters (name TEXT NOT NULL);
+CREATE TABLE trail (what TEXT NOT NULL, name TEXT NOT NULL, balance INTEGER);
+INSERT INTO accounts VALUES ('customer-0', 100), ('customer-1', 101), ('customer-2', 102), ('customer-3', 103);
+"""
+
+
+class Bank:
+    """The bank in one folder. Every process it starts is ended with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: list[subprocess.Popen[str]] = []
+        for name, text in FILES.items():
+            (folder / name).write_text(text)
+        with self.books() as books:
+            books.executescript(SCHEMA)
+
+    # --- processes ---
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """A Python process in the bank's folder."""
+        process = subprocess.Popen(
+            [sys.executable, *argv],
+            cwd=self.folder,
+            env=self._environment(),
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._processes.append(process)
+        return process
+
+    def start_agent(
+        self, run_id: str = "run-1", *, agent: str = "paying-agent@1.0.0", pause_s: float = 0.002
+    ) -> subprocess.Popen[str]:
+        """An agent that pays until it is stopped."""
+        return self.start("agent.py", agent, run_id, str(pause_s))
+
+    def rescind(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """One command, to its end."""
+        process = self.start_rescind(*argv)
+        out, err = process.communicate(timeout=60.0)
+        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+    def start_rescind(self, *argv: str) -> subprocess.Popen[str]:
+        """One command, not waited for."""
+        return self.start("-c", "import sys; from rescind.cli import main; sys.exit(main())", *argv)
+
+    def answer(self, *argv: str, status: int = 0) -> dict[str, Any]:
+        """The JSON object that a command answers with."""
+        done = self.rescind(*argv, "--json")
+        assert done.returncode == status, (argv, done.returncode, done.stdout, done.stderr)
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def end_all(self) -> None:
+        """Kill what is left."""
+        for process in self._processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.communicate()
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")}
+        return kept | {"RESCIND_STORE": str(self.folder / "store"), "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+
+    # --- the books ---
+
+    @contextlib.contextmanager
+    def books(self) -> Iterator[sqlite3.Connection]:
+        """A connection to the books."""
+        connection = sqlite3.connect(self.folder / "bank.db", timeout=20.0, isolation_level=None)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def accounts(self) -> dict[str, int]:
+        """Balances by name."""
+        return self._pairs("SELECT name, balance FROM accounts")
+
+    def effects(self) -> int:
+        """How many effects there have been, of all tools."""
+        with self.books() as books:
+            counts = [books.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES]
+        return sum(counts)
+
+    def unpaid(self) -> int:
+        """What payments and credits add up to; 0 when every payment was taken back exactly once."""
+        with self.books() as books:
+            return int(books.execute("SELECT coalesce(sum(amount), 0) FROM payments").fetchone()[0])
+
+    def _pairs(self, sql: str) -> dict[str, int]:
+        with self.books() as books:
+            return dict(books.execute(sql).fetchall())
+
+
+TABLES = ("trail", "payments", "letters")
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until it holds. Raises: AssertionError, which says what did not come true, after a deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
+        time.sleep(0.005)

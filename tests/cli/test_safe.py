@@ -1,0 +1,54 @@
+"""Hostile text never reaches a terminal."""
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+
+from rescind.cli.safe import safe, short
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("plain, with Umlaut ü and 漢字", "plain, with Umlaut ü and 漢字"),
+        ("\x1b[2J\x1b[31mred", r"\x1b[2J\x1b[31mred"),
+        ("one\nrescind: all is well", r"one\nrescind: all is well"),
+        ("\r\x08\x7f\x9b31m", r"\r\x08\x7f\x9b31m"),
+        ("a\u202eb\u2066c", r"a\u202eb\u2066c"),
+        ("zero\u200bwidth", r"zero\u200bwidth"),
+        ("\ud800", r"\ud800"),
+        ("line\u2028separator", r"line\u2028separator"),
+    ],
+)
+def test_what_could_move_a_cursor_is_shown_as_its_escape(hostile: str, shown: str) -> None:
+    assert safe(hostile) == shown
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_anything_becomes_one_printable_line(text: str) -> None:
+    assert safe(text).isprintable()
+
+
+@given(st.text(), st.integers(min_value=1, max_value=20))
+def test_short_is_never_longer_than_asked(text: str, width: int) -> None:
+    assert len(short(text, width)) <= width
+
+
+def test_markup_in_a_name_is_drawn_as_it_is_written() -> None:
+    from rescind.cli.out import Out
+
+    console: Console = Out(json=False).console()
+    console.file = io.StringIO()
+    table = Table()
+    table.add_column("what")
+    table.add_row("[red]agent[/red] :smile:")
+    console.print(table)
+    console.print("[bold]x[/bold]")
+
+    drawn = console.file.getvalue()
+    assert "[red]agent[/red] :smile:" in drawn
+    assert "[bold]x[/bold]" in drawn
