@@ -1,0 +1,59 @@
+"""The last screen: what happened, what was undone, what a person has to do, how long it took, and where to look."""
+
+import shlex
+from pathlib import Path
+
+from rescind.demo.screen import ACCENT, BAD, GOOD, QUIET, Screen, dollars
+from rescind.demo.story import ROGUE, Told
+
+
+def tell_end(screen: Screen, told: Told, *, kept: Path | None) -> None:
+    """Sum it up. `kept` is the folder where everything was left; None if it is gone."""
+    verdict, undo = told.verdict, told.verdict.undo
+    screen.rule()
+    if not verdict.holds:
+        screen.say("Not everything holds. See the lines marked above.", style=BAD)
+    screen.say(
+        f"{verdict.customers_wronged} customers wronged. Stopped in {verdict.stop.ms:.0f} ms, "
+        f"undone in {undo.ms / 1000:.1f} s.",
+        style="bold",
+    )
+    screen.blank()
+    credited = f"charges, {dollars(told.charged_cents)} by credit entries; nothing deleted"
+    screen.table(
+        [
+            ("restored", undo.restored, "subscriptions, each to the row as it was"),
+            ("compensated", undo.compensated, credited),
+            ("untouched", told.bystander_writes, f"writes of other agents; {verdict.bystander_writes_lost} lost"),
+            ("refused", told.refused, f"attempts since the stop; {verdict.writes_after_stop} got through"),
+        ],
+        style=GOOD,
+    )
+    screen.blank()
+    screen.say("Left to a person (rescind review list):")
+    screen.table(
+        [
+            ("1 task", undo.review, "mails that cannot be unsent"),
+            ("1 task", undo.conflicts, f"subscription that was edited meanwhile, {told.edited}: not overwritten"),
+        ],
+        style=ACCENT,
+    )
+    screen.blank()
+    if kept is None:
+        screen.say("To look around in what is left: rescind demo --keep DIR", style=QUIET)
+    else:
+        _tell_commands(screen, kept)
+
+
+def _tell_commands(screen: Screen, kept: Path) -> None:
+    screen.say("Everything is still there. Look around:")
+    screen.blank()
+    screen.command(f"cd {shlex.quote(str(kept))}")
+    for command in (
+        "rescind status",
+        "rescind review list",
+        f"rescind undo --agent {ROGUE} --app desk",
+        "rescind audit log",
+        "rescind audit verify",
+    ):
+        screen.command(command)

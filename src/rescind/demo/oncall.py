@@ -1,0 +1,152 @@
+"""What the person on call does: stop, plan, apply, look again. By the very functions that are behind the commands."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rescind.clock import SystemClock, SystemIds
+from rescind.compensation.decision import Plan
+from rescind.compensation.execute import apply_plan
+from rescind.compensation.port import ReviewReason
+from rescind.compensation.result import StepResult, UndoResult
+from rescind.compensation.selection import Selection
+from rescind.compensation.survey import make_plan
+from rescind.demo.desk import STORE, Desk
+from rescind.errors import RescindError
+from rescind.journal.audit import AuditReport, verify
+from rescind.model.entry import Disposition
+from rescind.model.history import ReviewTask
+from rescind.model.level import Level
+from rescind.model.scope import Scope
+from rescind.model.step import Target
+from rescind.recovery.review import list_tasks
+from rescind.switch import desk as switch
+from rescind.switch.receipt import GuardReceipt, GuardState, Receipt, await_receipt
+
+ACTOR = "on-call"
+
+RECEIPT_WITHIN_S = 10.0
+"""As long as `rescind stop --wait` waits. Milliseconds are usual."""
+
+
+class NotStopped(RescindError):
+    """No process of the agent was seen to take up the order, so there is nothing to go on with."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A stop and its receipt.
+
+    Attributes:
+        order_id: The order.
+        receipt: As `rescind stop --wait` prints it.
+        ms: From the press to the receipt.
+        first_acknowledged_s: Machine-wide monotonic clock, when the first process with runs of the agent took it up.
+    """
+
+    order_id: str
+    receipt: Receipt
+    ms: float
+    first_acknowledged_s: float
+
+    @property
+    def covered(self) -> list[GuardReceipt]:
+        """The guards that hold runs of the agent."""
+        return [guard for guard in self.receipt.guards if guard.runs_covered]
+
+    @property
+    def acknowledged(self) -> int:
+        """Guards that took it up, whether or not it concerns them."""
+        return sum(guard.state in (GuardState.BOUND, GuardState.DRAINED) for guard in self.receipt.guards)
+
+    @property
+    def unknown(self) -> int:
+        """Guards of which it is not known."""
+        return sum(guard.state is GuardState.UNKNOWN for guard in self.receipt.guards)
+
+
+@dataclass(frozen=True)
+class Undone:
+    """An undo that was applied: the plan, what became of each step, and how long it took from plan to end."""
+
+    plan: Plan
+    result: UndoResult
+    ms: float
+
+    def count(self, disposition: Disposition) -> int:
+        """Steps that ended so, conflicts not among those in review."""
+        return sum(step.disposition is disposition and not _is_conflict(step) for step in self.result.steps)
+
+    @property
+    def conflict_targets(self) -> list[Target]:
+        """What those steps had touched."""
+        steps = {step.step for step in self.conflicts}
+        return [item.target for item in self.plan.items if item.step in steps and item.target is not None]
+
+    @property
+    def conflicts(self) -> list[StepResult]:
+        """Steps that were not touched, because somebody had changed their target since."""
+        return [step for step in self.result.steps if _is_conflict(step)]
+
+
+class OnCall:
+    """The person on call, at one desk."""
+
+    def __init__(self, folder: Path, desk: Desk) -> None:
+        self._store, self._desk = folder / STORE, desk
+        self._clock, self._ids = SystemClock(), SystemIds()
+
+    def stop(self, agent: str, *, reason: str) -> Stopped:
+        """Halt the agent, and wait for the receipt.
+
+        Raises: NotStopped, OrdersUnavailable.
+        """
+        pressed_s = self._clock.monotonic_s()
+        scope = Scope.parse(f"agent:{agent}")
+        orders = switch.open_store(self._store, create=False)
+        try:
+            placed = switch.place(
+                orders, scope, Level.HALTED, reason=reason, actor=ACTOR, clock=self._clock, ids=self._ids
+            )
+            receipt = await_receipt(self._store, placed, timeout_s=RECEIPT_WITHIN_S, clock=self._clock)
+        finally:
+            orders.close()
+        ms = (self._clock.monotonic_s() - pressed_s) * 1000
+        bound_ms = [guard.bound_ms for guard in receipt.guards if guard.runs_covered and guard.bound_ms is not None]
+        if not bound_ms:
+            raise NotStopped(f"no process of {agent} acknowledged the order {placed.order.order_id}")
+        first_s = placed.placed_at_s + min(bound_ms) / 1000
+        return Stopped(placed.order.order_id, receipt, round(ms, 1), first_s)
+
+    def plan(self, agent: str) -> Plan:
+        """What an undo of everything that the agent did would do. Changes nothing."""
+        guard = self._desk.guard
+        return make_plan(guard.journal, Selection(agent=agent), guard.compensators, self._clock)
+
+    def apply(self, plan: Plan, *, progress: Callable[[int], None]) -> Undone:
+        """Do what the plan says. `progress` is told how many steps are accounted for."""
+        guard, began_s, count = self._desk.guard, self._clock.monotonic_s(), 0
+
+        def advance(_: StepResult) -> None:
+            nonlocal count
+            count += 1
+            progress(count)
+
+        result = apply_plan(
+            plan, guard.journal, guard.compensators, self._clock, self._ids, actor=ACTOR, progress=advance
+        )
+        if result.interrupted:  # it came to a clean end first; now the one who pressed Ctrl-C gets it
+            raise KeyboardInterrupt
+        return Undone(plan, result, ms=round((self._clock.monotonic_s() - began_s) * 1000, 1))
+
+    def open_tasks(self) -> list[ReviewTask]:
+        """What is left to a person, oldest first."""
+        return list_tasks(self._desk.guard.journal)
+
+    def audit(self) -> AuditReport:
+        """Whether the journal is as it was written."""
+        return verify(self._store / "journal.db")
+
+
+def _is_conflict(step: StepResult) -> bool:
+    return step.disposition is Disposition.REVIEW and step.reason == ReviewReason.CONFLICT

@@ -1,0 +1,37 @@
+"""Everything around the story: the folder, the processes, and what is printed at the end."""
+
+from pathlib import Path
+
+import msgspec
+
+from rescind.demo.crew import crew_of
+from rescind.demo.desk import open_desk
+from rescind.demo.ending import tell_end
+from rescind.demo.folder import LOG, RESULT, demo_folder
+from rescind.demo.oncall import OnCall
+from rescind.demo.screen import Screen
+from rescind.demo.story import Story, Told
+
+
+def perform(*, keep: Path | None, as_json: bool) -> int:
+    """See `rescind.demo.run`."""
+    screen = Screen.of_process(as_json=as_json)
+    with demo_folder(keep) as folder:
+        screen.title("rescind demo", "stop it, undo it, prove it")
+        told = _tell(folder, screen)
+        result = msgspec.json.encode(told.verdict)
+        (folder / RESULT).write_bytes(result + b"\n")
+    tell_end(screen, told, kept=None if keep is None else folder)
+    if as_json:
+        print(result.decode())  # noqa: T201  # the one object that stdout is for
+    return 0 if told.verdict.holds else 1
+
+
+def _tell(folder: Path, screen: Screen) -> Told:
+    desk = open_desk(folder)
+    try:
+        with crew_of(folder, folder / LOG) as crew:
+            return Story(folder, screen, crew, OnCall(folder, desk)).tell()
+    finally:
+        desk.guard.close()
+        desk.database.dispose()

@@ -1,0 +1,256 @@
+"""The story in six acts: a good morning, a bad release, the stop, the plan, the undo, the proof."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rescind.clock import SystemClock
+from rescind.compensation.decision import Plan, PlanItem, Review, kind_of
+from rescind.compensation.port import ReviewReason
+from rescind.demo.bystanders import GLOBEX_AGENT, REPORTING_AGENT, Bystanders
+from rescind.demo.checks import Check, check_books, check_second_undo, check_undo
+from rescind.demo.crew import FAR, Agent, Crew
+from rescind.demo.desk import DATABASE
+from rescind.demo.folder import MORNING
+from rescind.demo.oncall import OnCall, Stopped, Undone
+from rescind.demo.opening import ACME, GLOBEX, REPORTS, Opening, complain, edit_by_hand, make_opening
+from rescind.demo.screen import QUIET, Screen, dollars
+from rescind.demo.truth import find_truth
+from rescind.demo.verdict import StopResult, UndoResult, Verdict
+from rescind.demo.world import World
+from rescind.errors import RescindError
+from rescind.model.entry import Disposition
+
+ROGUE = "subscriptions-agent@2.4.0"
+ROGUE_WORKERS = 2
+REASON = "reactivates customers who want to cancel"
+
+EDIT_AFTER = 100
+"""Customers who are wronged by the time that a person edits one of the first."""
+
+COMPLAINTS = 24
+"""Customers who write again after the stop. The agent tries to answer them, too."""
+
+REFUSALS_SEEN = 5
+"""Refused attempts of each stopped process that the story waits for."""
+
+PATIENCE_S = 120.0
+"""How long an act may wait for the agents. The whole story takes a sixth of it."""
+
+LOOK_EVERY_S = 0.05
+
+
+class StoryFailed(RescindError):
+    """Something that the story waits for did not come."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of it, with what only people want to know.
+
+    Attributes:
+        verdict: What holds, and what does not.
+        charged_cents: What the agent took from its customers.
+        refused: Attempts of the stopped agent that were refused.
+        bystander_writes: Writes of the other agents.
+        edited: The customer whom a person edited.
+    """
+
+    verdict: Verdict
+    charged_cents: int
+    refused: int
+    bystander_writes: int
+    edited: str
+
+
+class Story:
+    """One telling in one folder, with a crew that it fills. `tell` is called once."""
+
+    def __init__(self, folder: Path, screen: Screen, crew: Crew, on_call: OnCall) -> None:
+        self._screen, self._crew, self._on_call = screen, crew, on_call
+        self._clock, self._world, self._database = SystemClock(), World(folder), folder / DATABASE
+        self._opening: Opening = make_opening(self._database, morning=folder / MORNING)
+        self._truth = find_truth(folder / MORNING, self._opening, reports=REPORTS)
+        self._rogues: list[Agent] = []
+
+    def tell(self) -> Told:
+        """All acts. Raises: RescindError, if the story cannot be told to its end."""
+        bystanders = self._morning()
+        with bystanders.at_work():
+            self._release()
+            stopped = self._stop()
+            after_stop = self._world.effects_since(ROGUE, stopped.first_acknowledged_s)
+            undone = self._undo()
+        bystanders.finish()
+        self._wait_for(lambda: bystanders.are_done, "the other agents to finish their day")
+        self._screen.act("Proof: the books against a truth that rescind does not know")
+        checks = self._check(undone)
+        # Counted twice: an undo could hide a late change of a subscription, and one could come later still.
+        after_stop = max(after_stop, self._world.effects_since(ROGUE, stopped.first_acknowledged_s))
+        lost, refused = bystanders.lost(self._world), sum(agent.refused for agent in self._rogues)
+        self._crew.dismiss()
+        self._show_checks(checks, after_stop=after_stop, lost=lost, refused=refused)
+        verdict = Verdict(
+            customers_wronged=self._world.wronged(ROGUE),
+            guards=len(stopped.receipt.guards),
+            stop=StopResult(by="operator", acknowledged=stopped.acknowledged, unknown=stopped.unknown, ms=stopped.ms),
+            writes_after_stop=after_stop,
+            undo=_result_of(undone),
+            invariants={check.name: check.holds for check in checks},
+            bystander_writes_lost=lost,
+            chain_intact=self._audit(),
+        )
+        _, cents = self._world.charged_by(ROGUE)
+        return Told(verdict, cents, refused, bystanders.writes, self._opening.edit.customer_id)
+
+    # --- the acts ---
+
+    def _morning(self) -> Bystanders:
+        self._screen.act("A billing desk, on a normal morning")
+        self._screen.say(
+            f"Two tenants in one database: {ACME} with {len(self._truth.acme_subscriptions)} customers, {GLOBEX} with "
+            f"{len(self._truth.globex_subscriptions)}. {GLOBEX_AGENT} answers {GLOBEX}'s mail, {REPORTING_AGENT} files "
+            f"reports for {ACME}, each in a process of its own."
+        )
+        globex, reporting = self._crew.hire(GLOBEX_AGENT, GLOBEX), self._crew.hire(REPORTING_AGENT, ACME)
+        self._rogues = [
+            self._crew.hire(ROGUE, ACME, worker=worker, workers=ROGUE_WORKERS) for worker in range(ROGUE_WORKERS)
+        ]
+        return Bystanders(globex, reporting, self._opening)
+
+    def _release(self) -> None:
+        wronged, edit = len(self._opening.wronged), self._opening.edit
+        self._screen.act(f"{ROGUE} is released for {ACME}")
+        self._screen.say(
+            'It takes "I want to cancel" for "I want to come back": it reactivates the subscription, charges a month '
+            "and says so in a mail."
+        )
+        for agent in self._rogues:
+            agent.go_on_until(FAR)
+        began_s, edited = self._clock.monotonic_s(), False
+
+        def is_over() -> bool:
+            nonlocal edited
+            count = len(self._world.mails(ROGUE))
+            edited = edited or (count >= EDIT_AFTER and edit_by_hand(self._database, edit, once_changed_by=ROGUE))
+            advance(count)
+            return edited and count >= wronged
+
+        with self._screen.progress("customers wronged", wronged) as advance:
+            self._wait_for(is_over, "the agent to do its damage")
+        count, cents = self._world.charged_by(ROGUE)
+        took_s = self._clock.monotonic_s() - began_s
+        self._screen.bad(f"{count} customers wronged in {took_s:.1f} s, and {dollars(cents)} taken from them")
+        self._screen.say(f"Meanwhile {edit.changed_by} looks at one of them and pauses {edit.customer_id} by hand.")
+
+    def _stop(self) -> Stopped:
+        self._screen.act("Stop")
+        self._screen.say("A first complaint arrives. Whoever is on call stops this release, and nothing else:")
+        self._screen.command(f"rescind stop agent:{ROGUE} --level halted --wait", f"--reason '{REASON}'")
+        stopped = self._on_call.stop(ROGUE, reason=REASON)
+        for guard in stopped.covered:
+            self._screen.check(
+                f"process {guard.pid} acknowledged",
+                note="" if guard.bound_ms is None else f"after {guard.bound_ms:.1f} ms",
+                holds=guard.bound_ms is not None,
+            )
+        all_of_them = len(stopped.receipt.guards)
+        self._screen.check(
+            f"receipt after {stopped.ms:.0f} ms: {stopped.acknowledged} of {all_of_them} processes acknowledged, "
+            f"{stopped.unknown} unknown",
+            note=f"{all_of_them - len(stopped.covered)} are not concerned and work on",
+            holds=not stopped.unknown,
+        )
+        complain(self._database, self._opening.wronged[:COMPLAINTS])
+        self._wait_for(
+            lambda: all(agent.refused >= REFUSALS_SEEN for agent in self._rogues), "the stopped agent to try again"
+        )
+        self._screen.say(
+            f"{COMPLAINTS} customers complain by now. The agent, still alive, wants to reactivate them again: refused."
+        )
+        return stopped
+
+    def _undo(self) -> Undone:
+        command = f"rescind undo --agent {ROGUE} --app desk"
+        self._screen.act("Undo: the plan")
+        self._screen.command(command)
+        plan = self._on_call.plan(ROGUE)
+        self._screen.table(_lines_of(plan))
+        self._screen.say(f"{len(plan.items):,} steps of {len(plan.runs)} runs; plan {plan.digest[:12]}", style=QUIET)
+        self._screen.act("Undo: applied, exactly as shown")
+        self._screen.command(f"{command} --apply")
+        with self._screen.progress("steps accounted for", len(plan.items)) as advance:
+            undone = self._on_call.apply(plan, progress=advance)
+        steps = len(undone.result.steps)
+        self._screen.check(f"{steps:,} of {len(plan.items):,} steps accounted for in {undone.ms / 1000:.1f} s")
+        return undone
+
+    # --- the proof ---
+
+    def _check(self, undone: Undone) -> list[Check]:
+        books = check_books(self._world, self._truth, self._opening, rogue=ROGUE)
+        undo = check_undo(undone, self._on_call.open_tasks(), self._opening)
+        before = self._world.fingerprint(), self._on_call.open_tasks()
+        again = self._on_call.apply(self._on_call.plan(ROGUE), progress=lambda _: None)
+        after = self._world.fingerprint(), self._on_call.open_tasks()
+        return [*books, *undo, check_second_undo(again, unchanged=before == after)]
+
+    def _show_checks(self, checks: list[Check], *, after_stop: int, lost: int, refused: int) -> None:
+        for check in checks:
+            self._screen.check(check.means, note=check.found, holds=check.holds)
+        self._screen.check(
+            f"{after_stop} writes of the stopped agent since it acknowledged",
+            note=f"{refused} attempts refused",
+            holds=after_stop == 0,
+        )
+        self._screen.check(f"{lost} writes of the other agents lost", holds=lost == 0)
+
+    def _audit(self) -> bool:
+        audit = self._on_call.audit()
+        self._screen.check(
+            f"the journal's chain is intact: {audit.entries:,} entries of {audit.runs} runs",
+            note="" if audit.intact else str(audit.findings[0]),
+            holds=audit.intact,
+        )
+        return audit.intact
+
+    def _wait_for(self, done: Callable[[], bool], what: str) -> None:
+        deadline_s = self._clock.monotonic_s() + PATIENCE_S
+        while not done():
+            self._crew.check()
+            if self._clock.monotonic_s() > deadline_s:
+                raise StoryFailed(f"waited {PATIENCE_S:.0f} s for {what}, in vain")
+            self._clock.sleep(LOOK_EVERY_S)
+
+
+def _result_of(undone: Undone) -> UndoResult:
+    return UndoResult(
+        restored=undone.count(Disposition.RESTORED),
+        compensated=undone.count(Disposition.COMPENSATED),
+        review=undone.count(Disposition.REVIEW),
+        conflicts=len(undone.conflicts),
+        ms=undone.ms,
+    )
+
+
+_WORDS = {
+    "restore": "restore",
+    "compensate": "compensate",
+    ReviewReason.IRREVERSIBLE: "to a person",
+    ReviewReason.CONFLICT: "conflict",
+}
+
+
+def _lines_of(plan: Plan) -> list[tuple[str, int, str]]:
+    """What the plan would do, how often, and to what: one line for all steps that are alike."""
+    counts = Counter(_line_of(item) for item in plan.items)
+    return [(_WORDS[kind], counts[kind, what], what) for kind in _WORDS for each, what in counts if each == kind]
+
+
+def _line_of(item: PlanItem) -> tuple[str, str]:
+    match item.decision:
+        case Review(reason, detail):
+            return reason, f"{item.action}: {detail}"
+        case decision:
+            return kind_of(decision), item.action

@@ -1,0 +1,74 @@
+"""What came of it, as one value: the numbers, what holds and what does not."""
+
+import msgspec
+
+
+class StopResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How the stop went.
+
+    Attributes:
+        by: Who stopped the agent: `operator`.
+        acknowledged: Guards that acknowledged it.
+        unknown: Guards of which it is not known; must be 0.
+        ms: From the press to the receipt.
+    """
+
+    by: str
+    acknowledged: int
+    unknown: int
+    ms: float
+
+
+class UndoResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the writes of the stopped agent ended; the first four add up to all of them.
+
+    Attributes:
+        restored: Steps whose target is as it was before.
+        compensated: Steps that were offset.
+        review: Steps that nobody can take back, left to a person.
+        conflicts: Steps that were not touched, because somebody had changed their target since; left to a person too.
+        ms: From the plan that was shown to the last step accounted for.
+    """
+
+    restored: int
+    compensated: int
+    review: int
+    conflicts: int
+    ms: float
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The one object of `rescind demo --json`.
+
+    Attributes:
+        customers_wronged: Customers that the agent charged, counted in the database.
+        guards: Guards that were at work when the stop came.
+        stop: See `StopResult`.
+        writes_after_stop: Rows and mails of the stopped agent that began after the first acknowledgement, counted in
+            the database and the outbox.
+        undo: See `UndoResult`.
+        invariants: What must hold at the end, by name.
+        bystander_writes_lost: Writes of the other agents that were refused, or that they made and that are not there.
+        chain_intact: Whether the audit of the journal found nothing changed, missing or reordered.
+    """
+
+    customers_wronged: int
+    guards: int
+    stop: StopResult
+    writes_after_stop: int
+    undo: UndoResult
+    invariants: dict[str, bool]
+    bystander_writes_lost: int
+    chain_intact: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether all of it holds: the exit status is 0 then, and only then."""
+        return (
+            self.stop.acknowledged > 0
+            and self.stop.unknown == 0
+            and self.writes_after_stop == 0
+            and self.bystander_writes_lost == 0
+            and self.chain_intact
+            and all(self.invariants.values())
+        )
