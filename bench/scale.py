@@ -39,19 +39,19 @@ def measure() -> list[Row]:
         for journal in journals:
             journal.close()
     note = f"{LARGE:,} entries against {SMALL:,}; filled at {LARGE / seconds[0]:,.0f} entries/s"
+    found = f"trace of {TRACE_ENTRIES} entries"
+    planned = f"plan of {PLAN_STEPS} steps"
     return [
-        row(f"trace of {TRACE_ENTRIES} entries", ours=lookup[0], reference=lookup[1], unit="ms", target=3, n=ROUNDS, note=note),
-        row(f"plan of {PLAN_STEPS} steps", ours=plan[0], reference=plan[1], unit="ms", target=3, n=ROUNDS, note=note),
-    ]  # fmt: skip
+        row(found, ours=lookup[0], reference=lookup[1], unit="ms", target=3, n=ROUNDS, note=note),
+        row(planned, ours=plan[0], reference=plan[1], unit="ms", target=3, n=ROUNDS, note=note),
+    ]
 
 
 def _fill(journal: SqliteJournal, entries: int) -> None:
     """Runs of 24 steps, with one run of 500 steps and one trace of 50 entries in the middle of them."""
     batch: list[Draft] = []
-    count = 0
     for draft in _drafts(entries):
         batch.append(draft)
-        count += 1
         if len(batch) == BATCH:
             journal.append(batch)
             batch = []

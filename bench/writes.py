@@ -1,7 +1,7 @@
 """What a full guarded write costs on SQLite, against the commits it cannot do without.
 
-One thread: two bare durable commits of the same bytes, made in the calling thread. Sixteen threads: a writer thread with
-group commit and nothing else, that is no chain, no index, no encoding, fed with the same bytes.
+One thread: two bare durable commits of the same bytes, made in the calling thread. Sixteen threads: a writer thread
+with group commit and nothing else, that is no chain, no index, no encoding, fed with the same bytes.
 """
 
 import queue

@@ -7,10 +7,14 @@ order. What really happened is kept apart from what the journal says, so that te
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rescind.clock import from_us
 from rescind.compensation.effects.mapping import MappingKey
+from rescind.compensation.execute import apply_plan
+from rescind.compensation.selection import Selection
+from rescind.compensation.survey import make_plan
 from rescind.errors import NothingChanged, RescindError
 from rescind.guard.call import WriteCall, idempotency_key
 from rescind.guard.effect import PastStep
@@ -18,8 +22,9 @@ from rescind.guard.flow import Append, Boundary, LookUp, Perform, Request, Write
 from rescind.guard.guard import Guard
 from rescind.guard.run import Run
 from rescind.journal.memory import MemoryJournal
-from rescind.journal.port import Query
+from rescind.journal.port import Appended, Draft, Query, SlotTaken
 from rescind.model.entry import Intended
+from rescind.model.history import StepRecord, fold_steps
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope
@@ -104,6 +109,7 @@ class SimulatedWorld:
         self.compensations: Counter[str] = Counter()
         self.crashes = 0
         self._reported: frozenset[str] | None = None  # in flight when the halt was acknowledged
+        self._death_ratio = 0.0
         self._ids = CountingIds()
         self.guard = self.new_process()
 
@@ -132,8 +138,10 @@ class SimulatedWorld:
 
         @add.compensate
         def _(step: PastStep) -> None:
-            self.compensations[step.idempotency_key] += 1
-            self.balance[step.idempotency_key.removeprefix("undo:").replace(":", "/")] -= step.arguments["amount"]
+            self._perhaps_die()
+            self.compensations[f"{step.run.run_id}/{step.step_id}"] += 1
+            self.balance[f"{step.run.run_id}/{step.step_id}"] -= step.arguments["amount"]
+            self._perhaps_die()
 
         @guard.write("mail.send", irreversible="a mail cannot be unsent")
         def send(text: str) -> None:
@@ -184,6 +192,35 @@ class SimulatedWorld:
         )
         self.orders.place(order)
         _, self._reported = self.guard.bind()
+
+    def undo(self, *, death_ratio: float = 0.05) -> "SimulatedWorld":
+        """Undo everything that any agent did, with a process that is killed again and again until it is through."""
+        self._death_ratio = death_ratio
+        while not self._undo_once():
+            self.crashes += 1
+            self._death_ratio *= 0.9  # or a long undo would never see its end
+        self._death_ratio = 0.0
+        return self
+
+    def _undo_once(self) -> bool:
+        guard = Guard.over(_MortalJournal(self, self.disk), self.orders, clock=self.clock, ids=self._ids)
+        self._declare(guard)
+        selection = Selection(agent="agent@1")
+        try:
+            plan = make_plan(guard.journal, selection, guard.compensators, self.clock)
+            apply_plan(plan, guard.journal, guard.compensators, self.clock, self._ids, parallel=1, actor="world")
+        except _KilledError:
+            return False
+        return True
+
+    def _perhaps_die(self) -> None:
+        if self.random.random() < self._death_ratio:
+            raise _KilledError
+
+    def steps(self) -> list[StepRecord]:
+        """Every step of the agents, as the journal knows it."""
+        records = fold_steps(self.disk.entries(Query(), limit=_PAGE))
+        return [record for record in records if record.run.agent_name == "agent"]
 
     def intended(self) -> set[str]:
         """`RUN/STEP` of every step that the journal has an intent of."""
@@ -259,6 +296,29 @@ class _Happening:
             self._world.happened()
             if self._world.random.random() < self._world._lost_reply_ratio:
                 raise LostReply
+
+
+class _MortalJournal(FaultyJournal):
+    """A journal in a process that may be killed right before or right after an append became durable."""
+
+    def __init__(self, world: SimulatedWorld, journal: MemoryJournal) -> None:
+        super().__init__(journal, lambda _: False)
+        self._world, self._is_dead = world, False
+
+    def append(self, drafts: Sequence[Draft]) -> Appended | SlotTaken:
+        self._live_on()
+        answer = super().append(drafts)
+        self._live_on()
+        return answer
+
+    def _live_on(self) -> None:
+        if not self._is_dead:
+            try:
+                self._world._perhaps_die()  # one mechanism in two classes
+            except _KilledError:
+                self._is_dead = True
+        if self._is_dead:
+            raise _KilledError  # also for whatever the dying process would still like to write
 
 
 class CountingIds:
