@@ -94,7 +94,7 @@ class Mailing:
 
 
 class Shop:
-    """A journal, what stands behind it, and the actions on it. Steps are numbered through all runs: `1`, `2`, …"""
+    """A journal, what stands behind it, and the actions on it. Steps are numbered through all runs, from `1`."""
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.journal: Journal = journal or MemoryJournal()
@@ -160,16 +160,15 @@ class Shop:
         chosen = Selection(run_ids=runs or (() if selection else ("run-1",)), **selection)
         return make_plan(self.journal, chosen, self.compensators, self.clock, parallel=1)
 
-    def apply(self, plan: Plan | None = None, *runs: str, parallel: int = 1, **options: Any) -> UndoResult:
+    def apply(self, plan: Plan | None = None, *runs: str, **options: Any) -> UndoResult:
         return apply_plan(
             plan or self.plan(*runs),
             self.journal,
             self.compensators,
             self.clock,
             SystemIds(),
-            parallel=parallel,
             actor="ops",
-            **options,
+            **{"parallel": 1} | options,
         )
 
     # --- what one sees ---

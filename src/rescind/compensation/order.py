@@ -13,6 +13,7 @@ newer neighbour, and an action's `after` goes through gates.
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -54,12 +55,11 @@ def order_steps(records: Iterable[StepRecord], actions: Mapping[str, Action]) ->
     steps = sorted(records, key=lambda record: -record.intended_sequence)
     graph = _Graph(steps)
     gates, gate_edges = _gates(steps, actions)
-    declared = [*_declared(graph), *gate_edges]
-    declared, cyclic = _without_cycles(declared, graph, size=len(steps) + len(gates))
     size = len(steps) + len(gates)
-    causal = _consistent(size, len(steps), declared, list(_causal(graph)))
-    same_target = _consistent(size, len(steps), declared + causal, list(_same_target(steps)))
-    order = _sorted(size, len(steps), declared + causal + same_target)
+    declared, knots, cyclic = _without_cycles([*_declared(graph), *gate_edges], graph, size=size)
+    causal = _consistent(size, len(steps), declared + knots, list(_causal(graph)))
+    same_target = _consistent(size, len(steps), declared + knots + causal, list(_same_target(steps)))
+    order = _sorted(size, len(steps), declared + knots + causal + same_target)
     assert len(order) == size
     return _as_order(graph, gates, order, declared, causal + same_target, cyclic)
 
@@ -155,15 +155,24 @@ def _add_gates(
             pending.append(number)
 
 
-def _without_cycles(declared: list[Edge], graph: _Graph, *, size: int) -> tuple[list[Edge], frozenset[StepRef]]:
+def _without_cycles(
+    declared: list[Edge], graph: _Graph, *, size: int
+) -> tuple[list[Edge], list[Edge], frozenset[StepRef]]:
+    """The declared edges without those inside cycles, edges to put in their place, and the steps in cycles.
+
+    What is in a cycle is strung on a line instead, gates last, so that whatever waits for a part of it still comes
+    after all of it.
+    """
     if len(_sorted(size, len(graph.steps), declared)) == size:
-        return declared, frozenset()
+        return declared, [], frozenset()
     component = _components(size, declared)
-    inside = [edge for edge in declared if component[edge[0]] == component[edge[1]]]
-    cyclic = frozenset(
-        graph.steps[node].ref for edge in inside for node in edge if node < len(graph.steps)
-    )  # a gate in a cycle has a step beside it
-    return [edge for edge in declared if component[edge[0]] != component[edge[1]]], cyclic
+    inside = {node for first, then in declared if component[first] == component[then] for node in (first, then)}
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for node in sorted(inside):
+        members[component[node]].append(node)
+    knots = [edge for line in members.values() for edge in pairwise(line)]
+    cyclic = frozenset(graph.steps[node].ref for node in inside if node < len(graph.steps))
+    return [edge for edge in declared if component[edge[0]] != component[edge[1]]], knots, cyclic
 
 
 def _consistent(size: int, step_count: int, firm: list[Edge], inferred: list[Edge]) -> list[Edge]:

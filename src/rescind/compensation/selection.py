@@ -10,7 +10,7 @@ from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.step import RunInfo, parse_agent
-from rescind.recovery.reading import every_entry, every_run, the_one_meant
+from rescind.recovery.reading import every_entry, every_run, the_one_meant, unknown_name
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +50,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
     def as_dict(self) -> dict[str, Any]:
         """The conditions that are given, as JSON values."""
-        fields: dict[str, Any] = msgspec.to_builtins(self)
-        return {name: value for name, value in fields.items() if value is not None and value != () and value != []}
+        fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return {name: value for name, value in fields.items() if value not in (None, [])}
 
     def covers(self, moment: datetime) -> bool:
         """Whether a step intended at this moment lies in the range of time."""
@@ -103,11 +103,12 @@ def _query(journal: Journal, selection: Selection) -> Query:
         since=selection.since,
         until=selection.until,
     )
+    # Here the beginning of a name is not enough: `billing` must not come to mean `billing-agent`.
     if name is not None and not journal.runs(Query(agent_name=name, agent_version=version or None), limit=1):
         known = (run.agent if version else run.agent_name for run in _runs(journal))
-        _unknown(selection.agent or "", known, what="agent")
+        raise unknown_name(selection.agent or name, known, what="agent")
     if selection.tenant is not None and not journal.runs(Query(tenant=selection.tenant), limit=1):
-        _unknown(selection.tenant, (run.tenant for run in _runs(journal)), what="tenant")
+        raise unknown_name(selection.tenant, (run.tenant for run in _runs(journal) if run.tenant), what="tenant")
     return query
 
 
@@ -121,11 +122,6 @@ def _trace_meant(journal: Journal, text: str) -> str:
     if journal.runs(Query(trace_id=text), limit=1):
         return text
     return the_one_meant(text, (run.trace_id for run in _runs(journal) if run.trace_id), what="trace")
-
-
-def _unknown(text: str, known: Iterable[str], *, what: str) -> None:
-    # A beginning is not enough for an agent or a tenant: `billing` must not come to mean `billing-agent`.
-    the_one_meant(text + "\0", (f"{name}" for name in known if name), what=what)
 
 
 def _runs(journal: Journal) -> Iterator[RunInfo]:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
@@ -34,7 +35,7 @@ def the_one_meant(text: str, known: Iterable[str], *, what: str) -> str:
 
     Raises: UsageError, which says which are possible, or which is nearest.
     """
-    names: Sequence[str] = list(dict.fromkeys(name for name, _ in zip(known, range(_NAMES_MAX), strict=False)))
+    names = _some(known)
     if text in names:
         return text
     begin = [name for name in names if name.startswith(text)] if len(text) >= PREFIX_MIN else []
@@ -43,6 +44,16 @@ def the_one_meant(text: str, known: Iterable[str], *, what: str) -> str:
     if begin:
         shown = ", ".join(sorted(begin)[:5])
         raise UsageError(f"{what} {text!r} could be any of {len(begin)}: {shown}; write more of it")
+    raise unknown_name(text, names, what=what)
+
+
+def unknown_name(text: str, known: Iterable[str], *, what: str) -> UsageError:
+    """The error that says that the journal does not know this name, and which one may have been meant."""
+    names = _some(known)
     nearest = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {len(names)}" if names else "; there is none"
-    raise UsageError(f"the journal knows no {what} {text!r}{hint}")
+    return UsageError(f"the journal knows no {what} {text!r}{hint}")
+
+
+def _some(names: Iterable[str]) -> Sequence[str]:
+    return list(dict.fromkeys(islice(names, _NAMES_MAX)))

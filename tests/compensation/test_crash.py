@@ -1,0 +1,229 @@
+"""Dying before and after every request of an undo, and going on in a new process.
+
+The process dies by an exception that nothing catches; from then on, nothing of it reaches the world or the journal.
+What stands in the journal then is all the next process knows.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from compensation.undo_world import Charging, Rows, RowSetting, Shop, nothing_appended, row_of
+from rescind.compensation.selection import read_steps
+from rescind.errors import Transient
+from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import Draft
+from rescind.model.action import EffectClass
+from rescind.model.entry import Disposition, StepRef
+from rescind.model.history import StepRecord
+from rescind.model.outcome import Failed, Unknown
+from rescind.model.step import Snapshot
+from rescind.recovery.review import list_tasks
+from rescind.testing.faulty import FaultyJournal
+
+RUNS = ("run-1", "run-2", "run-3")
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+class Fuse:
+    """Counts requests, each before and after, and dies at one of them. Everything is dead afterwards."""
+
+    def __init__(self) -> None:
+        self.left = -1  # never
+
+    def burn(self) -> None:
+        if self.left == 0:
+            raise Died
+        self.left -= 1
+
+    @property
+    def is_burnt(self) -> bool:
+        return self.left == 0
+
+    def around(self, request: Callable[[], Any]) -> Any:
+        self.burn()
+        answer = request()
+        self.burn()
+        return answer
+
+
+class FusedJournal(FaultyJournal):
+    def __init__(self, journal: MemoryJournal, fuse: Fuse) -> None:
+        super().__init__(journal, lambda drafts: False)
+        self._fuse = fuse
+
+    def append(self, drafts: Sequence[Draft]) -> Any:
+        return self._fuse.around(lambda: super(FusedJournal, self).append(drafts))
+
+
+class FusedSetting(RowSetting):
+    """Its handlers die, and now and then they fail."""
+
+    def __init__(self, rows: Rows, fuse: Fuse, chance: random.Random) -> None:
+        super().__init__(rows)
+        self._fuse, self._chance = fuse, chance
+
+    def observe(self, record: StepRecord) -> Any:
+        return self._fuse.around(lambda: super(FusedSetting, self).observe(record))
+
+    def undo(self, record: StepRecord, idempotency_key: str) -> Any:
+        maybe_fail(self._chance, Transient("busy"), TimeoutError(), ValueError("no"))
+        self._fuse.around(lambda: super(FusedSetting, self).undo(record, idempotency_key))
+        maybe_fail(self._chance, TimeoutError())
+
+
+class FusedCharging(Charging):
+    def __init__(self, shop: "World", name: str, *, idempotent: bool) -> None:
+        super().__init__(name=name, idempotent=idempotent)
+        self._shop = shop
+
+    def undo(self, record: StepRecord, idempotency_key: str) -> Any:
+        known = {each.ref: each for each in read_steps(self._shop.journal, [record.run.run_id])}
+        assert known[record.ref].compensation_open, "U8: no durable intent"
+        maybe_fail(self._shop.chance, Transient("busy"), TimeoutError(), ValueError("no"))
+        self._shop.fuse.around(lambda: super(FusedCharging, self).undo(record, idempotency_key))
+        maybe_fail(self._shop.chance, TimeoutError())
+
+
+def maybe_fail(chance: random.Random, *errors: Exception) -> None:
+    if chance.random() < 0.1:
+        raise chance.choice(errors)
+
+
+class World(Shop):
+    """A shop with a history decided by a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.fuse, self.chance = Fuse(), random.Random(seed)
+        super().__init__(FusedJournal(MemoryJournal(), self.fuse))
+        self.setting = FusedSetting(self.rows, self.fuse, self.chance)
+        self.careful = FusedCharging(self, "card.charge", idempotent=False)
+        self.repeatable = FusedCharging(self, "points.add", idempotent=True)
+        self.charging = self.careful
+        self.touched_by_others: set[str] = set()
+        for _ in range(self.chance.randrange(2, 9)):
+            self.something_happens()
+        self.at_the_stop = dict(self.rows)
+
+    @property
+    def compensators(self) -> dict[str, Any]:
+        return super().compensators | {"points.add": self.repeatable}
+
+    def something_happens(self) -> None:
+        run, row = self.chance.choice(RUNS[:2]), self.chance.choice(("tea", "jam"))
+        edges: dict[str, Any] = {"depends_on": (str(self.steps),)} if self.chance.random() < 0.3 else {}
+        match self.chance.randrange(8):
+            case 0 | 1:
+                self.set(row, self.chance.randrange(3), run, **edges)
+            case 2:
+                self.set(row, self.chance.randrange(3), run, outcome=Unknown("lost reply"))
+            case 3:
+                ref = self.intend(
+                    "row.set", EffectClass.REVERSIBLE, run, target=row_of(row), before=Snapshot.of(self.rows.get(row))
+                )
+                self.end(ref, self.chance.choice((Unknown("?"), Failed("sold out"))))
+            case 4:
+                self.charge(run, **edges)
+            case 5:
+                self.charge(run, "points.add", **edges)
+            case 6:
+                self.mail(run)
+            case _:
+                self.set(row, self.chance.randrange(3), "run-3")  # which is not undone
+
+    def undo_until_done(self) -> int:
+        """Undo, and after each death again; how often it died."""
+        for deaths in range(100):
+            try:
+                self.apply(self.plan(*self.chosen))
+            except Died:
+                self.fuse.left = -1
+            else:
+                return deaths
+        raise AssertionError("it never comes to an end")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        return tuple(run for run in RUNS[:2] if self.journal.run(run) is not None)
+
+    # --- the laws ---
+
+    def check(self) -> None:
+        records = {record.ref: record for record in read_steps(self.journal, self.chosen)}
+        tasks = {task.task_id: task for task in list_tasks(self.journal)}
+        for ref, record in records.items():
+            self.is_accounted_for(ref, record, tasks)
+        assert all(count == 1 for count in self.careful.refunds.values()), "U9"
+        assert all(count == 1 for count in map(len, self.ends().values())), "one end each"
+        self.rows_are_as_the_journal_says(list(records.values()))
+        with nothing_appended(self):  # U13
+            self.apply(self.plan(*self.chosen))
+
+    def is_accounted_for(self, ref: StepRef, record: StepRecord, tasks: dict[str, Any]) -> None:
+        key = f"undo:{ref.run_id}:{ref.step_id}"
+        match record.disposition:
+            case None:
+                assert isinstance(record.outcome, Failed)
+            case Disposition.REVIEW:
+                assert ref in tasks[record.task_id or ""].steps, "U12"
+            case Disposition.COMPENSATED:
+                assert self.careful.refunds[key] + self.repeatable.refunds[key] >= 1
+            case Disposition.RESTORED | Disposition.NEVER_TOOK_EFFECT:
+                assert record.step.action == "row.set"
+
+    def rows_are_as_the_journal_says(self, records: list[StepRecord]) -> None:
+        """A row is as a restored step found it, or as it was at the stop; nothing else was ever written to it (U3)."""
+        for row, value in self.rows.items():
+            of_row = [r for r in records if r.step.target == row_of(row) and r.disposition is Disposition.RESTORED]
+            possible = [r.step.before.image for r in of_row if r.step.before] + [self.at_the_stop[row]]
+            assert value in possible
+            if of_row and all(r.disposition is not Disposition.REVIEW for r in records):
+                assert value == of_row[0].step.before.image if of_row[0].step.before else True
+
+
+def burn_at(seed: int, moment: int) -> bool:
+    """Undo a world that dies at this moment. Whether it died there at all."""
+    world = World(seed)
+    if not world.chosen:
+        return False
+    world.fuse.left = moment
+    died = world.undo_until_done() > 0
+    world.fuse.left = -1
+    world.check()
+    return died
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_is_lost_whenever_the_process_dies(seed: int) -> None:
+    moment = 0
+    while burn_at(seed, moment):
+        moment += 1
+        assert moment < 1_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40, 640))
+def test_nothing_is_lost_in_more_worlds(seed: int) -> None:
+    test_nothing_is_lost_whenever_the_process_dies(seed)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nothing_is_lost_if_it_dies_again_and_again(seed: int) -> None:
+    world = World(seed)
+    if not world.chosen:
+        return
+    for moment in range(0, 60, 3):
+        world.fuse.left = moment % 17
+        try:
+            world.apply(world.plan(*world.chosen), parallel=3)
+        except Died:
+            continue
+        break
+    world.fuse.left = -1
+    world.undo_until_done()
+    world.check()

@@ -1,0 +1,135 @@
+"""Undo against a model that knows only one rule: a step is restored if its target is, in its turn, as the step left it.
+
+Runs write to a few rows, other people write to the same rows, replies get lost, and undos of random runs come in
+between. The small number of values makes versions return, which is where a planner goes wrong.
+"""
+
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from compensation.undo_world import Shop, nothing_appended, row_of
+from rescind.compensation.selection import read_steps
+from rescind.model.action import EffectClass
+from rescind.model.entry import CompensationIntended, Disposition, StepRef
+from rescind.model.step import Snapshot
+from rescind.recovery.review import list_tasks, resolve_task
+
+RUNS = ("run-1", "run-2", "run-3")
+ROWS = ("tea", "jam")
+VALUES = st.integers(0, 2)
+
+
+class Made(msgspec.Struct):
+    """What the model knows of a step."""
+
+    ref: StepRef
+    kind: str
+    row: str = ""
+    before: Any = None
+    after: Any = None
+    disposition: Disposition | None = None
+
+
+class UndoMachine(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.shop = Shop()
+        self.model: dict[str, Any] = dict.fromkeys(ROWS, 0)
+        self.shop.rows.update(self.model)
+        self.made: list[Made] = []
+        for run in RUNS:
+            self.shop.put(run, CompensationIntended(step_id="0", kind="", idempotency_key="", plan_digest=""))
+
+    # --- the world goes on ---
+
+    @rule(run=st.sampled_from(RUNS), row=st.sampled_from(ROWS), value=VALUES)
+    def a_step_sets_a_row(self, run: str, row: str, value: int) -> None:
+        before = self.model[row]
+        ref = self.shop.set(row, value, run)
+        self.model[row] = value
+        self.made.append(Made(ref, "set", row, before, value))
+
+    @rule(run=st.sampled_from(RUNS), row=st.sampled_from(ROWS), value=st.none() | VALUES)
+    def a_process_dies_over_a_row(self, run: str, row: str, value: int | None) -> None:
+        """Before its effect (None), or after it."""
+        before = self.model[row]
+        ref = self.shop.intend("row.set", EffectClass.REVERSIBLE, run, target=row_of(row), before=Snapshot.of(before))
+        if value is not None:
+            self.shop.rows[row] = self.model[row] = value
+        self.made.append(Made(ref, "doubt", row, before))
+
+    @rule(run=st.sampled_from(RUNS))
+    def a_step_charges(self, run: str) -> None:
+        self.made.append(Made(self.shop.charge(run), "charge"))
+
+    @rule(run=st.sampled_from(RUNS))
+    def a_step_mails(self, run: str) -> None:
+        self.made.append(Made(self.shop.mail(run), "mail"))
+
+    @rule(row=st.sampled_from(ROWS), value=VALUES)
+    def somebody_changes_a_row(self, row: str, value: int) -> None:
+        self.shop.rows[row] = self.model[row] = value
+
+    # --- an operator comes ---
+
+    @rule(runs=st.sets(st.sampled_from(RUNS), min_size=1), parallel=st.sampled_from([1, 3]))
+    def undo(self, runs: set[str], parallel: int) -> None:
+        self.shop.apply(self.shop.plan(*sorted(runs)), parallel=parallel)
+        for step in reversed(self.made):
+            if step.ref.run_id in runs and step.disposition is None:
+                step.disposition = self.disposition_of(step)
+        with nothing_appended(self.shop):
+            self.shop.apply(None, *sorted(runs))
+
+    @rule()
+    def a_person_asks_for_another_try(self) -> None:
+        for task in list_tasks(self.shop.journal)[:1]:
+            resolve_task(self.shop.journal, task.task_id, "retry", actor="ann", clock=self.shop.clock)
+            for step in self.made:
+                if step.ref in task.steps:
+                    step.disposition = None
+
+    def disposition_of(self, step: Made) -> Disposition:
+        if step.kind == "charge":
+            return Disposition.COMPENSATED
+        if step.kind == "mail":
+            return Disposition.REVIEW
+        now = self.model[step.row]
+        if step.kind == "doubt":
+            return Disposition.NEVER_TOOK_EFFECT if now == step.before else Disposition.REVIEW
+        if step.after in (now, step.before):
+            self.model[step.row] = now if step.after == step.before else step.before
+            return Disposition.RESTORED
+        return Disposition.RESTORED if now == step.before else Disposition.REVIEW
+
+    # --- what holds at any time ---
+
+    @invariant()
+    def the_rows_are_as_the_model_says(self) -> None:
+        assert self.shop.rows == self.model
+
+    @invariant()
+    def every_step_is_where_the_model_says(self) -> None:
+        known = {step.ref: step.disposition for step in self.made}
+        found = {record.ref: record for record in read_steps(self.shop.journal, RUNS)}
+        waiting = {ref for task in list_tasks(self.shop.journal) for ref in task.steps}
+        assert found.keys() == known.keys()
+        for ref, disposition in known.items():
+            if disposition is None:
+                assert found[ref].disposition in (None, Disposition.REVIEW)
+                assert ref not in waiting
+            else:
+                assert found[ref].disposition is disposition
+                assert (ref in waiting) == (disposition is Disposition.REVIEW)
+
+    @invariant()
+    def nobody_gets_money_back_twice(self) -> None:
+        assert set(self.shop.charging.refunds.values()) <= {1}
+
+
+UndoMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+test_undo_keeps_to_the_model = UndoMachine.TestCase
