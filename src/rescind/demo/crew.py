@@ -67,14 +67,15 @@ class Agent:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._ear.join(LEAVE_WITHIN_S)
+        self._ear.join()  # its end of the pipe is closed, so this one has an end
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with suppress(ValueError):  # half a line, of an agent that was killed
-                told = json.loads(line)
-                self.position, self.writes, self.refused = told["position"], told["writes"], told["refused"]
+        with self.process.stdout as says:
+            for line in says:
+                with suppress(ValueError):  # half a line, of an agent that was killed
+                    told = json.loads(line)
+                    self.position, self.writes, self.refused = told["position"], told["writes"], told["refused"]
 
 
 class Crew:

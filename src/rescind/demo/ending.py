@@ -3,8 +3,10 @@
 import shlex
 from pathlib import Path
 
+from rescind.compensation.port import ReviewReason
 from rescind.demo.screen import ACCENT, BAD, GOOD, QUIET, Screen, dollars
 from rescind.demo.story import ROGUE, Told
+from rescind.model.history import ReviewTask
 
 
 def tell_end(screen: Screen, told: Told, *, kept: Path | None) -> None:
@@ -30,19 +32,19 @@ def tell_end(screen: Screen, told: Told, *, kept: Path | None) -> None:
         style=GOOD,
     )
     screen.blank()
-    screen.say("Left to a person (rescind review list):")
-    screen.table(
-        [
-            ("1 task", undo.review, "mails that cannot be unsent"),
-            ("1 task", undo.conflicts, f"subscription that was edited meanwhile, {told.edited}: not overwritten"),
-        ],
-        style=ACCENT,
-    )
+    screen.say("Left to a person:")
+    screen.table([(task.task_id, len(task.steps), _question(task, told)) for task in told.tasks], style=ACCENT)
     screen.blank()
     if kept is None:
         screen.say("To look around in what is left: rescind demo --keep DIR", style=QUIET)
     else:
         _tell_commands(screen, kept)
+
+
+def _question(task: ReviewTask, told: Told) -> str:
+    if task.reason == ReviewReason.CONFLICT:
+        return f"in conflict and not overwritten: somebody has edited {told.edited} since"
+    return f"of {task.action}: {task.detail}"
 
 
 def _tell_commands(screen: Screen, kept: Path) -> None:
@@ -53,7 +55,7 @@ def _tell_commands(screen: Screen, kept: Path) -> None:
         "rescind status",
         "rescind review list",
         f"rescind undo --agent {ROGUE} --app desk",
-        "rescind audit log",
         "rescind audit verify",
     ):
         screen.command(command)
+    screen.command(f"rescind resume agent:{ROGUE}", "--reason 'mended in 2.4.1'")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.rule import Rule
 from rich.table import Table
@@ -101,7 +100,7 @@ class Screen:
             yield self._plain_progress(what, total)
             return
         columns = (
-            TextColumn(" " * (INDENT - 1) + "{task.description}"),
+            TextColumn(" " * INDENT + "{task.description}"),
             BarColumn(bar_width=None, style=QUIET, complete_style="cyan", finished_style=GOOD),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -130,7 +129,12 @@ class Screen:
         self._show(row)
 
     def _show(self, what: Text | Table) -> None:
-        self._console.print(Padding(what, (0, 0, 0, INDENT), expand=False))
+        # Line by line and without the blanks that fill a line up: they would stay behind in files and copied text.
+        options = self._console.options.update(width=self._console.width - INDENT)
+        for segments in self._console.render_lines(what, options, pad=False):
+            line = Text.assemble(" " * INDENT, *((segment.text, segment.style or "") for segment in segments))
+            line.rstrip()
+            self._console.print(line, soft_wrap=True)
 
 
 def dollars(cents: int) -> str:

@@ -21,6 +21,7 @@ from rescind.demo.verdict import StopResult, UndoResult, Verdict
 from rescind.demo.world import World
 from rescind.errors import RescindError
 from rescind.model.entry import Disposition
+from rescind.model.history import ReviewTask
 
 ROGUE = "subscriptions-agent@2.4.0"
 ROGUE_WORKERS = 2
@@ -55,6 +56,7 @@ class Told:
         refused: Attempts of the stopped agent that were refused.
         bystander_writes: Writes of the other agents.
         edited: The customer whom a person edited.
+        tasks: What is left to a person.
     """
 
     verdict: Verdict
@@ -62,6 +64,7 @@ class Told:
     refused: int
     bystander_writes: int
     edited: str
+    tasks: tuple[ReviewTask, ...]
 
 
 class Story:
@@ -102,7 +105,8 @@ class Story:
             chain_intact=self._audit(),
         )
         _, cents = self._world.charged_by(ROGUE)
-        return Told(verdict, cents, refused, bystanders.writes, self._opening.edit.customer_id)
+        tasks = tuple(self._on_call.open_tasks())
+        return Told(verdict, cents, refused, bystanders.writes, self._opening.edit.customer_id, tasks)
 
     # --- the acts ---
 
@@ -155,12 +159,14 @@ class Story:
                 note="" if guard.bound_ms is None else f"after {guard.bound_ms:.1f} ms",
                 holds=guard.bound_ms is not None,
             )
-        all_of_them = len(stopped.receipt.guards)
+        guards = len(stopped.receipt.guards)
         self._screen.check(
-            f"receipt after {stopped.ms:.0f} ms: {stopped.acknowledged} of {all_of_them} processes acknowledged, "
+            f"receipt after {stopped.ms:.0f} ms: {stopped.acknowledged} of {guards} processes acknowledged, "
             f"{stopped.unknown} unknown",
-            note=f"{all_of_them - len(stopped.covered)} are not concerned and work on",
             holds=not stopped.unknown,
+        )
+        self._screen.say(
+            f"The other {guards - len(stopped.covered)} are not concerned and work on, {GLOBEX_AGENT} among them."
         )
         complain(self._database, self._opening.wronged[:COMPLAINTS])
         self._wait_for(

@@ -1,0 +1,43 @@
+"""One telling of the story for all tests that look at what it leaves behind."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rescind.demo.opening import REPORTS, Opening, make_opening
+from rescind.demo.truth import Truth, find_truth
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A demo that was run with `--keep` and `--json`: how it ended, what it said, and where it left everything."""
+
+    folder: Path
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    folder = tmp_path_factory.mktemp("demo") / "a folder, kept"
+    program = (
+        "import pathlib, sys, rescind.demo; "
+        "sys.exit(rescind.demo.run(keep=pathlib.Path(sys.argv[1]), manual_stop=True, as_json=True))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=120)
+    return Kept(folder, done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def opening(tmp_path_factory: pytest.TempPathFactory) -> Opening:
+    folder = tmp_path_factory.mktemp("opening")
+    return make_opening(folder / "billing.db", morning=folder / "morning.db")
+
+
+@pytest.fixture(scope="session")
+def truth(kept: Kept, opening: Opening) -> Truth:
+    return find_truth(kept.folder / "morning.db", opening, reports=REPORTS)
