@@ -18,7 +18,7 @@ from typing import Any
 
 DEADLINE_S = 20.0
 
-TOOLS = '''
+TOOLS = """
 import sqlite3
 import rescind
 
@@ -77,9 +77,9 @@ def _(step):
 def send_letter(name: str) -> None:
     with books() as connection:
         connection.execute("INSERT INTO letters VALUES (?)", (name,))
-'''
+"""
 
-AGENT = '''
+AGENT = """
 import sys, time
 import rescind
 from bank_tools import guard, pay, send_letter, set_balance
@@ -98,9 +98,9 @@ with guard.run(agent=agent, run_id=run_id, tenant="acme") as run:
         except rescind.CallDenied:
             pass
         time.sleep(pause_s)
-'''
+"""
 
-SLOW_TOOL = '''
+SLOW_TOOL = """
 import pathlib, sqlite3, time
 import bank_tools
 from bank_tools import guard, books
@@ -119,14 +119,14 @@ def _(name):
 @slow.restore
 def _(step):
     raise AssertionError("a step in doubt is never restored by itself")
-'''
+"""
 
-SLOW_AGENT = '''
+SLOW_AGENT = """
 from slow_tool import guard, slow
 
 with guard.run(agent="slow-agent@1", run_id="run-slow"):
     slow("customer-0")
-'''
+"""
 
 FILES = {
     "bank_tools.py": TOOLS,
@@ -224,14 +224,23 @@ class Bank:
 
     def effects(self) -> int:
         """How many effects there have been, of all tools."""
-        with self.books() as books:
-            counts = [books.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES]
-        return sum(counts)
+        return sum(self._count(f"SELECT count(*) FROM {table}") for table in TABLES)
 
     def unpaid(self) -> int:
         """What payments and credits add up to; 0 when every payment was taken back exactly once."""
+        return self._count("SELECT coalesce(sum(amount), 0) FROM payments")
+
+    def letters(self) -> int:
+        """How many letters were sent."""
+        return self._count("SELECT count(*) FROM letters")
+
+    def trail(self, what: str) -> int:
+        """How often a balance was set (`set`) or restored (`restore`)."""
+        return self._count("SELECT count(*) FROM trail WHERE what = ?", what)
+
+    def _count(self, sql: str, *values: str) -> int:
         with self.books() as books:
-            return int(books.execute("SELECT coalesce(sum(amount), 0) FROM payments").fetchone()[0])
+            return int(books.execute(sql, values).fetchone()[0])
 
     def _pairs(self, sql: str) -> dict[str, int]:
         with self.books() as books:

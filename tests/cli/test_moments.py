@@ -63,7 +63,8 @@ def test_a_moment_is_spoken_with_its_zone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "119 min"), (90_000, "25 h"), (-5, "0 s")]
+    ("seconds", "words"),
+    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "119 min"), (90_000, "25 h"), (-5, "0 s")],
 )
 def test_an_age_is_said_in_one_unit(seconds: int, words: str) -> None:
     assert ago(NOON.now - timedelta(seconds=seconds), clock=NOON) == words

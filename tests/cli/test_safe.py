@@ -5,7 +5,6 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from rich.table import Table
 
 from rescind.cli.safe import safe, short
@@ -41,14 +40,14 @@ def test_short_is_never_longer_than_asked(text: str, width: int) -> None:
 def test_markup_in_a_name_is_drawn_as_it_is_written() -> None:
     from rescind.cli.out import Out
 
-    console: Console = Out(json=False).console()
-    console.file = io.StringIO()
+    console = Out(json=False).console()
+    drawn_on = console.file = io.StringIO()
     table = Table()
     table.add_column("what")
     table.add_row("[red]agent[/red] :smile:")
     console.print(table)
     console.print("[bold]x[/bold]")
 
-    drawn = console.file.getvalue()
+    drawn = drawn_on.getvalue()
     assert "[red]agent[/red] :smile:" in drawn
     assert "[bold]x[/bold]" in drawn

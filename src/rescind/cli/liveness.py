@@ -6,12 +6,12 @@ orders, one of them holds the whole run at `read_only` or above, and what it had
 
 from collections.abc import Iterable
 
-from rescind.recovery.reading import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import RunClosed, RunOpened
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.step import RunInfo
+from rescind.recovery.reading import every_entry
 from rescind.switch.port import GuardReport, Standing
 from rescind.switch.presence import Sighting
 
@@ -31,7 +31,9 @@ def may_still_write(
     return [
         run.run_id
         for run in runs
-        if any(not _is_still(reports[guard], run, standing) for guard in _open_guards(journal, run.run_id) & reports.keys())
+        if any(
+            not _is_still(reports[guard], run, standing) for guard in _open_guards(journal, run.run_id) & reports.keys()
+        )
     ]
 
 

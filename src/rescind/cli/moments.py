@@ -63,9 +63,9 @@ def ago(moment: datetime, *, clock: Clock | None = None) -> str:
 
 
 def _today_at(text: str, *, option: str, clock: Clock) -> datetime:
-    hours, minutes, *seconds = (int(part) for part in text.split(":"))
+    hours, minutes, seconds = (int(part) for part in f"{text}:00".split(":")[:3])
     try:
-        of_day = time(hours, minutes, *seconds)
+        of_day = time(hours, minutes, seconds)
     except ValueError:
         raise UsageError(f"{option} {text!r} is no time of day; the hours go from 00:00 to 23:59:59") from None
     today = _local(from_us(clock.now_us())).date()

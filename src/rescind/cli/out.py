@@ -1,7 +1,7 @@
 """What a command says: to people in lines and tables, to programs in one JSON object.
 
-With `--json`, stdout holds that object and nothing else; whatever is for people goes to stderr. Nothing is imported here
-before it is needed, since a stop passes through.
+With `--json`, stdout holds that object and nothing else; whatever is for people goes to stderr. Nothing is imported
+here before it is needed, since a stop passes through.
 """
 
 import os

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rescind.cli.safe import safe
-from rescind.cli.words import count_of
 from rescind.compensation.decision import (
     AlreadyInReview,
     AlreadyUndone,
@@ -60,15 +59,15 @@ WHAT_REVIEWS_MEAN = {
 """One line per reason: what it means for the reader."""
 
 
-def draw_plan(plan: Plan, console: "Console", *, every: bool, tree: bool) -> None:
-    """Draw what the plan would do. A settled plan is drawn, too: it says where each step stands."""
+def plan_lines(plan: Plan, console: "Console", *, every: bool, tree: bool) -> Iterator[str]:
+    """What the plan would do, line by line, drawn for this console. A settled plan says where each step stands."""
     if tree:
-        for line in tree_lines(plan):
-            console.print(line, soft_wrap=True)
-    elif every or len(plan.items) <= LINES_MAX:
-        console.print(_table(plan))
-    else:
-        console.print(_groups(plan))
+        yield from tree_lines(plan)
+        return
+    with console.capture() as drawn:
+        console.print(_table(plan) if every or len(plan.items) <= LINES_MAX else _groups(plan))
+    for line in drawn.get().splitlines():
+        yield line.rstrip()
 
 
 def summary_of(plan: Plan) -> str:

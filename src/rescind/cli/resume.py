@@ -41,9 +41,7 @@ def resume(*, names: tuple[str, ...], reason: str, actor: str | None, out: Out) 
     with orders_of(find_store(given_store())) as orders:
         seen = orders.standing().orders
         ids = [order_id for name in names for order_id in _ids_meant(name.strip(), seen)]
-        lifted = lift_orders(
-            orders, ids, reason=reason, actor=actor or whoami(), clock=SystemClock(), ids=SystemIds()
-        )
+        lifted = lift_orders(orders, ids, reason=reason, actor=actor or whoami(), clock=SystemClock(), ids=SystemIds())
     left = still_covering(lifted.remaining, [order.scope for order in lifted.orders])
     for order_id in lifted.lifted_before:
         out.say(f"{safe(order_id)} was lifted before")

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from rescind.cli.moments import ago, spoken
 from rescind.cli.identity import whoami
+from rescind.cli.moments import ago, spoken
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, words_of

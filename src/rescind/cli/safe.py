@@ -8,7 +8,7 @@ ELLIPSIS = "…"
 
 
 def safe(value: object) -> str:
-    """The value as one line of printable text; everything else is shown as its escape, such as `\\x1b`.
+    """The value as one line of printable text; everything else is shown as its escape.
 
     Escaped are control characters, line separators, direction marks, zero-width characters and lone surrogates.
     """

@@ -6,11 +6,12 @@ digest is kept here; whoever applies compares.
 
 import contextlib
 import hashlib
-import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import msgspec
 
 from rescind.model.step import canonical_json
 
@@ -37,7 +38,7 @@ def remember_shown(store: Path, key: str, digest: str) -> bool:
     shown[key] = digest
     kept = dict(list(shown.items())[-KEPT_MAX:])
     try:
-        _replace(store / SHOWN_NAME, json.dumps(kept, indent=0))
+        _replace(store / SHOWN_NAME, kept)
     except OSError:
         return False
     return True
@@ -48,27 +49,23 @@ def forget_shown(store: Path, key: str) -> None:
     shown = _read(store)
     if shown.pop(key, None) is not None:
         with contextlib.suppress(OSError):
-            _replace(store / SHOWN_NAME, json.dumps(shown, indent=0))
+            _replace(store / SHOWN_NAME, shown)
 
 
 def _read(store: Path) -> dict[str, str]:
     # A damaged file is as good as none: the plan is then shown before it is applied.
     try:
-        held: Any = json.loads((store / SHOWN_NAME).read_text(encoding="utf-8"))
+        return msgspec.json.decode((store / SHOWN_NAME).read_bytes(), type=dict[str, str])
     except (OSError, ValueError):
         return {}
-    if not isinstance(held, dict):
-        return {}
-    pairs = cast("dict[Any, Any]", held).items()
-    return {name: digest for name, digest in pairs if isinstance(name, str) and isinstance(digest, str)}
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, shown: dict[str, str]) -> None:
     # mkstemp makes the file with mode 0600, and a rename is seen whole or not at all.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(shown))
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

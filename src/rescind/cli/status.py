@@ -20,13 +20,13 @@ from rescind.model.order import Order
 from rescind.switch.port import GuardReport, LiveRun, Standing
 from rescind.switch.presence import Sighting, living_guards
 
-_RUNS_SHOWN = 12
+_ORDERS_SHOWN, _RUNS_SHOWN = 20, 12  # the most severe orders come first
 
 _STYLES = {Level.NORMAL: "", Level.SUPERVISED: "yellow", Level.READ_ONLY: "yellow", Level.PAUSED: "yellow"}
 
 
 @click.command()
-@click.option("--all", "every", is_flag=True, help="Every run of every guard.")
+@click.option("--all", "every", is_flag=True, help="Every order, and every run of every guard.")
 @common
 def status(*, every: bool, out: Out) -> int:
     """Show the standing orders, and every guard with its runs, process by process.
@@ -38,7 +38,7 @@ def status(*, every: bool, out: Out) -> int:
         standing = orders.standing()
     sightings = living_guards(store)
     problems = {sighting.guard_id: problem_of(sighting, standing) for sighting in sightings}
-    _say_orders(standing.orders, out)
+    _say_orders(standing.orders, out, every=every)
     out.say()
     _say_guards(sightings, problems, out, every=every)
     out.emit(_as_json(store, standing, sightings, problems))
@@ -57,13 +57,16 @@ def problem_of(sighting: Sighting, standing: Standing) -> str:
     return ""
 
 
-def _say_orders(standing: Sequence[Order], out: Out) -> None:
+def _say_orders(standing: Sequence[Order], out: Out, *, every: bool) -> None:
     out.say(count_of(len(standing), "standing order") if standing else "no standing orders", style="bold")
-    for order in standing:
+    shown = standing if every else standing[:_ORDERS_SHOWN]
+    for order in shown:
         out.say(f"  {order.level.label} {safe(order.scope)}", style="yellow" if order.level < Level.HALTED else "red")
         out.say(f"    {order.order_id}, {ago(order.placed_at)} ago by {safe(order.actor)}")
         if order.reason:
             out.say(f"    {safe(order.reason)}")
+    if len(shown) < len(standing):
+        out.say(f"  and {len(standing) - len(shown):,} more; --all shows them")
 
 
 def _say_guards(sightings: Sequence[Sighting], problems: dict[str, str], out: Out, *, every: bool) -> None:

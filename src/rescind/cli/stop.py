@@ -1,5 +1,7 @@
 """`rescind stop`, with everything that a command line can be asked. The plain stop takes a shorter way; see `quick`."""
 
+import itertools
+
 import click
 
 from rescind.cli.options import ACTOR_HELP, common, given_store
@@ -13,7 +15,7 @@ class _Stop(click.Command):
     """A command whose `--wait` may stand before the scope: nobody should have to know that its number is optional."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for place, (word, following) in enumerate(zip(args, [*args[1:], "-"], strict=True)):
+        for place, (word, following) in enumerate(itertools.pairwise(args)):
             if word == "--wait" and not following.startswith("-") and not _is_number(following):
                 args[place] = f"--wait={WAIT_DEFAULT_S}"
         return super().parse_args(ctx, args)
@@ -26,6 +28,11 @@ def _is_number(text: str) -> bool:
 @click.command(
     cls=_Stop,
     epilog="""\b
+SCOPE is `everything`, or one or more of these, joined by `+`:
+  agent:NAME[@VERSION]  tenant:NAME  workflow:NAME  action:NAME
+  run:ID                tree:ID (a run and its descendants)
+
+\b
 Examples:
   rescind stop everything
   rescind stop agent:billing-agent@2.4.0 --level read-only --wait
@@ -54,11 +61,6 @@ Examples:
 @common
 def stop(*, scope: str, level: str, reason: str, wait_s: float | None, actor: str | None, out: Out) -> int:
     """Hold back what SCOPE covers, on this machine, until `rescind resume`.
-
-    \b
-    SCOPE is `everything`, or terms joined by `+`:
-      agent:NAME[@VERSION]  tenant:NAME  workflow:NAME  action:NAME
-      run:ID                tree:ID (a run and its descendants)
 
     When this returns, the order is on disk, and every guard obeys it with its next call. With --wait, each guard's
     acknowledgement is awaited; exit status 1 if any process stays unknown.

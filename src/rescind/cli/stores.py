@@ -1,7 +1,7 @@
 """Which store a command works on, and its journal, opened only where there is one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,8 +34,8 @@ def find_store(given: Path | None) -> Path:
 
 
 @contextmanager
-def orders_of(store: Path) -> Iterator[SqliteOrders]:
-    """The standing orders of a store, for the length of a block. 
+def orders_of(store: Path) -> Generator[SqliteOrders]:
+    """The standing orders of a store, for the length of a block.
 
     Raises: UsageError, if there are none, or none of ours; OrdersUnavailable.
     """
@@ -55,7 +55,7 @@ def journal_path(store: Path) -> Path:
 
 
 @contextmanager
-def journal_of(store: Path) -> Iterator["SqliteJournal"]:
+def journal_of(store: Path) -> Generator["SqliteJournal"]:
     """The journal of a store, for the length of a block.
 
     Raises: UsageError, if the store has none yet.

@@ -23,7 +23,7 @@ _DIGITS_MIN = 8
 Examples:
   rescind undo --trace 4bf92f35 --app shop.tools
   rescind undo --trace 4bf92f35 --app shop.tools --apply
-  rescind undo --agent billing-agent@2.4.0 --since 06:00 --until 09:10 --app shop.tools
+  rescind undo --agent billing-agent@2.4.0 --since 06:00 --app shop.tools
 """
 )
 @click.option("--run", "run_ids", multiple=True, metavar="ID", help="This run; may be repeated.")
@@ -39,7 +39,7 @@ Examples:
 @click.option("--plan", "shown", metavar="DIGEST", help="With --apply: only this plan, or the rest of it.")
 @click.option("--stop-first", is_flag=True, help="With --apply: hold runs that may still write at read_only.")
 @click.option("--yes", "-y", is_flag=True, help="With --apply: do not ask.")
-@click.option("--parallel", type=click.IntRange(1, 64), metavar="N", help="Steps undone at once.  [default: 8]")
+@click.option("--parallel", type=click.IntRange(1, 64), metavar="N", help="Steps undone at once; 8 by default.")
 @click.option("--tree", is_flag=True, help="Show the plan by dependency.")
 @click.option("--all", "every", is_flag=True, help="Show every step of a long plan.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)

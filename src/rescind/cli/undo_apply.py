@@ -2,30 +2,155 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from rescind.cli.liveness import may_still_write
+import click
+import msgspec
+
+from rescind.cli.holding import hold_still
 from rescind.cli.out import Out
-from rescind.cli.plan_view import summary_of, words_of
-from rescind.cli.safe import safe
+from rescind.cli.plan_view import summary_of
 from rescind.cli.shown import forget_shown, last_shown
 from rescind.cli.undo_request import DIGITS_SHOWN
-from rescind.cli.undo_session import Session, plan_as_json, show_plan
-from rescind.cli.words import count_of, list_of
+from rescind.cli.undo_result import result_as_json, result_status, say_result
+from rescind.cli.undo_session import Session, show_plan
+from rescind.cli.words import count_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan, check_digest
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.port import ReviewReason
-from rescind.compensation.result import StepResult, UndoResult
-from rescind.errors import PlanOutdated, RunStillLive, UndoBusy
+from rescind.compensation.execute import Progress, apply_plan
+from rescind.compensation.paperwork import plan_run_of
+from rescind.compensation.result import UndoResult
+from rescind.compensation.selection import select_steps
+from rescind.errors import PlanOutdated, UndoBusy
 from rescind.journal.port import Query
 from rescind.model.entry import PlanFinished, PlanStarted
-from rescind.model.level import Level
-from rescind.model.order import Order
-from rescind.model.scope import Scope, Term
+from rescind.model.step import RunInfo
 from rescind.recovery.reading import every_entry
-from rescind.switch.desk import place
-from rescind.switch.presence import living_guards
+
+LOCK_NAME = "undo.lock"
+
+DECLINED = 1
+
+
+def apply_undo(session: Session, out: Out) -> int:
+    """Apply the plan that was shown. Returns the exit status.
+
+    Raises: UndoBusy, RunStillLive, PlanOutdated, and then nothing was undone; UndoStopped, if the journal failed.
+    """
+    with _one_at_a_time(session.store):
+        held = hold_still(session, _runs_of(session), out)
+        plan = session.plan()
+        if not plan.is_settled:
+            _check_shown(session, plan, out)
+            if not _is_wanted(session, plan, out):
+                out.say("nothing was undone")
+                return DECLINED
+        # From here on the journal moves. If this process is killed, the next `--apply` meets another plan, which is the
+        # rest of this one: it must not be refused for being another.
+        forget_shown(session.store, session.key)
+        clock = SystemClock()
+        begun_s = clock.monotonic_s()
+        result = _carry_out(session, plan, out)
+        took_s = clock.monotonic_s() - begun_s
+    say_result(session, plan, result, standing=session.orders.standing().orders, took_s=took_s, out=out)
+    out.emit(result_as_json(session, plan, result, held=held, took_s=took_s))
+    return result_status(plan, result)
+
+
+def _runs_of(session: Session) -> list[RunInfo]:
+    records = select_steps(session.journal, session.request.selection)
+    return list({record.run.run_id: record.run for record in records}.values())
+
+
+def _check_shown(session: Session, plan: Plan, out: Out) -> None:
+    """Let nothing be applied that was not shown. A plan that never was is shown now.
+
+    Raises: PlanOutdated.
+    """
+    wanted = session.request.shown
+    if wanted is None:
+        last = last_shown(session.store, session.key)
+        if last is None:
+            show_plan(plan, session, out)
+            return
+        if last != plan.digest:
+            raise PlanOutdated(shown=last, current=plan.digest)
+    elif not plan.digest.startswith(wanted) and _is_rest_of(session, plan, wanted):
+        out.say(f"going on with plan {wanted[:DIGITS_SHOWN]}, which was begun and not finished")
+    else:
+        check_digest(plan, wanted)
+    out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
+
+
+def _is_rest_of(session: Session, plan: Plan, wanted: str) -> bool:
+    """Whether the plan is what is left of the wanted one: the same steps, of which some were dealt with since.
+
+    Steps are never removed from a journal, so as many of the same runs are the same. What else may have changed are
+    targets; and a target that was changed is left to a person when its turn comes.
+    """
+    if len(wanted) < DIGITS_SHOWN:
+        return False
+    begun: PlanStarted | None = None
+    run_id = plan_run_of(msgspec.structs.replace(plan, digest=wanted))
+    for entry in every_entry(session.journal, Query(run_id=run_id)):
+        if isinstance(entry.event, PlanStarted) and entry.event.plan_digest.startswith(wanted):
+            begun = entry.event
+        elif isinstance(entry.event, PlanFinished):
+            begun = None
+    return begun is not None and (begun.steps, begun.runs) == (len(plan.items), plan.runs)
+
+
+def _is_wanted(session: Session, plan: Plan, out: Out) -> bool:
+    if session.request.sure or not out.can_ask:
+        return True
+    pending = count_of(sum(plan.counts.get(kind, 0) for kind in ("restore", "compensate")), "step")
+    return click.confirm(f"Undo {pending} now?", default=False)
+
+
+def _carry_out(session: Session, plan: Plan, out: Out) -> UndoResult:
+    with _drawn_progress(plan, out) as progress:
+        return apply_plan(
+            plan,
+            session.journal,
+            session.compensators,
+            SystemClock(),
+            SystemIds(),
+            parallel=session.parallel,
+            retries=session.retries,
+            actor=session.request.actor,
+            reason=session.request.reason,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _drawn_progress(plan: Plan, out: Out) -> Generator[Progress | None]:
+    pending = sum(count for kind, count in plan.counts.items() if not kind.startswith("already_"))
+    if not out.is_live or not pending:
+        yield None
+        return
+    from rescind.cli.progress import drawn_progress
+
+    with drawn_progress(pending, out.console()) as progress:
+        yield progress.advance
+
+
+@contextmanager
+def _one_at_a_time(store: Path) -> Generator[None]:
+    """Hold the store's undo lock. The kernel takes it back from a process that dies.
+
+    Raises: UndoBusy.
+    """
+    descriptor = os.open(store / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UndoBusy(
+                f"another undo is being applied in {store}; wait until it has ended, then run this again"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)

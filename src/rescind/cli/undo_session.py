@@ -8,8 +8,7 @@ import msgspec
 
 from rescind.cli.app import WHAT_APP_IS, load_guard
 from rescind.cli.out import Out
-from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, draw_plan, reviews_in, summary_of, words_of
-from rescind.cli.safe import safe
+from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, plan_lines, reviews_in, summary_of, words_of
 from rescind.cli.shown import remember_shown, selection_key
 from rescind.cli.stores import find_store, journal_of
 from rescind.cli.undo_request import DIGITS_SHOWN, UndoRequest
@@ -49,9 +48,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     def plan(self) -> Plan:
         """The plan as of now."""
-        return make_plan(
-            self.journal, self.request.selection, self.compensators, SystemClock(), parallel=self.parallel
-        )
+        return make_plan(self.journal, self.request.selection, self.compensators, SystemClock(), parallel=self.parallel)
 
     @property
     def key(self) -> str:
@@ -88,7 +85,8 @@ def show_plan(plan: Plan, session: Session, out: Out) -> None:
         out.say("nothing was done there, so there is nothing to undo")
         return
     out.say()
-    draw_plan(plan, out.console(), every=request.every, tree=request.tree)
+    for line in plan_lines(plan, out.console(), every=request.every, tree=request.tree):
+        out.say(line)
     out.say()
     _say_reviews(plan, out)
     out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
@@ -161,8 +159,3 @@ def _session(request: UndoRequest, guard: Guard) -> Session:
         parallel=undo.parallel if request.parallel is None else request.parallel,
         retries=undo.retries,
     )
-
-
-def describe_store(session: Session) -> str:
-    """Where the session works, for messages; safe."""
-    return safe(session.store)

@@ -1,0 +1,95 @@
+"""Before an undo: no selected run may still write. Either that is so, or it is made so, or the undo is refused."""
+
+from collections.abc import Sequence
+
+import click
+
+from rescind.cli.liveness import may_still_write
+from rescind.cli.out import Out
+from rescind.cli.receipt import wait_for_receipt
+from rescind.cli.undo_session import Session
+from rescind.cli.words import count_of, list_of
+from rescind.clock import SystemClock, SystemIds
+from rescind.errors import RunStillLive
+from rescind.model.level import Level
+from rescind.model.order import Order
+from rescind.model.scope import Scope
+from rescind.model.step import RunInfo
+from rescind.switch.desk import place
+from rescind.switch.presence import living_guards
+from rescind.switch.receipt import Placed
+
+SETTLE_S = 0.5
+"""How long guards get to take up orders that were placed a moment ago. They take milliseconds."""
+
+HOLD_S = 10.0
+"""How long steps in flight get to end after `--stop-first`; as long as `rescind stop --wait` waits."""
+
+_POLL_S = 0.01
+
+
+def hold_still(session: Session, runs: Sequence[RunInfo], out: Out) -> list[Order]:
+    """Make sure that none of the runs may still write. Returns the orders that were placed for it.
+
+    Raises: RunStillLive, with the command that stops them, if one may and was not to be stopped or does not answer.
+    """
+    live = _wait_until_still(session, runs, SETTLE_S)
+    if not live:
+        return []
+    if not session.request.stop_first and not _offer(live, out):
+        raise RunStillLive(live, remedy=f"Stop first: `{_stop_command(live)}`, or add --stop-first to the undo")
+    placed = [_hold(session, run_id) for run_id in live]
+    held = [each.order for each in placed]
+    for order in held:
+        out.say(f"placed {order.order_id}  read_only {order.scope}")
+    wait_for_receipt(placed[-1], session.store, out, timeout_s=HOLD_S)  # who has bound the last has bound them all
+    left = _wait_until_still(session, runs, HOLD_S)
+    if left:
+        raise RunStillLive(
+            left,
+            remedy="They were stopped and have not answered: wake or end their processes (see `rescind status`), "
+            "then run the undo again. Nothing was undone",
+        )
+    return held
+
+
+def _wait_until_still(session: Session, runs: Sequence[RunInfo], timeout_s: float) -> list[str]:
+    clock = SystemClock()
+    deadline_s = clock.monotonic_s() + timeout_s
+    while True:
+        standing = session.orders.standing()  # before the guards are sighted: what they bound is then at least this
+        live = may_still_write(session.journal, runs, living_guards(session.store), standing)
+        # A run that no order holds will not become still by waiting.
+        if not live or clock.monotonic_s() >= deadline_s or not standing.orders:
+            return live
+        clock.sleep(_POLL_S)
+
+
+def _offer(live: Sequence[str], out: Out) -> bool:
+    if not out.can_ask:
+        return False
+    out.say(f"{count_of(len(live), 'selected run')} may still write: {list_of(live)}", style="yellow")
+    return click.confirm("Hold them at read_only first?", default=True)
+
+
+def _hold(session: Session, run_id: str) -> Placed:
+    try:
+        scope = Scope.parse(f"run:{run_id}")
+    except ValueError as error:
+        remedy = f"Its id cannot stand in a scope ({error}); stop its agent instead"
+        raise RunStillLive([run_id], remedy=remedy) from error
+    request = session.request
+    reason = request.reason or "held still for an undo"
+    return place(
+        session.orders,
+        scope,
+        Level.READ_ONLY,
+        reason=reason,
+        actor=request.actor,
+        clock=SystemClock(),
+        ids=SystemIds(),
+    )
+
+
+def _stop_command(live: Sequence[str]) -> str:
+    return f"rescind stop run:{live[0]} --level read-only --wait" + (" (and so on)" if len(live) > 1 else "")

@@ -1,0 +1,137 @@
+"""What an undo did: every step accounted for, what a person has to decide now, and what to run next."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rescind.cli.liveness import holds_writes_of
+from rescind.cli.out import Out
+from rescind.cli.plan_view import words_of
+from rescind.cli.safe import safe
+from rescind.cli.stopping import order_as_json
+from rescind.cli.undo_session import Session
+from rescind.cli.words import count_of, list_of
+from rescind.compensation.decision import Plan, PlanItem, is_undo
+from rescind.compensation.port import ReviewReason
+from rescind.compensation.result import StepResult, UndoResult
+from rescind.model.entry import Disposition
+from rescind.model.order import Order
+
+FAULT, INTERRUPTED = 1, 130
+
+_TO_BE_MENDED = {ReviewReason.CANNOT_LOOK, ReviewReason.NOT_DECLARED, ReviewReason.CYCLE, ReviewReason.FAILED}
+"""Reasons that a person should mend, and not only decide about."""
+
+_NO_FAULT = {ReviewReason.CONFLICT, ReviewReason.BLOCKED, ReviewReason.PAST_DEADLINE}
+"""What may meet a step that was to be undone without anything being broken."""
+
+_STYLES = {"restored": "green", "compensated": "green", "review": "yellow", "not_reached": "red"}
+
+_TASKS_SHOWN = 12
+
+
+def result_status(plan: Plan, result: UndoResult) -> int:
+    """The exit status that the result earns: see `rescind undo --help`."""
+    if result.interrupted:
+        return INTERRUPTED
+    by_fault = any(_is_fault(item, step) for item, step in zip(plan.items, result.steps, strict=True))
+    return FAULT if by_fault or not result.is_complete else 0
+
+
+def _is_fault(item: PlanItem, step: StepResult) -> bool:
+    if step.earlier or step.disposition is not Disposition.REVIEW:
+        return False
+    # A step that was to be undone and was not: its compensation raised, or what it left is not what it should be.
+    failed = is_undo(item.decision) and step.reason not in _NO_FAULT
+    return failed or step.reason in _TO_BE_MENDED
+
+
+def say_result(
+    session: Session, plan: Plan, result: UndoResult, *, standing: Sequence[Order], took_s: float, out: Out
+) -> None:
+    """Say what became of every step, which review tasks there are, and what to run next."""
+    counts = result.counts
+    accounted = sum(count for word, count in counts.items() if word != "not_reached")
+    out.say()
+    if plan.is_settled:
+        out.say(f"nothing was left to undo; all {count_of(len(result.steps), 'step')} are accounted for", style="bold")
+    else:
+        out.say(f"{accounted:,} of {count_of(len(result.steps), 'step')} accounted for, {took_s:.1f} s", style="bold")
+    for word, count in counts.items():
+        out.say(f"  {count:>7,}  {words_of(word)}", style=_STYLES.get(word, ""))
+    _say_unfinished(result, out)
+    tasks = _open_tasks(result)
+    _say_tasks(tasks, out)
+    _say_next(session, plan, standing, out, has_tasks=bool(tasks))
+
+
+def result_as_json(
+    session: Session, plan: Plan, result: UndoResult, *, held: Sequence[Order], took_s: float
+) -> dict[str, Any]:
+    """The result as an answer."""
+    return {
+        "digest": result.plan_digest,
+        "plan_run": result.plan_run,
+        "counts": result.counts,
+        "complete": result.is_complete,
+        "interrupted": result.interrupted,
+        "settled_before": plan.is_settled,
+        "tasks": list(result.tasks),
+        "steps": list(result.steps),
+        "held": [order_as_json(order) for order in held],
+        "ms": round(took_s * 1000, 1),
+        "store": str(session.store),
+    }
+
+
+def _say_unfinished(result: UndoResult, out: Out) -> None:
+    left = [step for step in result.steps if step.disposition is None]
+    if result.interrupted:
+        out.say("interrupted; what was done is recorded, and the same command goes on with the rest", style="yellow")
+    elif left:
+        out.say(f"not reached: {list_of(step.step for step in left)}; run `rescind undo` again", style="red")
+
+
+class _Task:
+    def __init__(self) -> None:
+        self.steps: Counter[tuple[str, str]] = Counter()
+        self.detail = ""
+
+
+def _open_tasks(result: UndoResult) -> Mapping[str, _Task]:
+    tasks: dict[str, _Task] = {}
+    for step in result.steps:
+        if step.word == "review" and step.task_id:
+            task = tasks.setdefault(step.task_id, _Task())
+            task.steps[step.action, step.reason] += 1
+            task.detail = task.detail or step.detail
+    return tasks
+
+
+def _say_tasks(tasks: Mapping[str, _Task], out: Out) -> None:
+    if not tasks:
+        return
+    out.say()
+    out.say(f"{count_of(len(tasks), 'review task')} for a person:")
+    for task_id, task in list(tasks.items())[:_TASKS_SHOWN]:
+        for (action, reason), count in task.steps.items():
+            out.say(f"  {safe(task_id)}  {count_of(count, 'step')} of {safe(action)}: {words_of(reason)}")
+        if task.detail:
+            out.say(f"    {safe(task.detail)}", style="dim")
+    if len(tasks) > _TASKS_SHOWN:
+        out.say(f"  and {len(tasks) - _TASKS_SHOWN:,} more")
+
+
+def _say_next(session: Session, plan: Plan, standing: Sequence[Order], out: Out, *, has_tasks: bool) -> None:
+    runs = [run for run in map(session.journal.run, plan.runs) if run is not None]
+    holding = [order for order in standing if any(holds_writes_of(order, run) for run in runs)]
+    words = session.request.store
+    store = f" --store {safe(words)}" if words else ""
+    out.say()
+    out.say("next:")
+    if has_tasks:
+        out.say(f"  rescind review list{store}")
+    out.say(f"  rescind audit verify{store}")
+    if holding:
+        ids = " ".join(order.order_id for order in holding[:3])
+        out.say(f'  rescind resume {ids} --reason "…"{store}   (these runs are still held)')

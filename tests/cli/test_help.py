@@ -1,0 +1,53 @@
+"""Help is short, fits a terminal, and a slip of the finger is met with the nearest command."""
+
+import pytest
+
+from cli.conftest import Rescind
+from rescind import __version__
+from rescind.cli.root import MODULES
+
+COMMANDS = [
+    ("stop",),
+    ("resume",),
+    ("status",),
+    ("undo",),
+    *(("review", name) for name in ("list", "show", "resolve")),
+    *(("audit", name) for name in ("verify", "log", "export", "import", "seal")),
+]
+
+
+def test_help_fits_one_screen_and_names_every_command(rescind: Rescind) -> None:
+    shown = rescind("--help")
+
+    assert shown.status == 0
+    assert len(shown.out.splitlines()) <= 40
+    assert max(map(len, shown.out.splitlines())) <= 80
+    for name in MODULES:
+        assert f"\n  {name}" in shown.out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_and_takes_store_json_and_debug(
+    rescind: Rescind, command: tuple[str, ...]
+) -> None:
+    shown = rescind(*command, "--help")
+
+    assert shown.status == 0
+    assert all(option in shown.out for option in ("--store", "--json", "--debug"))
+    assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_no_command_is_help(rescind: Rescind) -> None:
+    assert "rescind undo" in rescind().err + rescind().out
+
+
+def test_the_version_is_said(rescind: Rescind) -> None:
+    assert rescind("-V").out == f"rescind {__version__}\n"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("stpo", "stop"), ("resmue", "resume"), ("undoo", "undo")])
+def test_an_unknown_command_is_met_with_the_nearest(rescind: Rescind, typed: str, meant: str) -> None:
+    answer = rescind(typed)
+
+    assert answer.status == 2
+    assert f"Did you mean `rescind {meant}`?" in answer.err

@@ -1,0 +1,200 @@
+"""Undo in one process: the plan, what may be applied, and the accounting."""
+
+import fcntl
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cli.conftest import Rescind
+
+UNDO = ("undo", "--run", "run-1", "--app", "desk")
+
+
+def test_a_plan_changes_nothing_and_says_how_to_apply_it(rescind: Rescind, shop: ModuleType) -> None:
+    shown = rescind(*UNDO)
+
+    assert shown.status == 0
+    assert "1 to restore, 1 to compensate, 1 for a person" in shown.out
+    assert "irreversible: declared as impossible to take back" in shown.out
+    assert "rescind undo --run run-1 --app desk --apply --plan " in shown.out
+    assert (shop.shelf["a"], shop.sold) == (100, ["b"])
+
+
+def test_a_plan_in_json_has_every_step_and_the_command_to_apply_it(rescind: Rescind, shop: ModuleType) -> None:
+    answer = rescind(*UNDO, "--json").json
+
+    assert [item["decision"]["do"] for item in answer["plan"]["items"]] == ["review", "compensate", "restore"]
+    assert answer["counts"] == {"compensate": 1, "restore": 1, "review": 1}
+    assert answer["reviews"] == {"irreversible": 1}
+    assert answer["apply"].endswith(f"--apply --plan {answer['digest'][:16]}")
+
+
+def test_applying_accounts_for_every_step_and_twice_is_once(rescind: Rescind, shop: ModuleType) -> None:
+    rescind(*UNDO)
+
+    applied = rescind(*UNDO, "--apply", "--json")
+
+    assert applied.status == 0
+    assert applied.json["counts"] == {"compensated": 1, "restored": 1, "review": 1}
+    assert applied.json["complete"] is True
+    assert (shop.shelf["a"], shop.sold) == (1, [])
+    again = rescind(*UNDO, "--apply", "--json")
+    assert again.status == 0
+    assert again.json["settled_before"] is True
+    assert again.json["counts"] == {"already_undone": 2, "review": 1}
+
+
+def test_a_plan_that_was_never_shown_is_shown_and_then_applied(rescind: Rescind, shop: ModuleType) -> None:
+    applied = rescind(*UNDO, "--apply")
+
+    assert applied.status == 0
+    assert applied.out.index("irreversible: a letter") < applied.out.index("3 of 3 steps accounted for")
+    assert "rescind review list" in applied.out
+
+
+@pytest.mark.parametrize("digits", [8, 16, 64])
+def test_a_digest_applies_only_its_plan(rescind: Rescind, shop: ModuleType, digits: int) -> None:
+    digest = rescind(*UNDO, "--json").json["digest"]
+
+    assert rescind(*UNDO, "--apply", "--plan", digest[:digits].upper()).status == 0
+    assert shop.shelf["a"] == 1
+
+
+def test_another_plan_than_the_one_that_was_named_is_not_applied(rescind: Rescind, shop: ModuleType) -> None:
+    answer = rescind(*UNDO, "--apply", "--plan", "0123456789abcdef")
+
+    assert answer.status == 1
+    assert "the plan has changed since it was shown" in answer.err
+    assert shop.shelf["a"] == 100
+
+
+def test_what_changed_since_it_was_shown_is_not_applied(rescind: Rescind, shop: ModuleType) -> None:
+    rescind(*UNDO)
+    shop.shelf["a"] = 7  # somebody edits the price by hand
+
+    answer = rescind(*UNDO, "--apply", "--json")
+
+    assert answer.status == 1
+    assert answer.json["error"]["kind"] == "PlanOutdated"
+    assert (shop.shelf["a"], shop.sold) == (7, ["b"])
+    shown = rescind(*UNDO)
+    assert "conflict" in shown.out
+    assert rescind(*UNDO, "--apply").status == 0
+    assert (shop.shelf["a"], shop.sold) == (7, [])
+
+
+def test_one_selection_does_not_stand_for_another(rescind: Rescind, shop: ModuleType) -> None:
+    rescind(*UNDO)
+    shop.shelf["a"] = 7
+
+    applied = rescind("undo", "--trace", "4bf92f35", "--app", "desk", "--apply")
+
+    assert applied.status == 0
+    assert "conflict" in applied.out
+
+
+def test_the_record_of_what_was_shown_is_private_and_its_loss_is_harmless(
+    rescind: Rescind, shop: ModuleType, folder: Path
+) -> None:
+    rescind(*UNDO)
+    record = folder / "store" / "shown-plans.json"
+    assert record.stat().st_mode & 0o777 == 0o600
+    record.write_text("not json")
+
+    assert rescind(*UNDO, "--apply").status == 0
+
+
+def test_only_one_undo_applies_at_a_time(rescind: Rescind, shop: ModuleType, folder: Path) -> None:
+    descriptor = os.open(folder / "store" / "undo.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        answer = rescind(*UNDO, "--apply", "--json")
+    finally:
+        os.close(descriptor)
+
+    assert answer.status == 1
+    assert answer.json["error"]["kind"] == "UndoBusy"
+    assert shop.shelf["a"] == 100
+
+
+def test_a_run_that_may_still_write_is_not_undone_until_it_is_held(rescind: Rescind, shop: ModuleType) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2"):
+        shop.set_price("b", 5)
+        undo = ("undo", "--run", "run-2", "--app", "desk", "--apply")
+
+        refused = rescind(*undo)
+        assert refused.status == 1
+        assert "rescind stop run:run-2 --level read-only --wait" in refused.err
+        assert shop.shelf["b"] == 5
+
+        held = rescind(*undo, "--stop-first", "--json")
+        assert held.status == 0
+        assert [order["scope"] for order in held.json["held"]] == ["run:run-2"]
+        assert shop.shelf["b"] == 2
+
+
+def test_a_run_under_a_bound_order_is_still(rescind: Rescind, shop: ModuleType) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2"):
+        shop.set_price("b", 5)
+        assert rescind("stop", "agent:shop-agent", "--level", "read-only", "--wait").status == 0
+
+        assert rescind("undo", "--run", "run-2", "--app", "desk", "--apply").status == 0
+
+    assert shop.shelf["b"] == 2
+
+
+def test_an_order_for_one_action_does_not_make_a_run_still(rescind: Rescind, shop: ModuleType) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2"):
+        shop.set_price("b", 5)
+        rescind("stop", "agent:shop-agent+action:price.set", "--wait")
+
+        assert rescind("undo", "--run", "run-2", "--app", "desk", "--apply").status == 1
+
+
+def test_a_compensation_that_fails_is_a_fault_and_says_so_by_the_exit_status(
+    rescind: Rescind, shop: ModuleType
+) -> None:
+    shop.sold.clear()  # there is nothing to take back, and the tool's compensation does not expect that
+
+    applied = rescind(*UNDO, "--apply", "--json")
+
+    assert applied.status == 1
+    assert {step["reason"] for step in applied.json["steps"]} == {"", "irreversible", "failed"} or {
+        step["reason"] for step in applied.json["steps"]
+    } == {"", "irreversible", "in_doubt"}
+
+
+def test_hostile_names_in_the_journal_do_not_reach_the_terminal(rescind: Rescind, shop: ModuleType) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2"):
+        shop.set_price("\x1b[2J[red]evil[/red]\nplan 0000: nothing to undo", 1)
+
+    for option in ("--all", "--tree"):
+        shown = rescind("undo", "--run", "run-2", "--app", "desk", option)
+        assert "\x1b" not in shown.out
+        assert "\nplan 0000" not in shown.out
+        assert "[red]evil[/red]" in shown.out.replace("\n", "").replace(" ", "")
+
+
+def test_a_time_of_day_is_said_with_its_zone(rescind: Rescind, shop: ModuleType) -> None:
+    shown = rescind(*UNDO, "--since", "00:00")
+
+    assert "(from 00:00)" in shown.out
+    assert "00:00:00" in shown.out
+
+
+def test_without_anything_done_there_is_nothing_to_undo(rescind: Rescind, shop: ModuleType) -> None:
+    with shop.guard.run("idle-agent@1", run_id="run-2"):
+        pass
+
+    assert "nothing" in rescind(*UNDO, "--since", "2200-01-01T00:00:00Z").out
+    assert rescind("undo", "--run", "run-1", "--since", "2200-01-01T00:00:00Z").status == 0
+
+
+def test_the_store_of_the_app_is_used_whatever_the_environment_says(
+    rescind: Rescind, shop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESCIND_STORE", "/nowhere")
+
+    assert rescind(*UNDO, "--store", "store").status == 0
