@@ -179,11 +179,16 @@ class World(Shop):
     def rows_are_as_the_journal_says(self, records: list[StepRecord]) -> None:
         """A row is as a restored step found it, or as it was at the stop; nothing else was ever written to it (U3)."""
         for row, value in self.rows.items():
-            of_row = [r for r in records if r.step.target == row_of(row) and r.disposition is Disposition.RESTORED]
-            possible = [r.step.before.image for r in of_row if r.step.before] + [self.at_the_stop[row]]
-            assert value in possible
-            if of_row and all(r.disposition is not Disposition.REVIEW for r in records):
-                assert value == of_row[0].step.before.image if of_row[0].step.before else True
+            restored = [r for r in records if r.step.target == row_of(row) and r.disposition is Disposition.RESTORED]
+            found = [image_of(r.step.before) for r in restored if image_of(r.step.before) != image_of(r.after)]
+            assert value in [*found, self.at_the_stop[row]]
+            if found and all(r.disposition is not Disposition.REVIEW for r in records):
+                assert value == found[0]
+
+
+def image_of(snapshot: Snapshot | None) -> Any:
+    assert snapshot is not None
+    return snapshot.image
 
 
 def burn_at(seed: int, moment: int) -> bool:

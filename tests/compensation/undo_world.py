@@ -201,3 +201,14 @@ def in_short(decision: Any) -> str:
     kind = str(decision.__struct_config__.tag)
     fact = getattr(decision, "reason", None) or getattr(decision, "disposition", None)
     return f"{kind}: {fact}" if fact else kind
+
+
+def raising(*errors: Exception) -> Callable[[StepRecord], None]:
+    """For `before_undo`: raises one error at each call, and nothing once they are used up."""
+    left = list(errors)
+
+    def raise_next(record: StepRecord) -> None:
+        if left:
+            raise left.pop(0)
+
+    return raise_next

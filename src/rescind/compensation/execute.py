@@ -85,7 +85,8 @@ def apply_plan(
     """Do what the plan says.
 
     A step that moved on since the plan was made is left alone. An interrupt (`KeyboardInterrupt`) lets the steps that
-    are under way come to their end, and begins no more; a second one leaves at once.
+    are under way come to their end, and begins no more; the result says so. Who cannot wait for them may kill the
+    process: nothing is lost.
 
     Args:
         plan: As `make_plan` made it, a moment ago; check its digest against the one that was shown.
