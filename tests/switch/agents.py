@@ -74,7 +74,7 @@ class Agent:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": tests},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join((tests, os.environ.get("PYTHONPATH", "")))},
         )
 
     def __enter__(self) -> Self:
@@ -153,6 +153,14 @@ def spin(directory: Path, argument: str) -> None:
         say(" ".join(order.order_id for order in known.orders))
 
 
+def place(directory: Path, argument: str) -> None:
+    orders = SqliteOrders(directory)
+    say("ready")
+    for number in range(int(argument)):
+        orders.place(an_order(f"ord-{number}"))
+    say("done")
+
+
 def guard(directory: Path, guard_id: str) -> None:
     """Commands: begin STEP, end STEP, run RUN, fork, close."""
     orders = SqliteOrders(directory)
@@ -169,10 +177,9 @@ def guard(directory: Path, guard_id: str) -> None:
         elif verb == "run":
             fake.runs = (*fake.runs, a_live_run(name))
         elif verb == "fork":
-            child = os.fork()
-            if child == 0:
+            if os.fork() == 0:
+                say(str(os.getpid()))  # said by the child: by now it has let go of its parent's lock
                 signal.pause()
-            say(str(child))
             continue
         elif verb == "close":
             watcher.close()
@@ -180,5 +187,5 @@ def guard(directory: Path, guard_id: str) -> None:
 
 
 if __name__ == "__main__":
-    roles = {"write_and_die": write_and_die, "spin": spin, "guard": guard}
+    roles = {"write_and_die": write_and_die, "spin": spin, "place": place, "guard": guard}
     roles[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])

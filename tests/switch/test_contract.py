@@ -14,8 +14,8 @@ from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Order, OrderSet
 from rescind.switch.memory import MemoryOrders
-from rescind.switch.port import Orders
-from rescind.switch.store import SqliteOrders
+from rescind.switch.port import Orders, Standing
+from rescind.switch.store import SqliteOrders, Write
 from rescind.testing.clock import ManualClock
 
 
@@ -428,6 +428,26 @@ def test_a_reader_follows_a_replaced_stamp_file_when_it_next_reads(store: Sqlite
     assert other.is_current()
     assert other.page[0] == store.page[0]
     other.close()
+
+
+def test_s1_a_stamp_file_that_is_replaced_in_the_middle_of_a_change_moves_too(tmp_path: Path) -> None:
+    readers: list[SqliteOrders] = []
+    seen: list[Standing] = []
+
+    class Unlucky(SqliteOrders):
+        def _commit(self, connection: sqlite3.Connection, write: Write, stamp: int) -> None:
+            (tmp_path / "orders.stamp").unlink()
+            readers.append(SqliteOrders(tmp_path))
+            seen.append(readers[0].standing())
+            super()._commit(connection, write, stamp)
+
+    writer = Unlucky(tmp_path)
+    writer.place(an_order())
+    assert seen[0].orders == ()
+    assert readers[0].page[0] != seen[0].stamp
+    assert readers[0].page[0] == writer.page[0]
+    readers[0].close()
+    writer.close()
 
 
 def test_a_new_stamp_file_is_above_the_last_one_even_if_the_wall_clock_went_back(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,27 @@ def test_s1_s3_a_process_that_only_looks_at_the_page_sees_every_order(tmp_path: 
     orders.close()
 
 
+def test_s1_no_settled_reading_lacks_an_order_that_had_moved_the_stamp_it_shows(tmp_path: Path) -> None:
+    orders = SqliteOrders(tmp_path)
+    readings: dict[int, int] = {}  # the fewest orders that were ever read under a settled stamp
+    with Agent("place", tmp_path, "400") as writer:
+        assert writer.says() == "ready"
+        standing = orders.standing()
+        while len(standing.orders) < 400:
+            standing = orders.standing()
+            if standing.settled:
+                count = len(standing.orders)
+                readings[standing.stamp] = min(count, readings.get(standing.stamp, count))
+        assert writer.says() == "done"
+
+    connection = sqlite3.connect(tmp_path / "orders.db")
+    stamps = [stamp for (stamp,) in connection.execute("SELECT stamp FROM orders")]
+    connection.close()
+    for stamp, count in readings.items():
+        assert count >= sum(placed <= stamp for placed in stamps)
+    orders.close()
+
+
 def test_several_processes_that_make_the_store_at_once_make_one(tmp_path: Path) -> None:
     store = tmp_path / "new" / "store"
     agents = [Agent("guard", store, f"guard-{number}") for number in range(4)]
@@ -80,3 +102,26 @@ def test_a_forked_child_goes_on_to_read_and_write(tmp_path: Path) -> None:
     orders.place(an_order("ord-3"))
     assert len(orders.standing().orders) == 3
     orders.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # threads; no harm here
+def test_a_forked_child_holds_the_files_open_on_its_own_account(tmp_path: Path) -> None:
+    orders = SqliteOrders(tmp_path)
+    orders.place(an_order("ord-1"))
+    told, tell = os.pipe()
+
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            orders.standing()
+            os.read(told, 1)  # until the parent has closed
+            status = 0 if len(orders.standing().orders) == 1 else 2
+        finally:
+            os._exit(status)
+
+    orders.close()
+    os.write(tell, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(told)
+    os.close(tell)
