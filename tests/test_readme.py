@@ -1,0 +1,64 @@
+"""The README's code runs, and its story is true: guard a tool, stop it from another shell, undo it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+RESCIND = str(Path(sys.executable).with_name("rescind"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (code,) = blocks("python")
+    (tmp_path / "desk.py").write_text(code, encoding="utf-8")
+    return tmp_path
+
+
+def rescind(folder: Path, *arguments: str) -> dict[str, object]:
+    command = [RESCIND, *arguments, "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_the_five_minute_guide_stops_and_undoes_its_agent(folder: Path) -> None:
+    agent = subprocess.Popen([sys.executable, "desk.py", "60"], cwd=folder, stdout=subprocess.PIPE, text=True)
+    try:
+        assert agent.stdout is not None
+        assert agent.stdout.readline().startswith("run run_")
+        while "void" not in (folder / "invoices.json").read_text():
+            assert agent.poll() is None
+        rescind(folder, "stop", "agent:billing-agent", "--level", "read-only", "--wait", "--reason", "a test")
+        refusal, _ = agent.communicate(timeout=30)
+    finally:
+        agent.kill()
+    assert "changes are paused" in refusal
+    assert "void" in (folder / "invoices.json").read_text()
+
+    rescind(folder, "undo", "--agent", "billing-agent", "--app", "desk")
+    assert "void" in (folder / "invoices.json").read_text()  # a plan changes nothing
+    rescind(folder, "undo", "--agent", "billing-agent", "--app", "desk", "--apply")
+    assert set(json.loads((folder / "invoices.json").read_text()).values()) == {"open"}
+    rescind(folder, "audit", "verify")
+    rescind(folder, "resume", "agent:billing-agent", "--reason", "a test")
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    commands = set(re.findall(r"\$ rescind ([a-z]+)", README))
+    assert {"stop", "undo", "status", "review", "audit", "resume"} <= commands
+    for command in sorted(commands):
+        subprocess.run([RESCIND, command, "--help"], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (Path(__file__).parent.parent / target).exists(), target

@@ -1,0 +1,72 @@
+"""Written as a user would write it, and only type-checked: what the decorators keep, and what they refuse."""
+
+import asyncio
+from datetime import timedelta
+from typing import assert_type
+
+import rescind
+
+guard = rescind.Guard.from_config()
+
+
+@guard.read("invoice.get")
+def get(invoice_id: str) -> dict[str, str]:
+    return {"id": invoice_id}
+
+
+def invoice(invoice_id: str) -> tuple[str, str, str]:
+    return ("erp", "invoice", invoice_id)
+
+
+@guard.write("invoice.status.update", target=invoice)
+def set_status(invoice_id: str, status: str) -> int:
+    return len(invoice_id + status)
+
+
+@set_status.snapshot
+def _(invoice_id: str) -> dict[str, str]:
+    return get(invoice_id)
+
+
+@set_status.restore
+def _(step: rescind.PastStep) -> None:
+    assert_type(step.step_id, str)
+
+
+@set_status.verify
+def _(step: rescind.PastStep) -> bool:
+    return bool(step.after == step.arguments["status"])
+
+
+@guard.write("card.charge", redact=["card"], undo_within=timedelta(days=30), after=["invoice.status.update"])
+async def charge(card: str, cents: int) -> str:
+    return f"{card}{cents}"
+
+
+@charge.compensate(idempotent=True)
+async def _(step: rescind.PastStep) -> None: ...
+
+
+@guard.write("mail.send", irreversible="a mail cannot be unsent")
+def send(to: str) -> None: ...
+
+
+async def agent() -> None:
+    async with guard.run("billing-agent@2.4.0", tenant="acme") as run:
+        assert_type(run, rescind.Run)
+        assert_type(set_status("inv_1", "void"), int)
+        assert_type(set_status.keyed("order-17")("inv_1", "void"), int)
+        assert_type(await charge("4242", cents=500), str)
+        with run.branch(), run.child(agent="mailer@1"):
+            send("ada@example.com")
+        try:
+            send("grace@example.com")
+        except rescind.CallDenied as refusal:
+            assert_type(refusal.level, rescind.Level | None)
+        except rescind.RunHalted as halt:
+            assert_type(halt.fallback, str)
+        set_status("inv_1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # status is missing
+
+
+if __name__ == "__main__":
+    asyncio.run(agent())
