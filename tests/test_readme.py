@@ -62,3 +62,24 @@ def test_every_command_of_the_readme_exists() -> None:
 def test_every_link_of_the_readme_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (Path(__file__).parent.parent / target).exists(), target
+
+
+def test_the_code_of_the_effects_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "effects.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
+    code += """
+with engine.begin() as connection:
+    connection.execute(sa.text("CREATE TABLE subscriptions (customer_id TEXT PRIMARY KEY, status TEXT)"))
+    connection.execute(sa.text("INSERT INTO subscriptions VALUES ('c-1', 'cancelled')"))
+import pathlib
+pathlib.Path("reports").mkdir()
+with guard.run("docs@1"):
+    reactivate("c-1")
+    write_report("summer", "hot")
+    set_plan("ada", "free")
+    assert charge("c-1", "4242", 500) == "ch_c-1"
+guard.close()
+"""
+    (tmp_path / "page.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -4,7 +4,6 @@ A scope is a conjunction of terms: `tenant:acme+agent:billing-agent` covers the 
 others. No term at all covers everything. A scope is matched against a `Subject`: one run and, when known, one action.
 """
 
-import difflib
 from typing import Self
 
 import msgspec
@@ -97,6 +96,8 @@ def _parse_term(part: str, whole: str) -> Term:
 
 
 def _scope_help(kind: str) -> str:
+    import difflib  # only who has mistyped needs it, and `rescind stop` is in a hurry
+
     nearest = difflib.get_close_matches(kind, (*TERM_KINDS, EVERYTHING_WORD), n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     kinds = ", ".join(f"{kind}:…" for kind in TERM_KINDS)
