@@ -10,6 +10,8 @@ import pytest
 from rescind.demo.opening import REPORTS, Opening, make_opening
 from rescind.demo.truth import Truth, find_truth
 
+RESCIND = "import sys; from rescind.cli import main; sys.exit(main())"
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -24,11 +26,12 @@ class Kept:
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     folder = tmp_path_factory.mktemp("demo") / "a folder, kept"
-    program = (
-        "import pathlib, sys, rescind.demo; "
-        "sys.exit(rescind.demo.run(keep=pathlib.Path(sys.argv[1]), manual_stop=True, as_json=True))"
+    done = subprocess.run(
+        [sys.executable, "-c", RESCIND, "demo", "--manual-stop", "--json", "--keep", folder],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=120)
     return Kept(folder, done.returncode, done.stdout, done.stderr)
 
 

@@ -87,11 +87,7 @@ def _subscription_tools(
 
 
 def _charge_tool(guard: rescind.Guard, database: Engine) -> GuardedWrite[[int, str, str, str], int]:
-    @guard.write(
-        CHARGE,
-        target=_account,
-        key=_charge_key,
-    )
+    @guard.write(CHARGE, target=_account, key=_charge_key)
     def charge(message_id: int, customer_id: str, reason: str, by: str) -> int:
         began_s = _clock.monotonic_s()
         key = _charge_key(message_id)
@@ -116,12 +112,7 @@ def _charge_tool(guard: rescind.Guard, database: Engine) -> GuardedWrite[[int, s
 
 
 def _mail_tool(guard: rescind.Guard, outbox: Path) -> GuardedWrite[[int, str, str, str], None]:
-    @guard.write(
-        MAIL,
-        target=_mailbox,
-        key=_mail_key,
-        irreversible="a mail cannot be unsent",
-    )
+    @guard.write(MAIL, target=_mailbox, key=_mail_key, irreversible="a mail cannot be unsent")
     def send_mail(message_id: int, customer_id: str, subject: str, by: str) -> None:
         mail = {
             "to": f"{customer_id}@customers.example",

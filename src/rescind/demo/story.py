@@ -188,8 +188,11 @@ class Story:
         self._screen.command(f"{command} --apply")
         with self._screen.progress("steps accounted for", len(plan.items)) as advance:
             undone = self._on_call.apply(plan, progress=advance)
-        steps = len(undone.result.steps)
-        self._screen.check(f"{steps:,} of {len(plan.items):,} steps accounted for in {undone.ms / 1000:.1f} s")
+        accounted = sum(step.disposition is not None for step in undone.result.steps)
+        self._screen.check(
+            f"{accounted:,} of {len(plan.items):,} steps accounted for in {undone.ms / 1000:.1f} s",
+            holds=undone.result.is_complete,
+        )
         return undone
 
     # --- the proof ---
