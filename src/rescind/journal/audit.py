@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from rescind.errors import StoreFormatError, UsageError
-from rescind.journal.chain import Link, verify_chain
+from rescind.journal.chain import ChainWalk, Link
 from rescind.journal.codec import KIND_OF, decode_event, target_digest
 from rescind.journal.connection import check_format, connect_reader, translating
-from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
+from rescind.journal.queries import EXTENT
+from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, SPAN_SHIFT, Held, run_of
 from rescind.journal.seal import Seal, journal_id, read_seals, seal_genesis, seals_path
 from rescind.journal.sqlite import SqliteJournal
 from rescind.model.entry import Ended, Event, Intended, RunOpened
@@ -26,22 +27,29 @@ from rescind.model.step import RunInfo
 
 _FINDINGS_MAX = 1_000  # Nobody reads more, and a journal whose every entry was changed must not fill the memory.
 
-_BY_RUN = (
+_BY_RUN = "SELECT run_key, sequence FROM entries ORDER BY run_key, sequence"  # Not by the index, which may be wrong.
+_ENTRY = (
     # The casts: SQLite stores any type anywhere, and whoever tampers need not keep to ours.
-    "SELECT e.run_key, e.sequence, CAST(e.position AS INTEGER), CAST(e.recorded_at_us AS INTEGER), e.kind, e.target,"
-    " CAST(e.hash AS BLOB), CAST(e.body AS BLOB)"
-    " FROM entries e ORDER BY e.run_key, e.sequence"
+    "SELECT CAST(position AS INTEGER), CAST(recorded_at_us AS INTEGER), kind, target, CAST(hash AS BLOB),"
+    " CAST(body AS BLOB) FROM entries WHERE sequence = ?"
 )
 _RUN = (
     f"SELECT {RUN_COLUMNS}, h.sequence, h.position, h.hash FROM runs r"  # noqa: S608  # our own constants
     " LEFT JOIN heads h ON h.run_key = r.run_key WHERE r.run_key = ?"
 )
-_EMPTY_RUNS = (
-    "SELECT r.run_key, r.run_id FROM runs r WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.run_key = r.run_key)"
-)
+_EMPTY_RUNS = "SELECT r.run_key, r.run_id FROM runs r WHERE r.run_key NOT IN (SELECT run_key FROM entries)"
 _BY_SEQUENCE = (
-    "SELECT e.sequence, e.recorded_at_us, CAST(e.hash AS BLOB), s.first_at_us, s.last_at_us FROM entries e"
-    " LEFT JOIN spans s ON s.span = e.sequence >> 10 ORDER BY e.sequence"
+    "SELECT e.sequence, e.recorded_at_us BETWEEN s.first_at_us AND s.last_at_us, x.sequence IS NOT NULL,"  # noqa: S608
+    " e.target IS NULL OR t.sequence IS NOT NULL, CAST(e.hash AS BLOB) FROM entries e"
+    f" LEFT JOIN spans s ON s.span = e.sequence >> {SPAN_SHIFT}"
+    " LEFT JOIN run_entries x ON x.run_key = e.run_key AND x.sequence = e.sequence"
+    " LEFT JOIN target_entries t ON t.target = e.target AND t.sequence = e.sequence ORDER BY e.sequence"
+)
+_STRAYS = (
+    "SELECT sequence, 'runs' FROM run_entries x WHERE NOT EXISTS"
+    " (SELECT 1 FROM entries e WHERE e.sequence = x.sequence AND e.run_key = x.run_key) UNION ALL"
+    " SELECT sequence, 'targets' FROM target_entries x WHERE NOT EXISTS"
+    " (SELECT 1 FROM entries e WHERE e.sequence = x.sequence AND e.target = x.target)"
 )
 _SLOTS = (
     f"SELECT {HELD_COLUMNS}, i.run_key, i.body, o.run_key, o.body FROM slots s"  # noqa: S608  # our own constants
@@ -166,46 +174,44 @@ class _Audit:
             yield from self._unknown_run(run_key, rows)
             return
         run = run_of(known)[1]
-        problems: list[Finding] = []
-        last: list[Link] = []
-        for broken in verify_chain(run.run_id, self._links(run, run_key, rows, problems, last)):
-            yield Finding(sequence=broken.sequence, run_id=run.run_id, position=broken.position, problem=broken.problem)
-        yield from problems[:_FINDINGS_MAX]
-        yield from _head_findings(run, last[-1], known[9:])
+        walk, link = ChainWalk(run.run_id), Link(0, -1, 0, b"", b"")
+        for _, sequence in rows:
+            self._entries += 1
+            position, at_us, kind, target, digest, body = self._connection.execute(_ENTRY, (sequence,)).fetchone()
+            link = Link(sequence, position, at_us, body, digest)
+            problems = [found.problem for found in walk.follow(link)]
+            problems += _index_problems(run, run_key, link, kind, target)
+            for problem in problems:
+                yield Finding(sequence=sequence, run_id=run.run_id, position=position, problem=problem)
+        yield from _head_findings(run, link, known[9:])
 
     def _unknown_run(self, run_key: int, rows: Iterable[tuple[Any, ...]]) -> Iterator[Finding]:
-        for row in rows:
+        for _, sequence in rows:
             self._entries += 1
-            yield Finding(
-                sequence=row[1], position=row[2], problem=f"it names run key {run_key}, of which there is no record"
-            )
-
-    def _links(
-        self, run: RunInfo, run_key: int, rows: Iterable[tuple[Any, ...]], problems: list[Finding], last: list[Link]
-    ) -> Iterator[Link]:
-        for _, sequence, position, at_us, kind, target, digest, body in rows:
-            self._entries += 1
-            for problem in _index_problems(run, run_key, sequence, position, kind, target, body):
-                if len(problems) < _FINDINGS_MAX:
-                    problems.append(Finding(sequence=sequence, run_id=run.run_id, position=position, problem=problem))
-            last[:] = [Link(sequence, position, at_us, body, digest)]
-            yield last[0]
+            yield Finding(sequence=sequence, problem=f"it names run key {run_key}, of which there is no record")
 
     # --- by sequence ---
 
     def _sequence(self) -> Iterator[Finding]:
         seals = _Seals(self._path, journal_id(self._connection))
         due = 1
-        for sequence, at_us, digest, first_at_us, last_at_us in self._connection.execute(_BY_SEQUENCE):
+        indexed = self._connection.execute(EXTENT).fetchone()[0]
+        for sequence, in_time, in_run, on_target, digest in self._connection.execute(_BY_SEQUENCE):
             if sequence != due:
                 yield _missing(due, sequence - 1)
-            if first_at_us is None or not first_at_us <= at_us <= last_at_us:
-                yield Finding(sequence=sequence, problem="its time lies outside of the recorded time range (spans)")
+            if sequence <= indexed and not in_time:
+                yield Finding(sequence=sequence, problem="its time is not in the recorded time range of its span")
+            if sequence <= indexed and not (in_run and on_target):
+                yield Finding(
+                    sequence=sequence, problem="the index of " + ("targets" if in_run else "runs") + " omits it"
+                )
             yield from seals.entry(sequence, digest)
             due = sequence + 1
-        length = self._connection.execute("SELECT coalesce(max(last_sequence), 0) FROM spans").fetchone()[0]
+        length = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM heads").fetchone()[0]
         if due <= length:
             yield _missing(due, length)
+        for sequence, index in self._connection.execute(_STRAYS):
+            yield Finding(sequence=sequence, problem=f"the index of {index} names it, and it is missing or another")
         yield from seals.end(due - 1)
         self._seals, self._sealed_through = seals.count, seals.through
 
@@ -282,12 +288,10 @@ class _Seals:
         return seal
 
 
-def _index_problems(
-    run: RunInfo, run_key: int, sequence: int, position: int, kind: str, target: bytes | None, body: bytes
-) -> Iterator[str]:
+def _index_problems(run: RunInfo, run_key: int, link: Link, kind: str, target: bytes | None) -> Iterator[str]:
     """What the columns say that the body does not."""
     try:
-        event = decode_event(sequence, body)
+        event = decode_event(link.sequence, link.body)
     except StoreFormatError as error:
         yield f"it cannot be read: {error.__cause__}"
         return
@@ -296,8 +300,8 @@ def _index_problems(
     named = event.step.target if isinstance(event, Intended) else None
     if target != (None if named is None else target_digest(named)):
         yield "the column target is not that of the entry"
-    if position == 0:
-        yield from _opening_problems(run, run_key, sequence, event)
+    if link.position == 0:
+        yield from _opening_problems(run, run_key, link.sequence, event)
 
 
 def _opening_problems(run: RunInfo, run_key: int, sequence: int, event: Event) -> Iterator[str]:

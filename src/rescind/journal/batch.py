@@ -15,23 +15,24 @@ from rescind.journal.admission import Refusal, frees_slot, refusal_of
 from rescind.journal.chain import entry_hash, genesis
 from rescind.journal.codec import Prepared
 from rescind.journal.port import Appended, Slot, SlotClaim
-from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, row_of, run_of
+from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, SPAN_SHIFT, Held, row_of, run_of
 from rescind.model.entry import CompensationEnded, Ended, Event, Intended, RunOpened
 from rescind.model.step import RunInfo
-
-SPAN_SHIFT = 10
-"""A span is 1,024 consecutive sequences; see the schema."""
 
 _CACHED_MAX = 20_000  # Runs, or held keys, kept in memory: about 10 MB. Beyond it they are looked up again.
 
 _INSERT_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _PUT_HEAD = "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)"
-_PUT_SPAN = (
-    "INSERT INTO spans VALUES (?, ?, ?, ?) ON CONFLICT (span) DO UPDATE SET"
-    " first_at_us = min(first_at_us, excluded.first_at_us), last_at_us = max(last_at_us, excluded.last_at_us),"
-    " last_sequence = excluded.last_sequence"
+_INDEX_SPAN = (
+    "INSERT OR IGNORE INTO run_entries SELECT run_key, sequence FROM entries"
+    " WHERE sequence BETWEEN :first AND :last ORDER BY run_key, sequence",
+    "INSERT OR IGNORE INTO target_entries SELECT target, sequence FROM entries"
+    " WHERE sequence BETWEEN :first AND :last AND target IS NOT NULL ORDER BY target, sequence",
+    "INSERT OR REPLACE INTO spans SELECT :span, min(recorded_at_us), max(recorded_at_us) FROM entries"
+    " WHERE sequence BETWEEN :first AND :last",
 )
+_EXTENT = "SELECT (SELECT coalesce(max(sequence), 0) FROM entries), (SELECT coalesce(max(span), -1) + 1 FROM spans)"
 _FIND_RUN = (
     f"SELECT {RUN_COLUMNS}, h.position, h.hash, EXISTS (SELECT 1 FROM slots s WHERE s.run_key = r.run_key)"  # noqa: S608  # put together from our own constants
     " FROM runs r JOIN heads h ON h.run_key = r.run_key WHERE r.run_id = ?"
@@ -67,6 +68,7 @@ class Recorder:
         self._connection = connection
         self._data_version = -1
         self._last_sequence = 0
+        self._next_span = 0
         self._first_pending = 1
         self._begun = False  # Whether there is a batch under way.
         self._forget()
@@ -81,9 +83,7 @@ class Recorder:
         if version != self._data_version:
             self._forget()
             self._data_version = version
-            self._last_sequence = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM entries").fetchone()[
-                0
-            ]
+            self._last_sequence, self._next_span = self._connection.execute(_EXTENT).fetchone()
         if len(self._heads) + len(self._held_by) > _CACHED_MAX:
             self._forget()
         self._first_pending = self._last_sequence + 1
@@ -106,7 +106,8 @@ class Recorder:
         if rows:
             put_all(_INSERT_ENTRY, rows)
             put_all(_PUT_HEAD, [(head.run_key, head.sequence, head.position, head.hash) for head in self._touched])
-            put_all(_PUT_SPAN, _spans(rows))
+            while self._next_span < (self._last_sequence + 1) >> SPAN_SHIFT:
+                self._index_span()
         for head in self._opened:
             self._connection.execute(_INSERT_RUN, row_of(head.run_key, head.run))
         for statement, values in self._slot_changes:
@@ -195,6 +196,13 @@ class Recorder:
             self._slot_changes.append((_SETTLE, (sequence, held.tenant, held.key)))
             self._remember(msgspec.structs.replace(held, outcome=sequence))
 
+    def _index_span(self) -> None:
+        first = self._next_span << SPAN_SHIFT
+        span = {"span": self._next_span, "first": first, "last": first + (1 << SPAN_SHIFT) - 1}
+        for statement in _INDEX_SPAN:
+            self._connection.execute(statement, span)
+        self._next_span += 1
+
     # --- looking up, through the caches ---
 
     def _load_head(self, run_id: str) -> _Head | None:
@@ -244,13 +252,3 @@ class Recorder:
 
 def _held_of(row: tuple[str, str, str, int, str, str, int, int | None] | None) -> Held | None:
     return None if row is None else Held(*row)
-
-
-def _spans(rows: Sequence[_EntryRow]) -> list[tuple[int, int, int, int]]:
-    """The rows of `spans` that these entries, in order of sequence, add to."""
-    spans: dict[int, tuple[int, int, int]] = {}
-    for row in rows:
-        sequence, at_us = row[0], row[3]
-        first, last, _ = spans.get(sequence >> SPAN_SHIFT, (at_us, at_us, sequence))
-        spans[sequence >> SPAN_SHIFT] = (min(first, at_us), max(last, at_us), sequence)
-    return [(span, *fields) for span, fields in spans.items()]

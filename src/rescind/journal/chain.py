@@ -47,25 +47,43 @@ def entry_hash(previous: bytes, position: int, recorded_at_us: int, body: bytes)
     return hashlib.sha256(previous + _PLACE.pack(position, recorded_at_us) + body).digest()
 
 
+class ChainWalk:
+    """Follows a run's chain, link by link in stored order, and names each place where it does not hold.
+
+    A changed entry is named once, and those after it are not blamed for it. It remembers no more than the last hash, so
+    a run of any length is verified in constant memory.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._candidates: tuple[bytes, ...] = (genesis(run_id),)
+        self._due = 0
+
+    def follow(self, link: Link) -> list[Break]:
+        """What is wrong with the next link; mostly nothing."""
+        breaks: list[Break] = []
+        if link.position != self._due:
+            breaks.append(Break(link.sequence, link.position, _misplaced(self._due, link.position)))
+            self._candidates = ()  # What stood before it is not known.
+        computed = [entry_hash(it, link.position, link.recorded_at_us, link.body) for it in self._candidates]
+        self._candidates = (link.hash,)
+        if computed and link.hash not in computed:
+            breaks.append(
+                Break(link.sequence, link.position, "its content or its hash was changed, or it was moved here")
+            )
+            # Nobody can say which hash is the honest one, the stored or a computed, so the next link may continue any.
+            self._candidates = (link.hash, *computed[:_CANDIDATES_MAX])
+        self._due = link.position + 1
+        return breaks
+
+
 def verify_chain(run_id: str, links: Iterable[Link]) -> Iterator[Break]:
     """Every place where the links, in stored order, are not the unbroken chain of the run. Nothing if all holds.
 
-    A changed entry is named once, and those after it are not blamed for it. Takes one link at a time, so a run of any
-    length is verified in constant memory. An end that was cut off does not show here, but against the recorded head.
+    An end that was cut off does not show here, but against the recorded head.
     """
-    candidates: tuple[bytes, ...] = (genesis(run_id),)
-    due = 0
+    walk = ChainWalk(run_id)
     for link in links:
-        if link.position != due:
-            yield Break(link.sequence, link.position, _misplaced(due, link.position))
-            candidates = ()
-        computed = [entry_hash(before, link.position, link.recorded_at_us, link.body) for before in candidates]
-        candidates = (link.hash,)
-        if computed and link.hash not in computed:
-            yield Break(link.sequence, link.position, "its content or its hash was changed, or it was moved here")
-            # Nobody can say which hash is the honest one, the stored or a computed, so the next link may continue any.
-            candidates = (link.hash, *computed[:_CANDIDATES_MAX])
-        due = link.position + 1
+        yield from walk.follow(link)
 
 
 def _misplaced(due: int, found: int) -> str:

@@ -1,8 +1,7 @@
 """From a `Query` to SQL. Every statement walks an index in order of sequence, from `after` on, and stops at the limit.
 
-Three ways in, the narrowest first: the index of a target or of review tasks; the runs that match, and the index of
-their entries; or the entries themselves, in order. A time range becomes a range of sequences (see `spans` in the
-schema), and is checked again on each entry.
+A page is read in two legs. Up to the last complete span (see the schema) there are indexes: of a target, of runs, of
+time. The entries after it, at most about a thousand, are read one by one. Review tasks are few and always indexed.
 
 Runs have their entries in order, but many runs together have not, and sorting all of them for each page would make a
 whole listing quadratic. So entries of matching runs are asked for in windows of sequences, which grow until the page is
@@ -16,20 +15,23 @@ import msgspec
 from rescind.clock import to_us
 from rescind.journal.codec import REVIEW_KINDS, target_digest
 from rescind.journal.port import Query
-from rescind.journal.rows import RUN_COLUMNS
+from rescind.journal.rows import RUN_COLUMNS, SPAN_SHIFT
 
 Values = dict[str, str | int | bytes]
 
 ENTRY_COLUMNS = "e.sequence, e.position, e.run_key, e.recorded_at_us, e.hash, e.body"
 
-BOUNDS = (
-    "SELECT coalesce(min(span) << 10, 0), coalesce(max(last_sequence), 0) FROM spans"
-    " WHERE last_at_us >= :since AND first_at_us < :until"
+EXTENT = (
+    f"SELECT (SELECT (coalesce(max(span), -1) + 1 << {SPAN_SHIFT}) - 1 FROM spans),"  # noqa: S608  # our own constants
+    " (SELECT coalesce(max(sequence), 0) FROM entries)"
 )
-"""The range of sequences outside of which no entry is in the time range. One row, of a table of one row in 1,024."""
+"""Up to which sequence there are indexes, and up to which there are entries. One row."""
 
-LENGTH = "SELECT 1, coalesce(max(sequence), 0) FROM entries"
-"""The same without a time range."""
+BOUNDS = (
+    f"SELECT coalesce(min(span), 0) << {SPAN_SHIFT}, (coalesce(max(span), -1) + 1 << {SPAN_SHIFT}) - 1"  # noqa: S608
+    " FROM spans WHERE last_at_us >= :since AND first_at_us < :until"
+)
+"""Outside of which sequences no indexed entry is in the time range. One row, of a table of one per 1,024 entries."""
 
 LATEST_US = 2**63 - 1
 
@@ -46,11 +48,19 @@ _RUN_CONDITIONS = {
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A statement and its values; it also takes `after`, `upto` and `limit`. `windowed` as in the module's text."""
+    """How to read a page of entries; both statements also take `after`, `upto` and `limit`.
 
-    sql: str
+    Attributes:
+        indexed: For sequences that the indexes cover.
+        tail: For those after them.
+        values: What the statements take beside the bounds of the page.
+        windowed: Whether the indexed leg goes in windows.
+    """
+
+    indexed: str
+    tail: str
     values: Values
-    windowed: bool = False
+    windowed: bool
 
 
 def time_values(query: Query) -> Values | None:
@@ -67,34 +77,58 @@ def entries_plan(query: Query) -> Plan:
     """How to read one page of entries, from `after` (exclusive) to `upto` (inclusive)."""
     run_conditions, values = _run_conditions(query)
     entry_conditions, more = _entry_conditions(query)
-    conditions = [*run_conditions, *entry_conditions, "e.sequence > :after", "e.sequence <= :upto"]
+    conditions = run_conditions + entry_conditions
     by_entry = query.target is not None or query.reviews
-    if by_entry and run_conditions:
-        source = "entries e CROSS JOIN runs r ON r.run_key = e.run_key"
-    elif run_conditions:
+    with_runs = " CROSS JOIN runs r ON r.run_key = e.run_key" if run_conditions else ""
+    entries = _page(f"entries e{with_runs}", conditions, "e")
+    if query.target is not None:
+        source = f"target_entries x CROSS JOIN entries e ON e.sequence = x.sequence{with_runs}"
+        indexed = _page(source, ["x.target = :target", *conditions], "x")
+    elif run_conditions and not by_entry:
         # CROSS JOIN keeps this order. A head says how far its run goes, so that runs which ended before are left out.
-        source = "runs r CROSS JOIN heads h ON h.run_key = r.run_key CROSS JOIN entries e ON e.run_key = r.run_key"
-        conditions += ["h.sequence > :after", "r.run_key <= :upto"]
+        source = (
+            "runs r CROSS JOIN heads h ON h.run_key = r.run_key"
+            " CROSS JOIN run_entries x ON x.run_key = r.run_key CROSS JOIN entries e ON e.sequence = x.sequence"
+        )
+        indexed = _page(source, ["h.sequence > :after", "r.run_key <= :upto", *conditions], "x")
     else:
-        source = "entries e"
-    where = " AND ".join(conditions)
-    sql = f"SELECT {ENTRY_COLUMNS} FROM {source} WHERE {where} ORDER BY e.sequence LIMIT :limit"  # noqa: S608  # put together from our own constants
+        indexed = entries
     windowed = bool(run_conditions) and not by_entry and query.run_id is None
-    return Plan(sql, values | more, windowed)
+    return Plan(indexed, entries, values | more, windowed)
 
 
-def runs_plan(query: Query) -> Plan:
-    """How to read one page of runs after `after_run`; `after` and `upto` bound the sequences that may match."""
+def runs_plan(query: Query) -> tuple[str, Values]:
+    """How to read one page of runs after `after_run`.
+
+    The statement also takes `limit`, `after` and `upto` for the indexed entries that may match, and `tail`, after which
+    come those that are not indexed.
+    """
     conditions, values = _run_conditions(query)
     entry_conditions, more = _entry_conditions(query)
     if entry_conditions:
-        inner = " AND ".join([*entry_conditions, "e.sequence > :after", "e.sequence <= :upto"])
-        if query.target is not None or query.reviews:
-            conditions.append(f"r.run_key IN (SELECT e.run_key FROM entries e WHERE {inner})")  # noqa: S608  # put together from our own constants
-        else:
-            conditions.append(f"EXISTS (SELECT 1 FROM entries e WHERE e.run_key = r.run_key AND {inner})")  # noqa: S608  # put together from our own constants
+        conditions.append(_with_entry(query, " AND ".join(entry_conditions)))
     where = " AND ".join(["r.run_id > :after_run", *conditions])
-    return Plan(f"SELECT {RUN_COLUMNS} FROM runs r WHERE {where} ORDER BY r.run_id LIMIT :limit", values | more)  # noqa: S608  # put together from our own constants
+    sql = f"SELECT {RUN_COLUMNS} FROM runs r WHERE {where} ORDER BY r.run_id LIMIT :limit"  # noqa: S608  # constants
+    return sql, values | more
+
+
+def _page(source: str, conditions: list[str], ordered: str) -> str:
+    where = " AND ".join([*conditions, f"{ordered}.sequence > :after", f"{ordered}.sequence <= :upto"])
+    return f"SELECT {ENTRY_COLUMNS} FROM {source} WHERE {where} ORDER BY {ordered}.sequence LIMIT :limit"  # noqa: S608
+
+
+def _with_entry(query: Query, conditions: str) -> str:
+    """That a run has an entry that meets the conditions."""
+    span = "x.sequence > :after AND x.sequence <= :upto"
+    tail = f"SELECT e.run_key FROM entries e WHERE e.sequence > :tail AND {conditions}"  # noqa: S608  # constants
+    entry = f"entries e ON e.sequence = x.sequence AND {conditions}"
+    if query.target is not None:
+        found = f"SELECT e.run_key FROM target_entries x CROSS JOIN {entry} WHERE x.target = :target AND {span}"  # noqa: S608
+        return f"r.run_key IN ({found} UNION ALL {tail})"
+    if query.reviews:
+        return f"r.run_key IN (SELECT e.run_key FROM entries e WHERE {conditions})"  # noqa: S608  # constants
+    found = f"SELECT 1 FROM run_entries x CROSS JOIN {entry} WHERE x.run_key = r.run_key AND {span}"  # noqa: S608
+    return f"(EXISTS ({found}) OR r.run_key IN ({tail}))"
 
 
 def windows(after: int, last: int) -> Iterator[tuple[int, int]]:

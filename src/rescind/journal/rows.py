@@ -10,6 +10,9 @@ from rescind.journal.codec import decode_event
 from rescind.journal.port import Slot, SlotClaim
 from rescind.model.step import RunInfo
 
+SPAN_SHIFT = 10
+"""A span is 1,024 consecutive sequences; see the schema."""
+
 RUN_COLUMNS = (
     "r.run_key, r.run_id, r.agent_name, r.agent_version, r.tenant, r.workflow, r.session, r.trace_id, r.ancestors"
 )

@@ -12,11 +12,13 @@ import weakref
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds, from_us
 from rescind.journal.codec import decode_event, prepare
 from rescind.journal.connection import connect_reader, connect_writer, open_store, translating
 from rescind.journal.port import PAGE_LIMIT, Appended, ChainHead, Draft, Query, Slot, SlotTaken
-from rescind.journal.queries import BOUNDS, LENGTH, Values, entries_plan, runs_plan, time_values, windows
+from rescind.journal.queries import BOUNDS, EXTENT, Plan, Values, entries_plan, runs_plan, time_values, windows
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
 from rescind.journal.seal import SEAL_EVERY, seal
 from rescind.journal.writer import Connect, Writer
@@ -98,11 +100,12 @@ class SqliteJournal:
 
     def runs(self, query: Query, *, after_run: str = "", limit: int = PAGE_LIMIT) -> list[RunInfo]:
         """See `Journal`."""
-        plan = runs_plan(query)
+        sql, values = runs_plan(query)
         with self._readers.reading() as connection:
-            first, last = _bounds(connection, query)
-            page: Values = {"after_run": after_run, "after": first - 1, "upto": last, "limit": max(0, limit)}
-            return [run_of(row)[1] for row in connection.execute(plan.sql, plan.values | page)]
+            extent = _extent(connection, query)
+            page: Values = {"after": extent.first - 1, "upto": extent.last, "tail": extent.indexed}
+            page |= {"after_run": after_run, "limit": max(0, limit)}
+            return [run_of(row)[1] for row in connection.execute(sql, values | page)]
 
     def run(self, run_id: str) -> RunInfo | None:
         """See `Journal`."""
@@ -242,27 +245,42 @@ class _Sealer:
             self._unsealed = 0
 
 
+class _Extent(msgspec.Struct, frozen=True):
+    """Where matching entries can be: from `first` to `last`, and after `indexed` to `end`."""
+
+    first: int
+    last: int
+    indexed: int
+    end: int
+
+
 def _entry_rows(
     connection: sqlite3.Connection, query: Query, after: int, limit: int
 ) -> list[tuple[int, int, int, int, bytes, bytes]]:
     plan = entries_plan(query)
-    first, last = _bounds(connection, query)
-    after = max(after, first - 1)
+    extent = _extent(connection, query)
+    begin = max(after, extent.first - 1)
+    legs = [(plan.indexed, *window) for window in _indexed_windows(plan, begin, extent.last)]
     rows: list[tuple[int, int, int, int, bytes, bytes]] = []
-    for begin, upto in windows(after, last) if plan.windowed else [(after, last)]:
+    for sql, begin, upto in [*legs, (plan.tail, max(after, extent.indexed), extent.end)]:
         if len(rows) >= limit:
             break
         page: Values = {"after": begin, "upto": upto, "limit": limit - len(rows)}
-        rows += connection.execute(plan.sql, plan.values | page)
+        rows += connection.execute(sql, plan.values | page)
     return rows
 
 
-def _bounds(connection: sqlite3.Connection, query: Query) -> tuple[int, int]:
+def _indexed_windows(plan: Plan, begin: int, last: int) -> list[tuple[int, int]]:
+    if begin >= last:
+        return []
+    return list(windows(begin, last)) if plan.windowed else [(begin, last)]
+
+
+def _extent(connection: sqlite3.Connection, query: Query) -> _Extent:
+    indexed, end = connection.execute(EXTENT).fetchone()
     times = time_values(query)
-    first, last = (
-        connection.execute(LENGTH).fetchone() if times is None else connection.execute(BOUNDS, times).fetchone()
-    )
-    return first, last
+    first, last = (1, indexed) if times is None else connection.execute(BOUNDS, times).fetchone()
+    return _Extent(first, last, indexed, end)
 
 
 def _close(writer: Writer, readers: Readers) -> None:
