@@ -59,7 +59,7 @@ def test_a_suspended_process_is_unknown_and_never_called_stopped(bank: Bank) -> 
 
     assert stopped.returncode == 1
     assert f"UNKNOWN: pid {agent.pid}" in stopped.stdout
-    assert "stopped:" not in stopped.stdout
+    assert "holds everywhere" not in stopped.stdout
     assert bank.rescind("status").returncode == 1
 
     written = bank.effects()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH_MAX = 120
-"""Wider tables are harder to read, not easier."""
+"""Longer lines are harder to read, not easier."""
 
 _STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "1;32", "yellow": "1;33"}
 
@@ -47,14 +47,18 @@ class Out:
         """Whether somebody is there to answer a question."""
         return not self.json and sys.stdin.isatty() and sys.stdout.isatty()
 
+    @property
+    def width(self) -> int:
+        """Columns to write in: the terminal's, within reason; 80 where there is none."""
+        import shutil
+
+        return min(WIDTH_MAX, shutil.get_terminal_size((80, 24)).columns)
+
     def console(self) -> "Console":
-        """What draws tables and progress, for people. It reads no markup: all text is taken literally."""
+        """What draws receipts and progress while they come in. It reads no markup: all text is taken literally."""
         from rich.console import Console
 
-        console = Console(stderr=self.json, markup=False, emoji=False, highlight=False)
-        if console.width > WIDTH_MAX:
-            console.width = WIDTH_MAX
-        return console
+        return Console(stderr=self.json, markup=False, emoji=False, highlight=False)
 
 
 def print_json(answer: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """An undo plan for people: grouped when it is long, line by line when it is short or asked for, or as a tree."""
 
+import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from rescind.cli.safe import safe
+from rescind.cli.safe import ELLIPSIS, safe
 from rescind.compensation.decision import (
     AlreadyInReview,
     AlreadyUndone,
@@ -22,14 +22,17 @@ from rescind.compensation.decision import (
 from rescind.compensation.port import ReviewReason
 from rescind.model.entry import StepRef
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+Line = tuple[str, str]
+"""A safe line, and the style it is shown in."""
 
 LINES_MAX = 24
 """Items that are listed one by one: a screen. Longer plans are grouped."""
 
 _EXAMPLES = 3
+
+_VERB_WIDTH, _ACTION_MAX = 11, 32
+
+_WHY_MAX = 240  # A target's exception may be a page; `--json` has all of it.
 
 _RUN_TAIL = 4  # Characters of a run's id beside a step: enough to tell the runs of one plan apart.
 
@@ -59,15 +62,14 @@ WHAT_REVIEWS_MEAN = {
 """One line per reason: what it means for the reader."""
 
 
-def plan_lines(plan: Plan, console: "Console", *, every: bool, tree: bool) -> Iterator[str]:
-    """What the plan would do, line by line, drawn for this console. A settled plan says where each step stands."""
+def plan_lines(plan: Plan, *, every: bool, tree: bool, width: int) -> Iterator[Line]:
+    """What the plan would do, line by line. A settled plan says where each step stands."""
     if tree:
-        yield from tree_lines(plan)
-        return
-    with console.capture() as drawn:
-        console.print(_table(plan) if every or len(plan.items) <= LINES_MAX else _groups(plan))
-    for line in drawn.get().splitlines():
-        yield line.rstrip()
+        yield from ((line, "") for line in tree_lines(plan))
+    elif every or len(plan.items) <= LINES_MAX:
+        yield from _listed(plan, width)
+    else:
+        yield from _grouped(plan, width)
 
 
 def summary_of(plan: Plan) -> str:
@@ -153,26 +155,42 @@ def words_of(name: str) -> str:
     return safe(str(name)).replace("_", " ")
 
 
-def _table(plan: Plan) -> "Table":
-    table = _empty_table("", "step", "decision", "action", "target", "why")
+def _listed(plan: Plan, width: int) -> Iterator[Line]:
     label = _labels(plan)
+    actions = min(_ACTION_MAX, max((len(safe(item.action)) for item in plan.items), default=0))
+    places = len(str(len(plan.items)))
+    steps = max((len(label(item.step)) for item in plan.items), default=0)
+    yield f"{'':>{places}}  {'decision':<{_VERB_WIDTH}}  {'step':<{steps}}  {'action':<{actions}}  target", "bold"
     for number, item in enumerate(plan.items, start=1):
         kind = kind_of(item.decision)
         target = safe(item.target) if item.target else ""
-        row = (str(number), label(item.step), _VERBS[kind], safe(item.action), target, why_of(item.decision))
-        table.add_row(*row, style=_STYLES.get(kind, "dim"))
-    return table
+        head = f"{number:>{places}}  {_VERBS[kind]:<{_VERB_WIDTH}}  {label(item.step):<{steps}}  "
+        style = _STYLES.get(kind, "dim")
+        yield f"{head}{safe(item.action):<{actions}}  {target}".rstrip(), style
+        yield from _indented(why_of(item.decision), places + 2, width, style)
 
 
 class _Group(msgspec.Struct):
     kind: str
     action: str
     why: str
-    targets: list[str] = []
+    examples: list[str] = []
     count: int = 0
 
 
-def _groups(plan: Plan) -> "Table":
+def _grouped(plan: Plan, width: int) -> Iterator[Line]:
+    places = len(f"{len(plan.items):,}")
+    for group in _groups(plan):
+        style = _STYLES.get(group.kind, "dim")
+        yield f"{group.count:>{places},}  {_VERBS[group.kind]:<{_VERB_WIDTH}}  {safe(group.action)}", style
+        indent = places + _VERB_WIDTH + 4
+        more = f" and {group.count - len(group.examples):,} more" if group.count > len(group.examples) else ""
+        yield from _indented(", ".join(group.examples) + more, indent, width, "")
+        yield from _indented(group.why, indent, width, style)
+
+
+def _groups(plan: Plan) -> Iterable[_Group]:
+    """The plan's items by decision and action, in the order in which each begins."""
     groups: dict[tuple[str, str, str], _Group] = {}
     for item in plan.items:
         kind, why = kind_of(item.decision), why_of(item.decision)
@@ -180,15 +198,18 @@ def _groups(plan: Plan) -> "Table":
         if group.why != why and isinstance(item.decision, Review):
             group.why = f"{words_of(item.decision.reason)}: {WHAT_REVIEWS_MEAN[item.decision.reason]}"
         group.count += 1
-        if len(group.targets) < _EXAMPLES:
-            group.targets.append(safe(item.target) if item.target else str(item.step))
-    table = _empty_table("", "decision", "action", "targets", "why")
-    for group in groups.values():
-        more = group.count - len(group.targets)
-        targets = "\n".join([*group.targets, *([f"and {more:,} more"] if more else [])])
-        row = (f"{group.count:,}", _VERBS[group.kind], safe(group.action), targets, group.why)
-        table.add_row(*row, style=_STYLES.get(group.kind, "dim"))
-    return table
+        example = safe(item.target or item.step)
+        if len(group.examples) < _EXAMPLES and example not in group.examples:
+            group.examples.append(example)
+    return groups.values()
+
+
+def _indented(text: str, indent: int, width: int, style: str) -> Iterator[Line]:
+    if len(text) > _WHY_MAX:
+        text = text[: _WHY_MAX - 1] + ELLIPSIS
+    blank = " " * indent
+    for line in textwrap.wrap(text, max(width, indent + 20), initial_indent=blank, subsequent_indent=blank):
+        yield line, style
 
 
 def _group_key(item: PlanItem) -> tuple[str, str, str]:
@@ -202,13 +223,3 @@ def _labels(plan: Plan) -> Callable[[StepRef], str]:
     if len(plan.runs) == 1:
         return lambda step: safe(step.step_id)
     return lambda step: safe(f"…{step.run_id[-_RUN_TAIL:]}/{step.step_id}" if len(step.run_id) > _RUN_TAIL else step)
-
-
-def _empty_table(*columns: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in columns:
-        # Folding and not cutting: half an id is no id.
-        table.add_column(name, justify="left" if name else "right", overflow="fold", no_wrap=name == "decision")
-    return table

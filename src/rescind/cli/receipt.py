@@ -87,5 +87,5 @@ def _verdict(receipt: Receipt) -> tuple[str, str]:
     if running:
         return f"bound everywhere; {count_of(len(running), 'process', 'processes')} still finishing steps", "yellow"
     slowest = max((guard.bound_ms for guard in receipt.guards if guard.bound_ms is not None), default=None)
-    when = "" if slowest is None else f", the last one bound after {slowest:.1f} ms"
-    return f"stopped: {count_of(len(receipt.guards), 'process', 'processes')}{when}", "green"
+    when = "" if slowest is None else f", the last one after {slowest:.1f} ms"
+    return f"holds everywhere: {count_of(len(receipt.guards), 'process', 'processes')}{when}", "green"

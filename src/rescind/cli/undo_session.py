@@ -85,8 +85,8 @@ def show_plan(plan: Plan, session: Session, out: Out) -> None:
         out.say("nothing was done there, so there is nothing to undo")
         return
     out.say()
-    for line in plan_lines(plan, out.console(), every=request.every, tree=request.tree):
-        out.say(line)
+    for line, style in plan_lines(plan, every=request.every, tree=request.tree, width=out.width):
+        out.say(line, style=style)
     out.say()
     _say_reviews(plan, out)
     out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
