@@ -12,7 +12,7 @@ The environment variable RESCIND_STORE names the store for programs and commands
 import difflib
 import os
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 
@@ -86,20 +86,21 @@ def _read(source: Path) -> Config:
         return Config()
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} must hold keys and values, such as `store: {STORE_DEFAULT}`")
-    _refuse_unknown_keys(cast("dict[Any, Any]", raw), Config, source, "")
+    _refuse_unknown_keys(raw, Config, source, "")
     try:
         return msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def _refuse_unknown_keys(raw: dict[Any, Any], kind: type[msgspec.Struct], source: Path, prefix: str) -> None:
+def _refuse_unknown_keys(raw: Any, kind: type[msgspec.Struct], source: Path, prefix: str) -> None:
     hints = get_type_hints(kind)
-    for key, value in raw.items():
+    fields: list[tuple[Any, Any]] = list(raw.items())
+    for key, value in fields:
         if key not in hints:
             nearest = difflib.get_close_matches(str(key), hints, n=1)
             hint = f"did you mean {prefix + nearest[0]!r}? " if nearest else ""
             raise ConfigError(f"{source}: unknown key {prefix + str(key)!r}; {hint}known are: {', '.join(hints)}")
         inner = hints[key]
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-            _refuse_unknown_keys(cast("dict[Any, Any]", value), inner, source, f"{prefix}{key}.")
+            _refuse_unknown_keys(value, inner, source, f"{prefix}{key}.")

@@ -8,10 +8,11 @@ import rescind
 from builders import a_guard
 from rescind.compensation.effects import MappingKey
 from rescind.errors import DeclarationError
+from rescind.guard.declare import GuardedWrite
 from rescind.guard.guard import Guard
 
 
-def plain(guard: Guard, **options: Any) -> Any:
+def plain(guard: Guard, **options: Any) -> GuardedWrite[..., None]:
     @guard.write("invoice.void", **options)
     def void(invoice_id: str) -> None: ...
 

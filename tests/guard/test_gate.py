@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from rescind.switch.memory import MemoryOrders
 
 import rescind
 from builders import a_guard, a_lift, an_order, events_of, steps_of
@@ -15,6 +14,7 @@ from rescind.journal.port import Draft
 from rescind.model.entry import Refused
 from rescind.model.level import Level
 from rescind.model.outcome import Failed
+from rescind.switch.memory import MemoryOrders
 from rescind.switch.port import Standing
 from rescind.testing import ManualClock
 

@@ -134,8 +134,7 @@ def scrub(value: Any, secrets: tuple[str, ...]) -> Any:
         fields = cast("dict[str, Any]", value)
         return {scrub(key, secrets): scrub(item, secrets) for key, item in fields.items()}
     if isinstance(value, list):
-        items: list[Any] = value
-        return [scrub(item, secrets) for item in items]
+        return [scrub(item, secrets) for item in _items_of(value)]
     if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in secrets:
         return REDACTED
     return value
@@ -177,6 +176,10 @@ def _not_finite(value: Any) -> str:
     if isinstance(value, list | tuple):
         return _first_problem(cast("list[Any]", value))
     return ""
+
+
+def _items_of(values: Any) -> list[Any]:
+    return list(values)
 
 
 def _first_problem(values: Iterable[Any]) -> str:

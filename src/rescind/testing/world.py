@@ -96,8 +96,8 @@ class SimulatedWorld:
         full_disk_ratio: float = 0.01,
     ) -> None:
         self.random = random.Random(seed)  # noqa: S311  # a simulation wants repeatable numbers, not secret ones
-        self._crash_ratio, self._lost_reply_ratio = crash_ratio, lost_reply_ratio
-        self._failed_ratio, self._full_disk_ratio = failed_ratio, full_disk_ratio
+        self._crash_ratio, self.lost_reply_ratio = crash_ratio, lost_reply_ratio
+        self.failed_ratio, self._full_disk_ratio = failed_ratio, full_disk_ratio
         self.disk = MemoryJournal()
         self.orders = MemoryOrders()
         self.clock = ManualClock()
@@ -123,7 +123,10 @@ class SimulatedWorld:
         return self.guard
 
     def _declare(self, guard: Guard) -> None:
-        effect = MappingKey(self.rows, key=lambda row: row)
+        def row_key(row: str) -> str:
+            return row
+
+        effect = MappingKey(self.rows, key=row_key)
 
         @guard.write("row.set", effect=effect)
         def set_row(row: str, value: int) -> None:
@@ -138,10 +141,10 @@ class SimulatedWorld:
 
         @add.compensate
         def _(step: PastStep) -> None:
-            self._perhaps_die()
+            self.perhaps_die()
             self.compensations[f"{step.run.run_id}/{step.step_id}"] += 1
             self.balance[f"{step.run.run_id}/{step.step_id}"] -= step.arguments["amount"]
-            self._perhaps_die()
+            self.perhaps_die()
 
         @guard.write("mail.send", irreversible="a mail cannot be unsent")
         def send(text: str) -> None:
@@ -213,7 +216,8 @@ class SimulatedWorld:
             return False
         return True
 
-    def _perhaps_die(self) -> None:
+    def perhaps_die(self) -> None:
+        """The process may be killed here."""
         if self.random.random() < self._death_ratio:
             raise _KilledError
 
@@ -240,11 +244,12 @@ class SimulatedWorld:
         if run is None:
             return []
         tool = self.random.choice(self._tools)
-        arguments: dict[str, Any] = {
+        arguments_of: dict[str, dict[str, Any]] = {
             "row.set": {"row": self.random.choice(list(self.rows)), "value": self.random.randrange(100)},
             "balance.add": {"amount": self.random.randrange(1, 100)},
             "mail.send": {"text": f"mail {len(self.mails)}"},
-        }[tool.name]
+        }
+        arguments = arguments_of[tool.name]
         with run.activate():
             try:
                 return [_Call(run, write_flow(WriteCall(tool, run, (), arguments, None)))]
@@ -288,13 +293,13 @@ class _Happening:
         self._world = world
 
     def __enter__(self) -> None:
-        if self._world.random.random() < self._world._failed_ratio:  # one mechanism in two classes
+        if self._world.random.random() < self._world.failed_ratio:  # one mechanism in two classes
             raise NothingChanged("the tool declined")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._world.happened()
-            if self._world.random.random() < self._world._lost_reply_ratio:
+            if self._world.random.random() < self._world.lost_reply_ratio:
                 raise LostReply
 
 
@@ -314,7 +319,7 @@ class _MortalJournal(FaultyJournal):
     def _live_on(self) -> None:
         if not self._is_dead:
             try:
-                self._world._perhaps_die()  # one mechanism in two classes
+                self._world.perhaps_die()  # one mechanism in two classes
             except _KilledError:
                 self._is_dead = True
         if self._is_dead:
