@@ -177,7 +177,10 @@ class RunStillLive(RescindError):
     """A selected run may still write. Stop it first; an undo of a moving target is none."""
 
     def __init__(self, run_ids: Sequence[str], *, remedy: str) -> None:
-        super().__init__(f"{len(run_ids)} selected run(s) may still write: {', '.join(run_ids[:5])}. {remedy}")
+        named = ", ".join(run_ids[:5]) + (f" and {len(run_ids) - 5} more" if len(run_ids) > 5 else "")
+        super().__init__(
+            f"{'a selected run' if len(run_ids) == 1 else 'selected runs'} may still write: {named}. {remedy}"
+        )
         self.run_ids = tuple(run_ids)
 
 

@@ -89,6 +89,13 @@ def test_agents_are_name_at_version(agent: str) -> None:
         a_guard().run(agent)
 
 
+@pytest.mark.parametrize("value", [" acme", "a+b", "two\nlines"])
+@pytest.mark.parametrize("attribute", ["tenant", "workflow", "run_id"])
+def test_what_no_scope_could_name_is_refused(attribute: str, value: str) -> None:
+    with pytest.raises(rescind.UsageError, match=attribute):
+        a_guard().run("billing@1", **{attribute: value})  # type: ignore[arg-type]  # the attribute varies
+
+
 def test_an_allowlist_names_declared_actions() -> None:
     with pytest.raises(rescind.UsageError, match=r"invoice\.viod"):
         a_guard().run("billing@1", allow=["invoice.viod"])

@@ -16,6 +16,7 @@ from rescind.journal.port import Draft
 from rescind.model.entry import Refused, RunClosed, RunOpened
 from rescind.model.level import Level
 from rescind.model.order import effective_level
+from rescind.model.scope import unnameable
 from rescind.model.step import RunInfo, parse_agent
 from rescind.switch.port import LiveRun
 
@@ -298,12 +299,16 @@ def new_info(
 ) -> RunInfo:
     """A run's attributes from what a caller wrote.
 
-    Raises: UsageError, if the agent cannot be read.
+    Raises: UsageError, if the agent cannot be read, or an attribute could not be named in a scope.
     """
     try:
         name, version = parse_agent(agent)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    for what, value in (("run_id", run_id), ("tenant", tenant), ("workflow", workflow)):
+        problem = unnameable(value)
+        if problem:
+            raise UsageError(f"{what} {value!r} {problem}, so no order could name it; choose another")
     return RunInfo(
         run_id=run_id,
         agent_name=name,

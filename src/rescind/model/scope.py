@@ -87,12 +87,22 @@ def _parse_term(part: str, whole: str) -> Term:
         raise ValueError(f"cannot read scope {whole!r} at {part!r}: {_scope_help(kind)}")
     if kind not in TERM_KINDS:
         raise ValueError(f"unknown kind of scope {kind!r} in {whole!r}: {_scope_help(kind)}")
-    if any(not character.isprintable() or character.isspace() or character == "+" for character in value):
-        raise ValueError(f"scope {whole!r} has a blank or control character in the value {value!r}")
+    problem = unnameable(value)
+    if problem:
+        raise ValueError(f"scope {whole!r} has a value that {problem}: {value!r}")
     name, at, version = value.partition("@")
     if kind == "agent" and (not name or (at and not version)):
         raise ValueError(f"cannot read {part!r}: an agent is `agent:NAME` or `agent:NAME@VERSION`")
     return Term(kind, value)
+
+
+def unnameable(value: str) -> str:
+    """Why no scope could name this value; empty if one can. What nobody can name, nobody can stop."""
+    if value != value.strip():
+        return "begins or ends with a blank"
+    if not value.isprintable():
+        return "has a control character"
+    return "has a `+`, which joins the terms of a scope" if "+" in value else ""
 
 
 def _scope_help(kind: str) -> str:
