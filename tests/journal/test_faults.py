@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,65 @@ def test_a_file_that_vanishes_is_an_unavailable_journal(tmp_path: Path) -> None:
     with pytest.raises(JournalUnavailable, match="cannot be opened"):
         journal.append([opened()])
     journal.close()
+
+
+def test_an_append_from_a_signal_handler_above_an_append_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+    refusals: list[JournalUnavailable] = []
+
+    def connect_in_the_middle(path: Path) -> sqlite3.Connection:
+        # As a signal handler would run: on the same thread, inside of the append.
+        with pytest.raises(JournalUnavailable, match="this very thread") as refusal:
+            journal.append([opened("handler")])
+        refusals.append(refusal.value)
+        return connections.connect_writer(path)
+
+    journal = SqliteJournal(tmp_path / "journal.db", connect=connect_in_the_middle)
+    journal.append([opened()])
+
+    assert len(refusals) == 1
+    assert [entry.run.run_id for entry in everything(journal)] == ["run-1"]
+    journal.close()
+
+
+class Interrupted(sqlite3.Connection):
+    """Ctrl-C comes when `statement` begins, or when it has just been done."""
+
+    when: tuple[str, bool] | None = None
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        when, due = self.when, self.when is not None and sql.startswith(self.when[0])
+        if due:
+            self.when = None
+        if due and when is not None and not when[1]:
+            raise KeyboardInterrupt
+        cursor = super().execute(sql, *values)
+        if due:
+            raise KeyboardInterrupt
+        return cursor
+
+
+@pytest.mark.parametrize(
+    ("statement", "done", "kept"),
+    [("BEGIN", False, 1), ("BEGIN", True, 1), ("COMMIT", False, 1), ("COMMIT", True, 2), ("PRAGMA data", True, 1)],
+)
+def test_ctrl_c_in_an_append_leaves_the_journal_usable(tmp_path: Path, statement: str, done: bool, kept: int) -> None:
+    made: list[Interrupted] = []
+
+    def connect(path: Path) -> sqlite3.Connection:
+        made.append(sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Interrupted))
+        return made[-1]
+
+    journal = SqliteJournal(tmp_path / "journal.db", connect=connect)
+    journal.append([opened()])
+    made[0].when = (statement, done)
+
+    with pytest.raises(KeyboardInterrupt):
+        journal.append([intended(a_step())])
+
+    assert len(everything(journal)) == kept
+    assert journal.append([intended(a_step("2"))]) == Appended((kept + 1,), (kept,))
+    journal.close()
+    assert verify(journal.path).findings == ()
 
 
 # --- translation ---
