@@ -102,8 +102,14 @@ def check_format(connection: sqlite3.Connection, path: Path) -> bool:
 
     Raises: StoreFormatError, if it is neither, or from a newer rescind.
     """
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    # One reading of one moment: between two, another process may make the journal.
+    connection.execute("BEGIN")
+    try:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        is_empty = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+    finally:
+        connection.rollback()
     if application == APPLICATION_ID:
         if version > FORMAT:
             raise StoreFormatError(
@@ -111,7 +117,7 @@ def check_format(connection: sqlite3.Connection, path: Path) -> bool:
                 "it was left alone. Upgrade rescind, or name another file"
             )
         return True
-    if application or version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+    if application or version or not is_empty:
         raise StoreFormatError(
             f"{path} is a database of something else, not a journal; it was left alone. Name another file"
         )
@@ -121,9 +127,14 @@ def check_format(connection: sqlite3.Connection, path: Path) -> bool:
 def connect_writer(path: Path) -> sqlite3.Connection:
     """The connection that appends. It does not wait for locks: see `retry_while_busy`."""
     connection = _connect(path, timeout_s=0)
-    # FULL syncs the log at each commit: without it, a power cut takes back what was acknowledged.
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    try:
+        # FULL syncs the log at each commit: without it, a power cut takes back what was acknowledged. Already this
+        # reads the file, and meets the lock of a process that opens or closes it at the same moment.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

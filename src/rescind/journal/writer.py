@@ -208,8 +208,7 @@ class Writer:
     def _write(self, batch: list[_Ticket], more: Iterable[_Ticket]) -> int:
         """Commit the batch and what joins it; put its answer on each ticket. How many entries there were."""
         try:
-            recorder = self._ready()
-            retry_while_busy(recorder.begin, clock=self._clock, timeout_s=self._busy_timeout_s)
+            recorder = retry_while_busy(self._begin, clock=self._clock, timeout_s=self._busy_timeout_s)
             for ticket in batch:
                 ticket.answer = recorder.append(ticket.drafts)
             # Only now, since more has come while we waited for the lock.
@@ -236,10 +235,11 @@ class Writer:
             entries += len(ticket.drafts)
             yield ticket
 
-    def _ready(self) -> Recorder:
+    def _begin(self) -> Recorder:
         if self._recorder is None:
             self._connection = self._connect(self._path)
             self._recorder = Recorder(self._connection)
+        self._recorder.begin()
         return self._recorder
 
     def _roll_back(self) -> None:

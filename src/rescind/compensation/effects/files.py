@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rescind.guard.binding import Binding
 from rescind.compensation.effects.blobs import BlobDamaged, Blobs
 from rescind.compensation.effects.files_restore import restore_tree
 from rescind.compensation.effects.manifest import Scan, as_name, as_text, folder_below
 from rescind.errors import Conflict, UsageError
+from rescind.guard.binding import Binding
 from rescind.guard.effect import Call, PastStep
 from rescind.model.action import EffectClass
 from rescind.model.step import Snapshot, Target

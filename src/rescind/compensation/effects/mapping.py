@@ -7,8 +7,8 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from rescind.guard.binding import Binding
 from rescind.errors import Conflict, UsageError
+from rescind.guard.binding import Binding
 from rescind.guard.effect import Call, PastStep
 from rescind.model.action import EffectClass
 from rescind.model.step import Snapshot, Target, canonical_json

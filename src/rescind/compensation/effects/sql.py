@@ -12,13 +12,13 @@ except ModuleNotFoundError as missing:
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
-from rescind.guard.binding import Binding, MissingArgument
 from rescind.compensation.effects.sql_restore import restore_rows
 from rescind.compensation.effects.sql_selection import select
 from rescind.compensation.effects.sql_table import RowTable, rows_in, schema_version, snapshot_of
 from rescind.compensation.effects.sql_touch import EffectTouch, Subject, ToolTouch, open_touches
 from rescind.compensation.effects.sql_transaction import check, is_transient, transaction_on
 from rescind.errors import Conflict, DeclarationError, Transient, UsageError
+from rescind.guard.binding import Binding, MissingArgument
 from rescind.guard.effect import Call, PastStep, Touch
 from rescind.model.action import EffectClass
 from rescind.model.step import Snapshot, Target
