@@ -13,7 +13,7 @@ from rescind.model.entry import Disposition, StepRef
 from rescind.model.step import Target, canonical_json
 
 
-class Restore(msgspec.Struct, frozen=True, tag="restore", tag_field="do"):
+class Restore(msgspec.Struct, frozen=True, gc=False, tag="restore", tag_field="do"):
     """Put back what was there.
 
     Attributes:
@@ -27,13 +27,13 @@ class Restore(msgspec.Struct, frozen=True, tag="restore", tag_field="do"):
     note: str = ""
 
 
-class Compensate(msgspec.Struct, frozen=True, tag="compensate", tag_field="do"):
+class Compensate(msgspec.Struct, frozen=True, gc=False, tag="compensate", tag_field="do"):
     """Offset the effect. `note` says if this is a repetition under the same idempotency key."""
 
     note: str = ""
 
 
-class Settle(msgspec.Struct, frozen=True, tag="settle", tag_field="do"):
+class Settle(msgspec.Struct, frozen=True, gc=False, tag="settle", tag_field="do"):
     """Nothing is to be undone; only the record is missing.
 
     With `expects`, that is a forecast: the target must be at this version when the step's turn comes, or a person has
@@ -45,21 +45,21 @@ class Settle(msgspec.Struct, frozen=True, tag="settle", tag_field="do"):
     expects: str = ""
 
 
-class Review(msgspec.Struct, frozen=True, tag="review", tag_field="do"):
+class Review(msgspec.Struct, frozen=True, gc=False, tag="review", tag_field="do"):
     """A person has to decide."""
 
     reason: ReviewReason
     detail: str
 
 
-class AlreadyUndone(msgspec.Struct, frozen=True, tag="already_undone", tag_field="do"):
+class AlreadyUndone(msgspec.Struct, frozen=True, gc=False, tag="already_undone", tag_field="do"):
     """Nothing is to be done, and nothing to be recorded. `disposition` is where the step stands."""
 
     disposition: Disposition
     because: str
 
 
-class AlreadyInReview(msgspec.Struct, frozen=True, tag="already_in_review", tag_field="do"):
+class AlreadyInReview(msgspec.Struct, frozen=True, gc=False, tag="already_in_review", tag_field="do"):
     """A person has been asked, and has not decided yet."""
 
     task_id: str
@@ -90,7 +90,7 @@ def blocks(decision: Decision) -> bool:
             return False
 
 
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
+class Gate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A set of steps that others wait for together: all of them, and all behind the gate `beyond`.
 
     A gate keeps "each of these 5,000 depends on all earlier ones of those 5,000" from being 12 million edges.
@@ -100,7 +100,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     beyond: int | None = None
 
 
-class PlanItem(msgspec.Struct, frozen=True, kw_only=True):
+class PlanItem(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What is to be done about one step.
 
     Attributes:
@@ -130,7 +130,7 @@ class PlanItem(msgspec.Struct, frozen=True, kw_only=True):
     earlier_task: str | None = None
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Every step in scope, once, in the order in which a single worker takes them.
 
     Attributes:

@@ -14,14 +14,14 @@ from rescind.model.outcome import Outcome
 from rescind.model.step import RunInfo, Snapshot, Step
 
 
-class RunOpened(msgspec.Struct, frozen=True, tag="run_opened", kw_only=True):
+class RunOpened(msgspec.Struct, frozen=True, gc=False, tag="run_opened", kw_only=True):
     """A process began to act for the run. The first event of every run; a continued run has several."""
 
     run: RunInfo
     guard_id: str
 
 
-class RunClosed(msgspec.Struct, frozen=True, tag="run_closed", kw_only=True):
+class RunClosed(msgspec.Struct, frozen=True, gc=False, tag="run_closed", kw_only=True):
     """The process will not act for the run again. `how` is `ended`, `failed` or `halted`."""
 
     guard_id: str
@@ -29,13 +29,13 @@ class RunClosed(msgspec.Struct, frozen=True, tag="run_closed", kw_only=True):
     detail: str = ""
 
 
-class Intended(msgspec.Struct, frozen=True, tag="intended"):
+class Intended(msgspec.Struct, frozen=True, gc=False, tag="intended"):
     """The step is about to run. Durable before the tool starts."""
 
     step: Step
 
 
-class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
+class Ended(msgspec.Struct, frozen=True, gc=False, tag="ended", kw_only=True):
     """The step has an outcome. `after` is what was seen at the target right after the effect."""
 
     step_id: str
@@ -43,7 +43,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", kw_only=True):
     after: Snapshot | None = None
 
 
-class Verified(msgspec.Struct, frozen=True, tag="verified", kw_only=True):
+class Verified(msgspec.Struct, frozen=True, gc=False, tag="verified", kw_only=True):
     """The step's postcondition was checked. `detail` says what does not hold."""
 
     step_id: str
@@ -51,7 +51,7 @@ class Verified(msgspec.Struct, frozen=True, tag="verified", kw_only=True):
     detail: str = ""
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused", kw_only=True):
+class Refused(msgspec.Struct, frozen=True, gc=False, tag="refused", kw_only=True):
     """The gate refused a call. Recorded once per run, action and change of orders, not once per attempt."""
 
     action: str
@@ -69,7 +69,7 @@ class Disposition(enum.StrEnum):
     REVIEW = "review"
 
 
-class CompensationIntended(msgspec.Struct, frozen=True, tag="compensation_intended", kw_only=True):
+class CompensationIntended(msgspec.Struct, frozen=True, gc=False, tag="compensation_intended", kw_only=True):
     """The compensation of a step is about to run. Durable before it starts.
 
     `attempt` counts from 1; the idempotency key is the same for all attempts of one step.
@@ -82,7 +82,7 @@ class CompensationIntended(msgspec.Struct, frozen=True, tag="compensation_intend
     attempt: int = 1
 
 
-class CompensationEnded(msgspec.Struct, frozen=True, tag="compensation_ended", kw_only=True):
+class CompensationEnded(msgspec.Struct, frozen=True, gc=False, tag="compensation_ended", kw_only=True):
     """The step is accounted for. With disposition `review`, `reason` and `detail` say what a person has to decide."""
 
     step_id: str
@@ -93,7 +93,7 @@ class CompensationEnded(msgspec.Struct, frozen=True, tag="compensation_ended", k
     task_id: str | None = None
 
 
-class StepRef(msgspec.Struct, frozen=True, order=True):
+class StepRef(msgspec.Struct, frozen=True, gc=False, order=True):
     """A step, named from outside its run."""
 
     run_id: str
@@ -103,7 +103,7 @@ class StepRef(msgspec.Struct, frozen=True, order=True):
         return f"{self.run_id}/{self.step_id}"
 
 
-class ReviewOpened(msgspec.Struct, frozen=True, tag="review_opened", kw_only=True):
+class ReviewOpened(msgspec.Struct, frozen=True, gc=False, tag="review_opened", kw_only=True):
     """A person has to decide about these steps: one task for all steps of one action with one reason."""
 
     task_id: str
@@ -113,7 +113,7 @@ class ReviewOpened(msgspec.Struct, frozen=True, tag="review_opened", kw_only=Tru
     steps: tuple[StepRef, ...]
 
 
-class ReviewResolved(msgspec.Struct, frozen=True, tag="review_resolved", kw_only=True):
+class ReviewResolved(msgspec.Struct, frozen=True, gc=False, tag="review_resolved", kw_only=True):
     """A person decided. `resolution` is `done`, `not_needed` or `retry`."""
 
     task_id: str
@@ -122,7 +122,7 @@ class ReviewResolved(msgspec.Struct, frozen=True, tag="review_resolved", kw_only
     note: str = ""
 
 
-class PlanStarted(msgspec.Struct, frozen=True, tag="plan_started", kw_only=True):
+class PlanStarted(msgspec.Struct, frozen=True, gc=False, tag="plan_started", kw_only=True):
     """An undo began to apply a plan. The plan's own run holds this and the review tasks it opens."""
 
     plan_digest: str
@@ -133,7 +133,7 @@ class PlanStarted(msgspec.Struct, frozen=True, tag="plan_started", kw_only=True)
     reason: str = ""
 
 
-class PlanFinished(msgspec.Struct, frozen=True, tag="plan_finished", kw_only=True):
+class PlanFinished(msgspec.Struct, frozen=True, gc=False, tag="plan_finished", kw_only=True):
     """Every write of the plan is accounted for; the counts are by disposition."""
 
     plan_digest: str
@@ -156,7 +156,7 @@ Event = (
 )
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """An event in its place.
 
     Attributes:

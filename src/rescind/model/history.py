@@ -21,7 +21,7 @@ from rescind.model.outcome import Outcome
 from rescind.model.step import RunInfo, Snapshot, Step
 
 
-class StepRecord(msgspec.Struct, kw_only=True):
+class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     """A step and all that the journal knows of it so far.
 
     Attributes:

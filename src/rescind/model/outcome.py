@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 
-class Completed(msgspec.Struct, frozen=True, tag="completed"):
+class Completed(msgspec.Struct, frozen=True, gc=False, tag="completed"):
     """The effect took place.
 
     `result` is what the tool returned, as JSON values. When it could not be recorded, `result_recorded` is false, and a
@@ -16,13 +16,13 @@ class Completed(msgspec.Struct, frozen=True, tag="completed"):
     result_recorded: bool = True
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+class Failed(msgspec.Struct, frozen=True, gc=False, tag="failed"):
     """The tool, or the guard before the tool ran, vouches that nothing changed."""
 
     reason: str
 
 
-class Unknown(msgspec.Struct, frozen=True, tag="unknown"):
+class Unknown(msgspec.Struct, frozen=True, gc=False, tag="unknown"):
     """Nobody knows: a reply was lost, a call was cancelled, an exception left the tool half way."""
 
     reason: str

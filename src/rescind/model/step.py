@@ -12,7 +12,7 @@ from rescind.model.scope import Subject
 Arguments = dict[str, Any]
 
 
-class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+class RunInfo(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One execution of an agent. `ancestors` are the ids of the run that spawned it, that one's parent, and so on."""
 
     run_id: str
@@ -58,7 +58,7 @@ def parse_agent(text: str) -> tuple[str, str]:
     return name, version
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, gc=False):
     """What a step touches: a system, a kind of thing in it, and its id there.
 
     `qualifiers` are further identifying fields, sorted by name; they came with an import and are part of the identity.
@@ -83,7 +83,7 @@ class Target(msgspec.Struct, frozen=True):
         return base + "".join(f";{name}={value}" for name, value in self.qualifiers)
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What was seen at a target at one moment.
 
     Attributes:
@@ -105,14 +105,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return cls(ref=ref, version=ref if version is None else version, image=image, absent=absent)
 
 
-class Compensation(msgspec.Struct, frozen=True, kw_only=True):
+class Compensation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What may be done about a step (`restore`, `compensate`, `review`, or an import's own word), and until when."""
 
     kind: str
     allowed_until: datetime | None = None
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One call of an action in a run, as it was intended.
 
     Attributes:
