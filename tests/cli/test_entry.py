@@ -1,8 +1,10 @@
 """How a command leaves: never with a traceback, unless it was asked for."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -84,3 +86,76 @@ def test_a_plain_stop_imports_nothing_that_draws(shop: ModuleType) -> None:
     )
 
     assert done.stderr == "[]\n"
+
+
+NOISY = """
+import os, subprocess, sys
+import rescind
+
+print("a module that prints when it is imported")
+os.write(1, b"and past sys.stdout\\n")
+guard = rescind.Guard.at("store")
+
+@guard.write("thing.sell")
+def sell(name: str) -> None: ...
+
+@sell.compensate
+def _(step):
+    print("a handler that prints")
+    subprocess.run([sys.executable, "-c", "print('a subprocess that prints')"], check=True)
+
+@guard.write("price.set", irreversible="x")
+def set_price(name: str, price: int) -> None: ...
+
+@guard.write("letter.send", irreversible="x")
+def send(name: str) -> None: ...
+
+import atexit
+atexit.register(print, "a farewell")
+"""
+
+RESCIND = [sys.executable, "-c", "import sys; from rescind.cli import main; sys.exit(main())"]
+
+
+def test_whatever_an_app_prints_json_is_one_object(folder: Path) -> None:
+    (folder / "noisy.py").write_text(NOISY)
+
+    done = subprocess.run(
+        [*RESCIND, "undo", "--run", "run-1", "--app", "noisy", "--apply", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ),
+    )
+
+    assert json.loads(done.stdout)["counts"]["compensated"] == 1, done
+    for words in ("when it is imported", "past sys.stdout", "a handler", "a subprocess", "a farewell"):
+        assert words in done.stderr
+
+
+def test_what_an_app_prints_does_not_reach_the_answer_of_a_caller_either(rescind: Rescind, folder: Path) -> None:
+    (folder / "noisy.py").write_text(NOISY.replace("atexit.register", "(lambda *_: None)"))
+
+    answer = rescind("undo", "--run", "run-1", "--app", "noisy", "--json")
+
+    assert answer.json["settled"] is False
+    assert "when it is imported" in answer.err
+    assert rescind("status").out
+
+
+def test_an_interrupt_is_an_object_where_json_was_asked_for(rescind: Rescind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rescind_status(), "living_guards", failing_with(KeyboardInterrupt()))
+
+    answer = rescind("status", "--json")
+
+    assert answer.status == 130
+    assert answer.json["error"]["kind"] == "Interrupted"
+
+
+def test_an_interrupt_while_an_app_is_imported_is_an_object_too(rescind: Rescind, folder: Path) -> None:
+    (folder / "slow.py").write_text("raise KeyboardInterrupt\n")
+
+    answer = rescind("undo", "--run", "run-1", "--app", "slow", "--json")
+
+    assert answer.status == 130
+    assert answer.json["error"]["kind"] == "Interrupted"

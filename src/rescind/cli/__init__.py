@@ -11,6 +11,11 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the console script `rescind`. Returns the exit status."""
-    from rescind.cli.entry import run
+    try:
+        from rescind.cli.entry import run
 
-    return run(argv)
+        return run(argv)
+    except KeyboardInterrupt:  # so early that nobody else was there yet, or a second one
+        from rescind.cli.out import report_interrupt
+
+        return report_interrupt(argv)

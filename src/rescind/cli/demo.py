@@ -1,10 +1,12 @@
 """`rescind demo`: the whole story on a real database, in under a minute."""
 
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 
 from rescind.cli.options import DEBUG_HELP
+from rescind.cli.out import answers
 
 
 @click.command()
@@ -24,4 +26,5 @@ def demo(*, manual_stop: bool, keep: Path | None, as_json: bool) -> int:
     """
     from rescind.demo import run
 
-    return run(keep=keep, manual_stop=manual_stop, as_json=as_json)
+    with redirect_stdout(answers()):  # the demo prints its object itself
+        return run(keep=keep, manual_stop=manual_stop, as_json=as_json)

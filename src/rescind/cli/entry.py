@@ -4,12 +4,14 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
-from rescind.cli.out import complain, print_json
+from rescind.cli.out import answer_once, complain, report_interrupt, stdout_kept_for_answers
 from rescind.cli.quick import read_stop, run_stop
 from rescind.errors import RescindError, UsageError
 
-FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAULT, BAD_INPUT = 1, 2
 
 DEBUG_VARIABLE = "RESCIND_DEBUG"
 
@@ -20,6 +22,18 @@ def run(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments or bool(os.environ.get(DEBUG_VARIABLE))
     as_json = "--json" in arguments
     _never_fail_to_print()
+    # A console script ends with its answer; whoever calls `main` with words goes on, and wants its stdout back.
+    with stdout_kept_for_answers(for_good=argv is None) if as_json else nullcontext():
+        return _run(arguments, debug=debug, as_json=as_json)
+
+
+def explain(error: RescindError, words: str, **answer: Any) -> None:
+    """Add words to what is said of the error, and fields to its object."""
+    error.add_note(words)
+    vars(error).setdefault("answer", {}).update(answer)
+
+
+def _run(arguments: list[str], *, debug: bool, as_json: bool) -> int:
     try:
         words = read_stop(arguments)
         status = run_stop(words) if words is not None else _run_full(arguments)
@@ -28,10 +42,11 @@ def run(argv: Sequence[str] | None = None) -> int:
     except RescindError as error:
         if debug:
             raise
-        return _report(type(error).__name__, str(error), BAD_INPUT if isinstance(error, UsageError) else FAULT, as_json)
+        message = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        status = BAD_INPUT if isinstance(error, UsageError) else FAULT
+        return _report(type(error).__name__, message, status, as_json, **vars(error).get("answer", {}))
     except KeyboardInterrupt:
-        complain("interrupted")
-        return INTERRUPTED
+        return report_interrupt(arguments)
     except OSError as error:
         if error.errno == errno.EPIPE:
             return _nobody_listens()
@@ -56,10 +71,10 @@ def _run_full(arguments: list[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _report(kind: str, message: str, status: int, as_json: bool) -> int:
+def _report(kind: str, message: str, status: int, as_json: bool, **answer: Any) -> int:
     complain(message)
     if as_json:
-        print_json({"error": {"kind": kind, "message": message}})
+        answer_once({"error": {"kind": kind, "message": message}, **answer})
     return status
 
 

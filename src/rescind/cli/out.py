@@ -1,15 +1,20 @@
 """What a command says: to people in lines and tables, to programs in one JSON object.
 
-With `--json`, stdout holds that object and nothing else; whatever is for people goes to stderr. Nothing is imported
-here before it is needed, since a stop passes through.
+With `--json`, stdout holds that object and nothing else; whatever is for people goes to stderr, and so does what an
+app's modules, its tools and their subprocesses print. Nothing is imported here before it is needed, since a stop passes
+through.
 """
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+INTERRUPTED = 130
 
 WIDTH_MAX = 120
 """Longer lines are harder to read, not easier."""
@@ -32,9 +37,9 @@ class Out:
         _write(text, style, err=True)
 
     def emit(self, answer: dict[str, Any]) -> None:
-        """The one JSON object, if JSON was asked for."""
+        """The one JSON object, if JSON was asked for and not given yet."""
         if self.json:
-            print_json(answer)
+            answer_once(answer)
 
     @property
     def is_live(self) -> bool:
@@ -61,6 +66,93 @@ class Out:
         return Console(stderr=self.json, markup=False, emoji=False, highlight=False)
 
 
+class _Answers:
+    """Where answers go: stdout as the process was given it, whatever `sys.stdout` and descriptor 1 are meanwhile."""
+
+    stream: TextIO | None = None
+    given = False
+
+
+@contextmanager
+def stdout_kept_for_answers(*, for_good: bool) -> Generator[None]:
+    """Let only answers reach stdout. What anybody else writes there, subprocesses included, goes to stderr.
+
+    Args:
+        for_good: Whether it stays so after the block: what an app prints while the process ends is no answer either.
+    """
+    outer, outer_given, stdout = _Answers.stream, _Answers.given, sys.stdout
+    stdout.flush()
+    kept = _redirect_descriptor()
+    is_descriptor = kept >= 0 and _descriptor_of(stdout) == 1
+    if is_descriptor:
+        _Answers.stream = open(os.dup(kept), "w", encoding="ascii", errors="backslashreplace")  # noqa: SIM115
+    else:  # somebody captures `sys.stdout` in this process
+        _Answers.stream, sys.stdout = stdout, sys.stderr
+    _Answers.given = False
+    try:
+        yield
+    finally:
+        if not for_good:
+            sys.stdout.flush()
+            if is_descriptor:
+                _close_quietly(_Answers.stream)
+            if kept >= 0:
+                os.dup2(kept, 1)
+            sys.stdout = stdout
+            _Answers.stream, _Answers.given = outer, outer_given
+        if kept >= 0:
+            os.close(kept)
+
+
+def _redirect_descriptor() -> int:
+    # Returns what descriptor 1 was, or -1 where there is none: a process may be started without.
+    try:
+        kept = os.dup(1)
+    except OSError:
+        return -1
+    try:
+        os.dup2(2, 1)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+    return kept
+
+
+def _descriptor_of(stream: TextIO) -> int:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return -1
+
+
+def _close_quietly(stream: TextIO) -> None:
+    try:
+        stream.close()
+    except OSError:  # nobody listens, which was said when it was written
+        return
+
+
+def answers() -> TextIO:
+    """The stream of answers."""
+    return _Answers.stream or sys.stdout
+
+
+def answer_once(answer: dict[str, Any]) -> None:
+    """Give the one answer to `--json`. Nothing, if it was given: two objects are none that a program could read."""
+    if not _Answers.given:
+        _Answers.given = True
+        print_json(answer)
+
+
+def report_interrupt(argv: Sequence[str] | None = None) -> int:
+    """Say that somebody pressed Ctrl-C, in JSON too if that was asked for. Returns the exit status."""
+    complain("interrupted")
+    if "--json" in (sys.argv[1:] if argv is None else argv):
+        answer_once({"error": {"kind": "Interrupted", "message": "interrupted"}})
+    return INTERRUPTED
+
+
 def print_json(answer: dict[str, Any]) -> None:
     """One object on one line of stdout, in plain ASCII, so that nothing in it can reach a terminal unescaped."""
     import json
@@ -76,7 +168,7 @@ def complain(message: str) -> None:
 
 
 def _write(text: str, style: str, *, err: bool) -> None:
-    stream = sys.stderr if err else sys.stdout
+    stream = sys.stderr if err else answers()
     if style and "NO_COLOR" not in os.environ and stream.isatty():
         text = f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
     stream.write(text + "\n")

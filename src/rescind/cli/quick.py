@@ -46,7 +46,7 @@ def read_stop(argv: Sequence[str]) -> QuickStop | None:
                     return None
                 value = rest.pop(0)
             setattr(words, name.removeprefix("--"), value)
-        elif word.startswith("-") or words.scope:
+        elif not word or word.startswith("-") or words.scope:
             return None
         else:
             words.scope = word
