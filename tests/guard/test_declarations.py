@@ -1,5 +1,6 @@
 """What is declared wrongly is refused when it is declared, or before the first run, with the remedy."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -70,6 +71,14 @@ def test_a_ready_made_effect_leaves_nothing_to_declare() -> None:
     guard.check()
     with pytest.raises(DeclarationError, match="effect="):
         void.restore(lambda step: None)
+
+
+def test_a_generator_is_no_tool() -> None:
+    with pytest.raises(DeclarationError, match="generator"):
+
+        @a_guard().write("rows.stream", irreversible="a test")
+        def stream() -> Iterator[int]:
+            yield 1
 
 
 def test_redact_names_parameters() -> None:

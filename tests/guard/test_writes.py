@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from rescind.switch.memory import MemoryOrders
 
 import rescind
 from builders import a_guard, events_of, steps_of
@@ -29,6 +28,7 @@ from rescind.journal.port import Draft
 from rescind.model.entry import Ended, Intended, RunClosed, RunOpened, Verified
 from rescind.model.outcome import Completed, Failed, Unknown
 from rescind.model.step import REDACTED
+from rescind.switch.memory import MemoryOrders
 
 
 @dataclass
@@ -307,6 +307,43 @@ def test_a_redacted_value_is_nowhere_in_the_journal() -> None:
 
     assert secret not in repr(events_of(guard.journal))
     assert steps_of(guard.journal)[0].step.requested["card"] == REDACTED
+
+
+def test_a_redacted_value_may_be_neither_key_nor_target_nor_before_image() -> None:
+    guard, vault, effects = a_guard(), {"ada": "hunter2!"}, list[str]()
+
+    @guard.write("by.key", key=lambda secret: secret, redact=["secret"], irreversible="a test")
+    def by_key(secret: str) -> None:
+        effects.append(secret)
+
+    @guard.write(
+        "by.target", target=lambda secret: ("vault", "entry", secret), redact=["secret"], irreversible="a test"
+    )
+    def by_target(secret: str) -> None:
+        effects.append(secret)
+
+    @guard.write("password.set", redact=["secret"])
+    def set_password(user: str, secret: str) -> None:
+        vault[user] = secret
+
+    @set_password.snapshot
+    def _(user: str) -> str:
+        return vault[user]
+
+    @set_password.restore
+    def _(step: rescind.PastStep) -> None: ...
+
+    with guard.run("vault@1"):
+        for call in (by_key, by_target):
+            with pytest.raises(NotSerialisable, match="redacted"):
+                call("hunter2!")
+        with pytest.raises(NotSerialisable, match="the snapshot"):
+            set_password("ada", "hunter2!")
+        set_password("ada", "swordfish")
+
+    assert effects == []
+    assert vault == {"ada": "swordfish"}
+    assert "swordfish" not in repr(events_of(guard.journal))
 
 
 def test_a_repeated_key_gets_the_recorded_result_in_its_own_type(desk: Desk) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from rescind.errors import NotSerialisable
+from rescind.errors import DeclarationError, NotSerialisable
 from rescind.model.step import REDACTED, Arguments
 
 RECORD_BYTES_MAX = 1 << 20
@@ -28,6 +28,14 @@ class Signature:
     """A tool's parameters: binds calls, and remembers the annotated types."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        """The parameters of `function`.
+
+        Raises: DeclarationError for a generator, whose effects would begin after its outcome was recorded.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise DeclarationError(
+                f"{function.__qualname__} is a generator; guard a function that does its work at once"
+            )
         self._function = function
         self._signature = inspect.signature(function)
         self.names = tuple(self._signature.parameters)
@@ -120,6 +128,16 @@ def secrets_of(arguments: Mapping[str, Any], redact: frozenset[str]) -> tuple[st
         return ()
     texts = {str(arguments[name]) for name in redact if arguments.get(name) is not None}
     return tuple(sorted((text for text in texts if len(text) >= SECRET_LENGTH_MIN), key=len, reverse=True))
+
+
+def refuse_secrets(action: str, name: str, value: Any, secrets: tuple[str, ...]) -> None:
+    """Refuse what must go into the journal as it is, and holds what must not.
+
+    Raises: NotSerialisable, which carries the given name.
+    """
+    if secrets and scrub(value, secrets) != value:
+        problem = "it holds the value of a redacted argument; leave that out of it"
+        raise NotSerialisable(action=action, name=name, problem=problem)
 
 
 def scrub(value: Any, secrets: tuple[str, ...]) -> Any:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from rescind.clock import from_us
 from rescind.errors import NotSerialisable
-from rescind.guard.arguments import record_arguments, record_value, scrub, secrets_of
+from rescind.guard.arguments import record_arguments, record_value, refuse_secrets, scrub, secrets_of
 from rescind.guard.effect import Call, PastStep
 from rescind.guard.strand import strand_of
 from rescind.guard.tool import WriteTool
@@ -85,6 +87,9 @@ class WriteCall:
             self.step_is_keyed, self.idempotency_key = True, key
             public = {name: value for name, value in self._recorded.items() if name not in self.tool.redact}
             self.arguments_digest = digest_of(self.action, public)
+        if self._secrets:
+            refuse_secrets(self.action, "the target", str(self._target), self._secrets)
+            refuse_secrets(self.action, "the idempotency key", self.idempotency_key, self._secrets)
 
     @property
     def opening(self) -> Draft | None:
@@ -128,6 +133,9 @@ class WriteCall:
     def intent(self, before: Snapshot | None) -> tuple[Draft, ...]:
         """The drafts that make the intent durable; the first of a run opens it too."""
         self._before = before
+        if self._secrets and before is not None:
+            # A before-image is restored from, so nothing in it can be blotted out.
+            refuse_secrets(self.action, "the snapshot", before.image, self._secrets)
         now_us = self.run.guard.clock.now_us()
         declared = self._declared
         within: timedelta | None = declared.undo_within
@@ -193,6 +201,9 @@ class WriteCall:
 
     def ended(self, outcome: Outcome, after: Snapshot | None) -> Draft:
         """The draft of the step's end."""
+        if self._secrets and after is not None:
+            # Only the version of an after-image is compared; its image is for people.
+            after = msgspec.structs.replace(after, image=scrub(after.image, self._secrets))
         return self.draft(Ended(step_id=self.step_id, outcome=outcome, after=after))
 
     def draft(self, event: Event) -> Draft:

@@ -1,5 +1,6 @@
 """A run as its own process sees it: what it may do, what it has begun, whether it is over."""
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -162,8 +163,10 @@ class Run:
     def _end(self, error: BaseException | None) -> tuple[Draft, ...]:
         self._closed, self.view = True, UNSEEN
         run_token, strand_token = self._tokens.pop()
-        current_run.reset(run_token)
-        current_strand.reset(strand_token)
+        # A run that is left in another context than it was entered in (a fixture, say) was never current there.
+        with contextlib.suppress(ValueError):
+            current_run.reset(run_token)
+            current_strand.reset(strand_token)
         self.guard.end(self)
         if not self._is_open:
             return ()

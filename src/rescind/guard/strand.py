@@ -14,6 +14,10 @@ from contextvars import ContextVar
 
 from rescind.model.entry import StepRef
 
+FINISHED_MAX = 10_000
+"""Strands a strand remembers to come after. A server whose main task makes no step of its own would otherwise remember
+every request. What is forgotten is no longer ordered before what follows, and the newest is undone first all the same."""
+
 
 class Strand:
     """One sequential flow of control in a run."""
@@ -47,6 +51,8 @@ class Strand:
         above = self._parent
         while above is not None:
             above._finished_elsewhere[self] = step
+            if len(above._finished_elsewhere) > FINISHED_MAX:
+                above._finished_elsewhere.pop(next(iter(above._finished_elsewhere)), None)
             above = above._parent
 
     def forget(self, step: StepRef, before: tuple[StepRef, ...]) -> None:
