@@ -1,13 +1,24 @@
 """Undo in one process: the plan, what may be applied, and the accounting."""
 
+import contextlib
 import fcntl
 import os
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from cli.conftest import Rescind
+from rescind.cli.app import load_guard
+from rescind.cli.out import Out
+from rescind.cli.undo_apply import apply_undo
+from rescind.cli.undo_request import UndoRequest
+from rescind.cli.undo_session import Session
+from rescind.compensation.decision import Plan
+from rescind.compensation.selection import Selection
+from rescind.errors import RunStillLive
 
 UNDO = ("undo", "--run", "run-1", "--app", "desk")
 
@@ -198,3 +209,94 @@ def test_the_store_of_the_app_is_used_whatever_the_environment_says(
     monkeypatch.setenv("RESCIND_STORE", "/nowhere")
 
     assert rescind(*UNDO, "--store", "store").status == 0
+
+
+def test_an_order_that_was_placed_for_an_undo_that_is_refused_is_named(rescind: Rescind, shop: ModuleType) -> None:
+    undo = ("undo", "--run", "run-2", "--app", "desk")
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2"):
+        shop.set_price("b", 5)
+        rescind(*undo)
+        shop.shelf["b"] = 7  # somebody edits the price by hand
+
+        answer = rescind(*undo, "--apply", "--stop-first", "--json")
+
+    assert answer.status == 1
+    assert answer.json["error"]["kind"] == "PlanOutdated"
+    (order,) = answer.json["held"]
+    assert order["scope"] == "run:run-2"
+    assert answer.json["apply"] == f"rescind undo --run run-2 --app desk --apply --plan {answer.json['current'][:16]}"
+    assert f"rescind resume {order['order_id']}" in answer.err
+    assert answer.json["apply"] in answer.err
+    assert rescind(*shlex.split(answer.json["apply"])[1:]).status == 0
+
+
+class RunBeginsMeanwhile(Session, frozen=True, kw_only=True):
+    begin: Callable[[], None]
+
+    def plan(self) -> Plan:
+        self.begin()
+        return super().plan()
+
+
+@pytest.mark.parametrize("stop_first", [False, True])
+def test_a_run_that_begins_before_the_plan_is_made_is_looked_at_too(shop: ModuleType, stop_first: bool) -> None:
+    guard = load_guard("desk")
+    with contextlib.ExitStack() as stack:
+        begun: list[str] = []
+
+        def begin() -> None:
+            if not begun:
+                begun.append("run-2")
+                stack.enter_context(shop.guard.run("shop-agent@1.2.0", run_id="run-2"))
+                shop.set_price("b", 5)
+
+        session = RunBeginsMeanwhile(
+            request=UndoRequest(
+                selection=Selection(agent="shop-agent"),
+                as_typed={},
+                app="desk",
+                store=None,
+                apply=True,
+                shown=None,
+                stop_first=stop_first,
+                sure=True,
+                parallel=None,
+                tree=False,
+                every=False,
+                actor="ana",
+                reason="",
+            ),
+            store=Path("store"),
+            journal=guard.journal,
+            orders=guard.orders,
+            compensators=guard.compensators,
+            parallel=1,
+            retries=0,
+            begin=begin,
+        )
+        if stop_first:
+            assert apply_undo(session, Out(json=False)) == 0
+            assert [str(order.scope) for order in guard.orders.standing().orders] == ["run:run-2"]
+            assert shop.shelf == {"a": 1, "b": 2}
+        else:
+            with pytest.raises(RunStillLive, match="run-2"):
+                apply_undo(session, Out(json=False))
+            assert shop.shelf == {"a": 100, "b": 5}
+    guard.close()
+
+
+def test_commands_to_paste_name_the_store_where_another_would_be_found(
+    rescind: Rescind, shop: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "store").rename(folder / "a store")
+    monkeypatch.setenv("RESCIND_STORE", str(folder / "elsewhere"))
+    store = ("--store", str(folder / "a store"))
+
+    stopped = rescind("stop", "everything", *store)
+
+    lift = next(line for line in stopped.out.splitlines() if line.startswith("  lift"))
+    words = shlex.split(lift)[1:]
+    assert words[-4:] == [*store, "--reason", "…"]
+    assert rescind(*words[1:]).status == 0
+    monkeypatch.setenv("RESCIND_STORE", str(folder / "a store"))
+    assert "--store" not in rescind("stop", "everything", *store).out

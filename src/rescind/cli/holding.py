@@ -7,6 +7,8 @@ import click
 from rescind.cli.liveness import may_still_write
 from rescind.cli.out import Out
 from rescind.cli.receipt import wait_for_receipt
+from rescind.cli.safe import safe
+from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
@@ -27,21 +29,26 @@ HOLD_S = 10.0
 
 _POLL_S = 0.01
 
+_COMMANDS_MAX = 5
 
-def hold_still(session: Session, runs: Sequence[RunInfo], out: Out) -> list[Order]:
-    """Make sure that none of the runs may still write. Returns the orders that were placed for it.
+
+def hold_still(session: Session, runs: Sequence[RunInfo], held: list[Order], out: Out) -> None:
+    """Make sure that none of the runs may still write. The orders that are placed for it are added to `held`.
 
     Raises: RunStillLive, with the command that stops them, if one may and was not to be stopped or does not answer.
     """
     live = _wait_until_still(session, runs, SETTLE_S)
     if not live:
-        return []
+        return
     if not session.request.stop_first and not _offer(live, out):
-        raise RunStillLive(live, remedy=f"Stop first: `{_stop_command(live)}`, or add --stop-first to the undo")
-    placed = [_hold(session, run_id) for run_id in live]
-    held = [each.order for each in placed]
-    for order in held:
-        out.say(f"placed {order.order_id}  read_only {order.scope}")
+        raise RunStillLive(
+            live, remedy=f"Stop first: `{_stop_command(session, live)}`, or add --stop-first to the undo"
+        )
+    placed: list[Placed] = []
+    for run_id in live:
+        placed.append(_hold(session, run_id))
+        held.append(placed[-1].order)
+        out.say(f"placed {held[-1].order_id}  read_only {safe(held[-1].scope)}")
     wait_for_receipt(placed[-1], session.store, out, timeout_s=HOLD_S)  # who has bound the last has bound them all
     left = _wait_until_still(session, runs, HOLD_S)
     if left:
@@ -50,7 +57,15 @@ def hold_still(session: Session, runs: Sequence[RunInfo], out: Out) -> list[Orde
             remedy="They were stopped and have not answered: wake or end their processes (see `rescind status`), "
             "then run the undo again. Nothing was undone",
         )
-    return held
+
+
+def refuse_if_live(session: Session, runs: Sequence[RunInfo]) -> None:
+    """Look once more. Raises: RunStillLive, if one of the runs may write again."""
+    live = _wait_until_still(session, runs, SETTLE_S)
+    if live:
+        raise RunStillLive(
+            live, remedy="They were still when the plan was made, and are not any more. Nothing was undone; undo again"
+        )
 
 
 def _wait_until_still(session: Session, runs: Sequence[RunInfo], timeout_s: float) -> list[str]:
@@ -91,5 +106,8 @@ def _hold(session: Session, run_id: str) -> Placed:
     )
 
 
-def _stop_command(live: Sequence[str]) -> str:
-    return f"rescind stop run:{live[0]} --level read-only --wait" + (" (and so on)" if len(live) > 1 else "")
+def _stop_command(session: Session, live: Sequence[str]) -> str:
+    # One command for each run: what follows a command in parentheses would be pasted with it.
+    words = ("--level", "read-only", "--wait")
+    commands = [command_line("stop", f"run:{run_id}", *words, store=session.store) for run_id in live[:_COMMANDS_MAX]]
+    return " && ".join(commands)

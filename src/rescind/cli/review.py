@@ -1,5 +1,6 @@
 """`rescind review`: what an undo left to a person, and what the person decided."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, words_of
 from rescind.cli.safe import safe, short
-from rescind.cli.stores import find_store, journal_of
+from rescind.cli.stores import find_store, journal_of, quoted_store
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock
 from rescind.compensation.port import ReviewReason
@@ -50,8 +51,9 @@ def list_(*, every: bool, out: Out) -> int:
         out.say("nothing waits for a decision" if not every else "there are no review tasks")
     elif any(task.resolution is None for task in tasks):
         out.say()
-        out.say("rescind review show ID      what it is about")
-        out.say("rescind review resolve ID --as done|not-needed|retry")
+        store = quoted_store(find_store(given_store()))
+        out.say(f"rescind review show{store} ID      what it is about")
+        out.say(f"rescind review resolve{store} ID --as done|not-needed|retry")
     return 0
 
 
@@ -80,7 +82,7 @@ def show(*, task_id: str, every: bool, out: Out) -> int:
             out.say(f"      {safe(arguments)}", style="dim")
     if not every and len(records) > _STEPS_SHOWN:
         out.say(f"  and {len(records) - _STEPS_SHOWN:,} more; --all shows them")
-    _say_what_next(task, out)
+    _say_what_next(task, find_store(given_store()), out)
     return 0
 
 
@@ -119,7 +121,7 @@ def _say_head(task: "ReviewTask", out: Out) -> None:
         out.say(f"  resolved by {safe(task.resolved_by)}{note}")
 
 
-def _say_what_next(task: "ReviewTask", out: Out) -> None:
+def _say_what_next(task: "ReviewTask", store: Path, out: Out) -> None:
     if task.resolution is not None:
         return
     out.say()
@@ -127,7 +129,8 @@ def _say_what_next(task: "ReviewTask", out: Out) -> None:
     if meaning:
         out.say(f"{words_of(task.reason)}: {meaning}")
     for name, purpose in _RESOLUTIONS.items():
-        out.say(f"  rescind review resolve {safe(task.task_id)} --as {name:<11} {purpose}")
+        command = f"rescind review resolve{quoted_store(store)} {safe(task.task_id)}"
+        out.say(f"  {command} --as {name:<11} {purpose}")
 
 
 def _meaning(reason: str) -> str:

@@ -1,12 +1,13 @@
 """What `rescind stop` does, apart from how its words were read: two readers share it, see `quick`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rescind.cli.identity import whoami
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
-from rescind.cli.stores import find_store, orders_of
+from rescind.cli.stores import command_line, find_store, orders_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.errors import UsageError
 from rescind.model.level import Level
@@ -50,7 +51,7 @@ def stop_now(
             clock=SystemClock(),
             ids=SystemIds(),
         )
-    _confirm(placed.order, out)
+    _confirm(placed.order, folder, out)
     answer = {"order": order_as_json(placed.order), "durable": True}
     if wait_s is None:
         out.emit(answer)
@@ -82,8 +83,13 @@ def order_as_json(order: Order) -> dict[str, Any]:
     }
 
 
-def _confirm(order: Order, out: Out) -> None:
+def resume_command(order_ids: Sequence[str], store: Path) -> str:
+    """The command that lifts these orders, with the reason last: that is what is left to fill in."""
+    return f'{command_line("resume", *order_ids, store=store)} --reason "…"'
+
+
+def _confirm(order: Order, store: Path, out: Out) -> None:
     out.say(f"{order.level.label} {safe(order.scope)}: {WHAT_LEVELS_DO[order.level]}", style="bold")
     out.say(f"  order   {order.order_id}, durable on this machine")
     out.say(f"  reason  {safe(order.reason) or 'none given; --reason is shown to whoever is refused'}")
-    out.say(f'  lift    rescind resume {order.order_id} --reason "…"')
+    out.say(f"  lift    {resume_command([order.order_id], store)}")

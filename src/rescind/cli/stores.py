@@ -1,13 +1,15 @@
 """Which store a command works on, and its journal, opened only where there is one."""
 
 import os
+import shlex
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rescind.cli.safe import safe
 from rescind.config import STORE_VARIABLE, load_settings
-from rescind.errors import UsageError
+from rescind.errors import RescindError, UsageError
 from rescind.switch.desk import open_store
 from rescind.switch.store import ORDERS_NAME, SqliteOrders
 
@@ -44,6 +46,27 @@ def orders_of(store: Path) -> Generator[SqliteOrders]:
         yield orders
     finally:
         orders.close()
+
+
+def store_words(store: Path) -> list[str]:
+    """`--store DIR`, if a command that is given none would look elsewhere from here; else nothing."""
+    try:
+        default, _ = _named_store(None)
+        if default.resolve() == store.resolve():
+            return []
+    except (RescindError, OSError):  # it finds nothing at all
+        pass
+    return ["--store", str(store.absolute())]
+
+
+def quoted_store(store: Path) -> str:
+    """The same within a command line: a blank first, or nothing at all."""
+    return "".join(f" {shlex.quote(safe(word))}" for word in store_words(store))
+
+
+def command_line(*words: str, store: Path) -> str:
+    """A command of ours that works on this store. It can be pasted, from the folder where it was said."""
+    return " ".join(shlex.quote(safe(word)) for word in ("rescind", *words, *store_words(store)))
 
 
 def journal_path(store: Path) -> Path:

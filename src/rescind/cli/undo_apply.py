@@ -2,30 +2,33 @@
 
 import fcntl
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import msgspec
 
-from rescind.cli.holding import hold_still
+from rescind.cli.entry import explain
+from rescind.cli.holding import hold_still, refuse_if_live
 from rescind.cli.out import Out
 from rescind.cli.plan_view import summary_of
 from rescind.cli.shown import forget_shown, last_shown
+from rescind.cli.stopping import order_as_json, resume_command
 from rescind.cli.undo_request import DIGITS_SHOWN
 from rescind.cli.undo_result import result_as_json, result_status, say_result
-from rescind.cli.undo_session import Session, show_plan
-from rescind.cli.words import count_of
+from rescind.cli.undo_session import Session, apply_command, show_plan
+from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.decision import Plan, check_digest
+from rescind.compensation.decision import Plan
 from rescind.compensation.execute import Progress, apply_plan
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.result import UndoResult
 from rescind.compensation.selection import select_steps
-from rescind.errors import PlanOutdated, UndoBusy
+from rescind.errors import PlanOutdated, RescindError, RunStillLive, UndoBusy
 from rescind.journal.port import Query
 from rescind.model.entry import PlanFinished, PlanStarted
+from rescind.model.order import Order
 from rescind.model.step import RunInfo
 from rescind.recovery.reading import every_entry
 
@@ -33,20 +36,26 @@ LOCK_NAME = "undo.lock"
 
 DECLINED = 1
 
+_LOOKS_MAX = 10
+"""How often runs that begin meanwhile are looked at, before somebody must stop their agent."""
+
 
 def apply_undo(session: Session, out: Out) -> int:
     """Apply the plan that was shown. Returns the exit status.
 
     Raises: UndoBusy, RunStillLive, PlanOutdated, and then nothing was undone; UndoStopped, if the journal failed.
     """
-    with _one_at_a_time(session.store):
-        held = hold_still(session, _runs_of(session), out)
-        plan = session.plan()
+    held: list[Order] = []
+    with _one_at_a_time(session.store), _saying_what_is_held(held, session.store, out):
+        plan = _still_plan(session, held, out)
         if not plan.is_settled:
             _check_shown(session, plan, out)
             if not _is_wanted(session, plan, out):
                 out.say("nothing was undone")
+                _say_held(held, session.store, out)
+                out.emit({"declined": True, "held": [order_as_json(order) for order in held]})
                 return DECLINED
+            refuse_if_live(session, _runs_in(session, plan))  # an answer may take minutes
         # From here on the journal moves. If this process is killed, the next `--apply` meets another plan, which is the
         # rest of this one: it must not be refused for being another.
         forget_shown(session.store, session.key)
@@ -59,9 +68,71 @@ def apply_undo(session: Session, out: Out) -> int:
     return result_status(plan, result)
 
 
+def _still_plan(session: Session, held: list[Order], out: Out) -> Plan:
+    """The plan as of now, none of whose runs may still write.
+
+    A run may begin between the look at the runs and the plan, so the plan's runs are looked at, too; and if one of them
+    had to be held, it may have written before, so the plan is made again.
+
+    Raises: RunStillLive.
+    """
+    runs = _runs_of(session)
+    for _ in range(_LOOKS_MAX):
+        hold_still(session, runs, held, out)
+        checked = {run.run_id for run in runs}
+        plan = session.plan()
+        runs = [run for run in _runs_in(session, plan) if run.run_id not in checked]
+        if not runs:
+            return plan
+        runs = _runs_in(session, plan)
+    raise RunStillLive(
+        [run.run_id for run in runs],
+        remedy="New runs begin faster than they can be looked at: stop their agent, then undo again. "
+        "Nothing was undone",
+    )
+
+
 def _runs_of(session: Session) -> list[RunInfo]:
     records = select_steps(session.journal, session.request.selection)
     return list({record.run.run_id: record.run for record in records}.values())
+
+
+def _runs_in(session: Session, plan: Plan) -> list[RunInfo]:
+    return [run for run in map(session.journal.run, plan.runs) if run is not None]
+
+
+@contextmanager
+def _saying_what_is_held(held: Sequence[Order], store: Path, out: Out) -> Generator[None]:
+    """Let no error leave without the orders that were placed before it: they go on to hold their runs."""
+    try:
+        yield
+    except RescindError as error:
+        if held:
+            explain(error, _words_of_held(held, store), held=[order_as_json(order) for order in held])
+        raise
+    except BaseException:
+        _say_held(held, store, out)
+        raise
+
+
+def _say_held(held: Sequence[Order], store: Path, out: Out) -> None:
+    if held:
+        out.note(_words_of_held(held, store), style="yellow")
+
+
+def _words_of_held(held: Sequence[Order], store: Path) -> str:
+    ids = [order.order_id for order in held]
+    scopes = list_of(f"{order.scope} by {order.order_id}" for order in held)
+    return f"still held at read_only: {scopes}. To let go:\n  {resume_command(ids, store)}"
+
+
+def _outdated(session: Session, plan: Plan, shown: str) -> PlanOutdated:
+    error = PlanOutdated(shown=shown, current=plan.digest)
+    command = apply_command(plan, session)
+    look = session.request.command(store=session.store)
+    words = f"to see the new plan:\n  {look}\nto apply exactly that one:\n  {command}"
+    explain(error, words, shown=shown, current=plan.digest, apply=command)
+    return error
 
 
 def _check_shown(session: Session, plan: Plan, out: Out) -> None:
@@ -76,11 +147,11 @@ def _check_shown(session: Session, plan: Plan, out: Out) -> None:
             show_plan(plan, session, out)
             return
         if last != plan.digest:
-            raise PlanOutdated(shown=last, current=plan.digest)
+            raise _outdated(session, plan, last)
     elif not plan.digest.startswith(wanted) and _is_rest_of(session, plan, wanted):
         out.say(f"going on with plan {wanted[:DIGITS_SHOWN]}, which was begun and not finished")
-    else:
-        check_digest(plan, wanted)
+    elif not plan.digest.startswith(wanted):
+        raise _outdated(session, plan, wanted)
     out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
 
 

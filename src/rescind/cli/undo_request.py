@@ -7,6 +7,7 @@ import msgspec
 
 from rescind.cli.moments import spoken
 from rescind.cli.safe import safe
+from rescind.cli.stores import store_words
 from rescind.compensation.selection import Selection
 
 DIGITS_SHOWN = 16
@@ -46,14 +47,14 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     reason: str
 
-    def command(self, *extra: str) -> str:
-        """The command line that asks for the same selection again, with further words. It can be pasted."""
+    def command(self, *extra: str, store: Path) -> str:
+        """The command line that asks for the same selection of this store again, with further words."""
         words = ["rescind", "undo"]
         for name, value in _options(self.selection):
             # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
             words += [f"--{name}", value]
         words += ["--app", self.app] if self.app else []
-        words += ["--store", str(self.store)] if self.store else []
+        words += store_words(store)
         return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
 
     @property

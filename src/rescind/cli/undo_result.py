@@ -8,7 +8,8 @@ from rescind.cli.liveness import holds_writes_of
 from rescind.cli.out import Out
 from rescind.cli.plan_view import words_of
 from rescind.cli.safe import safe
-from rescind.cli.stopping import order_as_json
+from rescind.cli.stopping import order_as_json, resume_command
+from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
 from rescind.cli.words import count_of, list_of
 from rescind.compensation.decision import Plan, PlanItem, is_undo
@@ -27,7 +28,7 @@ _NO_FAULT = {ReviewReason.CONFLICT, ReviewReason.BLOCKED, ReviewReason.PAST_DEAD
 
 _STYLES = {"restored": "green", "compensated": "green", "review": "yellow", "not_reached": "red"}
 
-_TASKS_SHOWN = 12
+_TASKS_SHOWN, _HOLDING_SHOWN = 12, 3
 
 
 def result_status(plan: Plan, result: UndoResult) -> int:
@@ -125,13 +126,12 @@ def _say_tasks(tasks: Mapping[str, _Task], out: Out) -> None:
 def _say_next(session: Session, plan: Plan, standing: Sequence[Order], out: Out, *, has_tasks: bool) -> None:
     runs = [run for run in map(session.journal.run, plan.runs) if run is not None]
     holding = [order for order in standing if any(holds_writes_of(order, run) for run in runs)]
-    words = session.request.store
-    store = f" --store {safe(words)}" if words else ""
+    store = session.store
     out.say()
     out.say("next:")
     if has_tasks:
-        out.say(f"  rescind review list{store}")
-    out.say(f"  rescind audit verify{store}")
+        out.say(f"  {command_line('review', 'list', store=store)}")
+    out.say(f"  {command_line('audit', 'verify', store=store)}")
     if holding:
-        ids = " ".join(order.order_id for order in holding[:3])
-        out.say(f'  rescind resume {ids} --reason "…"{store}   (these runs are still held)')
+        out.say("these runs are still held; to let go:")
+        out.say(f"  {resume_command([order.order_id for order in holding[:_HOLDING_SHOWN]], store)}")

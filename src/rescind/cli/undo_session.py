@@ -95,7 +95,7 @@ def show_plan(plan: Plan, session: Session, out: Out) -> None:
         out.say("everything is accounted for; applying it would change nothing")
     elif not request.apply:
         out.say("nothing was changed. To apply this plan:")
-        out.say(f"  {request.command('--apply', '--plan', plan.digest[:DIGITS_SHOWN])}", style="bold")
+        out.say(f"  {apply_command(plan, session)}", style="bold")
     if not remembered and not request.apply:
         out.note("the store cannot be written, so that this plan was shown is not remembered; use --plan as above")
 
@@ -109,8 +109,13 @@ def plan_as_json(plan: Plan, session: Session) -> dict[str, Any]:
         "reviews": {reason.value: count for reason, count in reviews_in(plan).items()},
         "settled": plan.is_settled,
         "store": str(session.store),
-        "apply": session.request.command("--apply", "--plan", plan.digest[:DIGITS_SHOWN]),
+        "apply": apply_command(plan, session),
     }
+
+
+def apply_command(plan: Plan, session: Session) -> str:
+    """The command that applies this plan and no other."""
+    return session.request.command("--apply", "--plan", plan.digest[:DIGITS_SHOWN], store=session.store)
 
 
 def _say_reviews(plan: Plan, out: Out) -> None:
