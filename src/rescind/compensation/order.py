@@ -161,7 +161,7 @@ def _without_cycles(
     """The declared edges without those inside cycles, edges to put in their place, and the steps in cycles.
 
     What is in a cycle is strung on a line instead, gates last, so that whatever waits for a part of it still comes
-    after all of it.
+    after all of it; and all of it comes after whatever a part of it waits for.
     """
     if len(_sorted(size, len(graph.steps), declared)) == size:
         return declared, [], frozenset()
@@ -171,8 +171,10 @@ def _without_cycles(
     for node in sorted(inside):
         members[component[node]].append(node)
     knots = [edge for line in members.values() for edge in pairwise(line)]
+    kept = [edge for edge in declared if component[edge[0]] != component[edge[1]]]
+    knots += [(first, members[component[then]][0]) for first, then in kept if component[then] in members]
     cyclic = frozenset(graph.steps[node].ref for node in inside if node < len(graph.steps))
-    return [edge for edge in declared if component[edge[0]] != component[edge[1]]], knots, cyclic
+    return kept, knots, cyclic
 
 
 def _consistent(size: int, step_count: int, firm: list[Edge], inferred: list[Edge]) -> list[Edge]:
