@@ -1,6 +1,10 @@
 """The same with a real guard: what its tools record is what an undo needs."""
 
 import asyncio
+import json
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +26,7 @@ from rescind.testing.world import SimulatedWorld
 def undo(guard: Guard, **selection: Any) -> UndoResult:
     clock = ManualClock()
     plan = make_plan(guard.journal, Selection(**selection), guard.compensators, clock)
-    return apply_plan(plan, guard.journal, guard.compensators, clock, SystemIds(), actor="ops")
+    return apply_plan(plan, guard.journal, guard.compensators, clock, SystemIds(), actor="ops", parallel=8)
 
 
 def test_what_a_guarded_run_did_is_undone() -> None:
@@ -76,6 +80,84 @@ def test_asynchronous_tools_are_undone_too() -> None:
     asyncio.run(act())
     assert undo(guard, agent="billing").counts == {"restored": 2}
     assert status == {"inv_1": "open"}
+
+
+def test_handlers_that_share_a_file_do_not_lose_what_the_other_wrote(tmp_path: Path) -> None:
+    """U14."""
+    guard, book = a_guard(), tmp_path / "invoices.json"
+    opened = {f"inv_{number}": "open" for number in range(30)}
+    book.write_text(json.dumps(opened))
+
+    def read() -> dict[str, str]:
+        found: dict[str, str] = json.loads(book.read_text())
+        time.sleep(0.001)  # long enough for another thread to read the same
+        return found
+
+    def declare(action: str) -> Any:
+        @guard.write(action, target=lambda invoice: ("erp", action, invoice))
+        def set_status(invoice: str, value: str) -> None:
+            book.write_text(json.dumps(read() | {invoice: value}))
+
+        @set_status.snapshot
+        def _(invoice: str) -> str:
+            return read()[invoice]
+
+        @set_status.restore
+        def _(step: PastStep) -> None:
+            book.write_text(json.dumps(read() | {step.arguments["invoice"]: step.before}))
+
+        return set_status
+
+    tools = [declare("invoice.void"), declare("invoice.pay")]
+    for run in range(3):
+        with guard.run("billing@1"):
+            for number in range(10):
+                tools[number % 2](f"inv_{run * 10 + number}", "void")
+
+    assert undo(guard, agent="billing").counts == {"restored": 30}
+    assert json.loads(book.read_text()) == opened
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_handlers_run_at_once_only_if_they_were_declared_so(*, parallel: bool) -> None:
+    guard, lock, most = a_guard(), threading.Lock(), [0, 0]
+
+    @guard.write("card.charge")
+    def charge(number: int) -> None: ...
+
+    @charge.compensate(idempotent=True, parallel=parallel)
+    def _(step: PastStep) -> None:
+        with lock:
+            most[0] += 1
+            most[1] = max(most)
+        time.sleep(0.02)
+        with lock:
+            most[0] -= 1
+
+    for number in range(4):
+        with guard.run("shop@1"):
+            charge(number)
+
+    assert undo(guard, agent="shop").counts == {"compensated": 4}
+    assert (most[1] > 1) is parallel
+
+
+def test_an_effect_of_ones_own_says_itself_whether_it_may_run_at_once() -> None:
+    guard = a_guard()
+
+    class Own(MappingKey):
+        pass
+
+    class OwnInParallel(Own):
+        parallel = True
+
+    for number, (kind, parallel) in enumerate(((MappingKey, True), (Own, False), (OwnInParallel, True))):
+        prices: dict[str, int] = {}
+
+        @guard.write(f"price.set-{number}", effect=kind(prices, key=lambda name: name))
+        def _(name: str) -> None: ...
+
+        assert guard.compensators[f"price.set-{number}"].parallel is parallel
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -33,6 +33,8 @@ def row_of(name: str) -> Target:
 class RowSetting:
     """`row.set` puts a value into a row; undoing it puts back the one from before."""
 
+    parallel = True
+
     def __init__(self, rows: Rows, action: Action | None = None) -> None:
         self.rows = rows
         self.action = action or Action(name="row.set", effect_class=EffectClass.REVERSIBLE)
@@ -62,6 +64,8 @@ class RowSetting:
 class Charging:
     """`card.charge` takes money; undoing it gives the money back, under a key."""
 
+    parallel = True
+
     def __init__(self, *, idempotent: bool = False, after: tuple[str, ...] = (), name: str = "card.charge") -> None:
         self.action = Action(
             name=name, effect_class=EffectClass.COMPENSATABLE, compensation_idempotent=idempotent, after=after
@@ -85,6 +89,7 @@ class Mailing:
     action = Action(
         name="mail.send", effect_class=EffectClass.IRREVERSIBLE, irreversible_because="a mail cannot be unsent"
     )
+    parallel = True
 
     def observe(self, record: StepRecord) -> Any:
         raise AssertionError("nobody looks at a mail")

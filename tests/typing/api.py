@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import assert_type
+from typing import assert_type, cast
 
 import rescind
 
@@ -45,6 +45,39 @@ async def charge(card: str, cents: int) -> str:
 
 @charge.compensate(idempotent=True)
 async def _(step: rescind.PastStep) -> None: ...
+
+
+@guard.write("plan.set", target=invoice)
+def set_plan(invoice_id: str) -> None: ...
+
+
+@set_plan.snapshot
+def _(invoice_id: str) -> str:
+    return invoice_id
+
+
+@set_plan.restore(parallel=True)
+def put_back(step: rescind.PastStep) -> int:
+    return len(step.step_id)
+
+
+assert_type(put_back(cast("rescind.PastStep", None)), int)
+
+
+@guard.write("seat.book")
+def book(seat: str) -> None: ...
+
+
+@book.compensate(parallel=True)
+def _(step: rescind.PastStep) -> None: ...
+
+
+@guard.write("seat.hold")
+def hold(seat: str) -> None: ...
+
+
+@hold.compensate(idempotent=True, parallel=True)
+def _(step: rescind.PastStep) -> None: ...
 
 
 @guard.write("mail.send", irreversible="a mail cannot be unsent")

@@ -10,6 +10,8 @@ U10. *One runner per step.* Of all runners that intend a step after the state th
 U11. *Look again.* A restore counts as done when the target is seen at the version from before the step.
 U12. *No task is lost.* A review task and the ends of its steps are one append: all of it is durable, or nothing.
 U13. *Twice is once.* Applying again what is settled appends nothing.
+U14. *Parallel is declared.* Of steps whose handlers were not declared parallel, one is under way at a time, from its
+     first look to its last. Nobody can see in a handler whether it shares a file with another.
 
 U10 needs no lock and no expected position: positions move with every other append to the run, while first place in the
 journal is something each runner can see for itself by reading on from where it planned. A lock around planning and
@@ -94,7 +96,8 @@ def apply_plan(
         compensators: The declared actions by name.
         clock: The time, and the waiting between tries.
         ids: The name of this runner.
-        parallel: Steps that are undone at once, at most; 1 means one by one in the plan's order.
+        parallel: Steps that are undone at once, at most; 1 means one by one in the plan's order. Of steps whose
+            handlers were not declared parallel there is never more than one.
         retries: Further tries of a step, where trying again may help and is safe.
         actor: Who applies it.
         reason: Why.
@@ -217,7 +220,10 @@ class _Undo:
         work = {item.step for item in self.pending if is_work(item.decision)}
         if not work:
             return
-        schedule = Schedule(self._plan, work)
+        alone = {
+            item.step for item in self.pending if item.step in work and not self._compensators[item.action].parallel
+        }
+        schedule = Schedule(self._plan, work, alone)
         running: dict[Future[Ending], PlanItem] = {}
         with ThreadPoolExecutor(min(parallel, len(work)), "rescind-undo") as pool:
             while True:

@@ -18,11 +18,19 @@ class Compensator(Protocol):
     C2. `undo` of a reversible step raises `Conflict` and changes nothing, if the target is at neither of the step's
         versions. It leaves a target alone that is at the `before` version already.
     C3. `undo` that raises `Transient` or `Conflict` has changed nothing.
+    C4. With `parallel`, its methods may be called in several threads at once, for different targets. Without it they
+        are called one at a time, also across all other actions that are not parallel: handlers of different actions
+        may share a file.
     """
 
     @property
     def action(self) -> Action:
         """The action whose steps it undoes."""
+        ...
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several of its steps may be looked at and undone at once (C4)."""
         ...
 
     def observe(self, record: StepRecord) -> Snapshot | Awaitable[Snapshot | None] | None:

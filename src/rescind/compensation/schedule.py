@@ -12,13 +12,21 @@ _Waiting = StepRef | int
 
 
 class Schedule:
-    """The steps of a plan that have to be worked on. What is not worked on counts as finished."""
+    """The steps of a plan that have to be worked on. What is not worked on counts as finished.
 
-    def __init__(self, plan: Plan, work: Collection[StepRef]) -> None:
+    Args:
+        plan: The plan.
+        work: The steps to work on.
+        alone: Those of them of which only one may be under way at a time.
+    """
+
+    def __init__(self, plan: Plan, work: Collection[StepRef], alone: Collection[StepRef] = ()) -> None:
+        self._alone, self._one_is_under_way = frozenset(alone), False
         self._items = {item.step: (number, item) for number, item in enumerate(plan.items) if item.step in work}
         self._missing: defaultdict[_Waiting, int] = defaultdict(int)
         self._behind: defaultdict[_Waiting, list[_Waiting]] = defaultdict(list)
         self._ready: list[int] = []
+        self._ready_alone: list[int] = []
         self._by_number = dict(self._items.values())
         for index, gate in enumerate(plan.gates):
             self._wait(index, [*gate.steps] if gate.beyond is None else [*gate.steps, gate.beyond])
@@ -28,15 +36,32 @@ class Schedule:
             if not self._missing[index]:
                 self._release(index)
         # Afterwards, so that a step behind a gate that opened just now is not made ready twice.
-        self._ready = [number for number, item in self._items.values() if not self._missing[item.step]]
-        heapq.heapify(self._ready)
+        self._ready, self._ready_alone = [], []
+        for _, item in self._items.values():
+            if not self._missing[item.step]:
+                self.again(item.step)
 
     def next(self) -> PlanItem | None:
         """The next step to begin, or None if none is ready (now)."""
-        return self._by_number[heapq.heappop(self._ready)] if self._ready else None
+        queues = [self._ready] if self._one_is_under_way else [self._ready, self._ready_alone]
+        queue = min((each for each in queues if each), key=lambda each: each[0], default=None)
+        if queue is None:
+            return None
+        self._one_is_under_way = self._one_is_under_way or queue is self._ready_alone
+        return self._by_number[heapq.heappop(queue)]
+
+    def pause(self, step: StepRef) -> None:
+        """The step is not under way any more, and not finished either: what waits for it goes on waiting."""
+        if step in self._alone:
+            self._one_is_under_way = False
+
+    def again(self, step: StepRef) -> None:
+        """The step is ready, for the first time or after a pause."""
+        heapq.heappush(self._ready_alone if step in self._alone else self._ready, self._items[step][0])
 
     def finish(self, step: StepRef) -> None:
-        """The step is finished; what waited for nothing else is ready."""
+        """The step, under way or paused, is finished; what waited for nothing else is ready."""
+        self.pause(step)
         self._release(step)
 
     def _wait(self, who: _Waiting, whom: list[_Waiting]) -> None:
@@ -56,4 +81,4 @@ class Schedule:
                 if isinstance(each, int):
                     stack.append(each)
                 else:
-                    heapq.heappush(self._ready, self._items[each][0])
+                    self.again(each)

@@ -42,7 +42,7 @@ def make_plan(
         selection: Which steps.
         compensators: The declared actions by name, able to look at their targets.
         clock: The time that deadlines are held against.
-        parallel: How many targets to look at at once.
+        parallel: How many targets to look at at once; those of handlers not declared parallel one by one.
 
     Raises: UsageError, for a selection that names what the journal does not know.
     """
@@ -127,9 +127,17 @@ class _Survey:
     def _look(self, records: list[StepRecord], waiter: Waiter) -> None:
         if not records:
             return
-        with ThreadPoolExecutor(max(1, min(self._parallel, len(records))), "rescind-look") as pool:
-            looks = [pool.submit(contextvars.copy_context().run, self._observe, each, waiter) for each in records]
-            self._observations |= {each.ref: look.result() for each, look in zip(records, looks, strict=True)}
+        # Handlers not declared parallel are called one after the other (C4), while the others look beside them.
+        alone = [each for each in records if not self._compensators[each.step.action].parallel]
+        apart = [[each] for each in records if self._compensators[each.step.action].parallel]
+        turns = [alone, *apart] if alone else apart
+        with ThreadPoolExecutor(max(1, min(self._parallel, len(turns))), "rescind-look") as pool:
+            looks = [pool.submit(contextvars.copy_context().run, self._observe_each, turn, waiter) for turn in turns]
+            for look in looks:
+                self._observations |= look.result()
+
+    def _observe_each(self, records: list[StepRecord], waiter: Waiter) -> dict[StepRef, Observation]:
+        return {each.ref: contextvars.copy_context().run(self._observe, each, waiter) for each in records}
 
     def _observe(self, record: StepRecord, waiter: Waiter) -> Observation:
         try:

@@ -52,19 +52,29 @@ class GuardedWrite(Protocol[P, R]):
         """
         ...
 
-    def restore(self, handler: F) -> F:
-        """Declare how to put back what was there: reversible. Takes a `PastStep`; its `before` is the snapshot's."""
+    @overload
+    def restore(self, handler: F) -> F: ...
+    @overload
+    def restore(self, *, parallel: bool) -> Callable[[F], F]: ...
+    def restore(self, handler: Any = None, *, parallel: bool = False) -> Any:
+        """Declare how to put back what was there: reversible. Takes a `PastStep`; its `before` is the snapshot's.
+
+        With `parallel=True` you promise that an undo may call this and `.snapshot` for several targets at once, in
+        several threads. Without it, no two handlers run at once: two that read, change and write one file would lose
+        what the other wrote.
+        """
         ...
 
     @overload
     def compensate(self, handler: F) -> F: ...
     @overload
-    def compensate(self, *, idempotent: bool) -> Callable[[F], F]: ...
-    def compensate(self, handler: Any = None, *, idempotent: bool = False) -> Any:
+    def compensate(self, *, idempotent: bool = ..., parallel: bool = ...) -> Callable[[F], F]: ...
+    def compensate(self, handler: Any = None, *, idempotent: bool = False, parallel: bool = False) -> Any:
         """Declare how to offset the effect: compensatable. Takes a `PastStep`.
 
         With `idempotent=True` you promise that two calls with one `step.idempotency_key` have one effect; an undo that
-        was killed in the middle then sends it again instead of asking a person.
+        was killed in the middle then sends it again instead of asking a person. With `parallel=True` you promise that
+        an undo may call it for several steps at once, in several threads.
         """
         ...
 
@@ -126,15 +136,21 @@ def guarded_write(guard: "Guard", tool: WriteTool) -> Callable[..., Any]:
             raise UsageError(f"{tool.name}: an idempotency key is a text that is not empty")
         return call(key)
 
-    def compensate(handler: Any = None, *, idempotent: bool = False) -> Any:
+    def restore(handler: Any = None, *, parallel: bool = False) -> Any:
         if handler is None:
-            return functools.partial(compensate, idempotent=idempotent)
-        tool.set_compensate(handler, idempotent=idempotent)
+            return functools.partial(restore, parallel=parallel)
+        tool.set_restore(handler, parallel=parallel)
+        return handler
+
+    def compensate(handler: Any = None, *, idempotent: bool = False, parallel: bool = False) -> Any:
+        if handler is None:
+            return functools.partial(compensate, idempotent=idempotent, parallel=parallel)
+        tool.set_compensate(handler, idempotent=idempotent, parallel=parallel)
         return handler
 
     wrapper: Any = call(None)
-    wrapper.tool, wrapper.keyed, wrapper.compensate = tool, keyed, compensate
-    for declare in ("snapshot", "restore", "verify"):
+    wrapper.tool, wrapper.keyed, wrapper.restore, wrapper.compensate = tool, keyed, restore, compensate
+    for declare in ("snapshot", "verify"):
         setattr(wrapper, declare, _declaring(getattr(tool, f"set_{declare}")))
     return cast("Callable[..., Any]", wrapper)
 

@@ -22,6 +22,8 @@ THREE_CHOICES = """\
     compensatable  @{tool}.compensate
     irreversible   @guard.write("{action}", irreversible="why nobody can take it back")"""
 
+_OURS = "rescind.compensation.effects"  # By name: the guard does not import what stands on it.
+
 
 class WriteTool:
     """A write as declared: compensation of its steps is `Compensator`'s business, and this is one."""
@@ -54,7 +56,7 @@ class WriteTool:
         self._key = Binding(key, role="key=") if key else None
         self._given_effect = effect
         self._irreversible = irreversible
-        self._idempotent = False
+        self._idempotent = self._parallel = False
         self._handlers = HandlerEffect(name, EffectClass.REVERSIBLE)
         self.undo_within = undo_within
         self._after = after
@@ -70,15 +72,15 @@ class WriteTool:
         self._check_binding("snapshot", binding.parameters, looks_again=True)
         self._handlers.snapshot = binding
 
-    def set_restore(self, handler: Handler) -> None:
+    def set_restore(self, handler: Handler, *, parallel: bool = False) -> None:
         """The handler that puts back what was there."""
         self._declare("restore", taken=self._handlers.restorer is not None or self.compensator is not None)
-        self._handlers.restorer = handler
+        self._handlers.restorer, self._parallel = handler, parallel
 
-    def set_compensate(self, handler: Handler, *, idempotent: bool) -> None:
+    def set_compensate(self, handler: Handler, *, idempotent: bool, parallel: bool = False) -> None:
         """The handler that offsets the effect."""
         self._declare("compensate", taken=self._handlers.restorer is not None or self.compensator is not None)
-        self.compensator, self._idempotent = handler, idempotent
+        self.compensator, self._idempotent, self._parallel = handler, idempotent, parallel
 
     def set_verify(self, handler: Handler) -> None:
         """The handler that checks the postcondition."""
@@ -168,6 +170,17 @@ class WriteTool:
                 f"{self.name} ({self.place}): {what} takes {name!r}, which redact= keeps out of the journal; "
                 "an undo could not look at the target again"
             )
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several steps may be looked at and undone at once: see `Compensator`, C4.
+
+        Ready-made effects can; handlers if they were declared so, and an effect of the application's own if it has an
+        attribute `parallel` that says so.
+        """
+        if self._given_effect is None:
+            return self._parallel
+        return bool(getattr(self._given_effect, "parallel", type(self._given_effect).__module__.startswith(_OURS)))
 
     # --- the call ---
 
