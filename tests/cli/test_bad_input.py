@@ -47,6 +47,7 @@ def unchanged(shop: ModuleType, folder: Path) -> Iterator[None]:
         (("undo", "--agent", "a@", "--app", "desk"), "NAME@VERSION"),
         (("undo", "--run", "run-1", "--app", "no_such"), "no module 'no_such'"),
         ((*UNDO, "--since", "2026-11-21T06:00:00"), "has no time zone"),
+        ((*UNDO, "--since", "2200-01-01T00:00:00Z"), "is still to come"),
         ((*UNDO, "--since", "yesterday"), "--since 'yesterday' is no moment"),
         ((*UNDO, "--since", "2026-11-21T06:00Z", "--until", "2026-11-21T05:00Z"), "no time lies between"),
         ((*UNDO, "--yes"), "--yes only mean something with --apply"),

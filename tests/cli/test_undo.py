@@ -196,11 +196,33 @@ def test_a_time_of_day_is_said_with_its_zone(rescind: Rescind, shop: ModuleType)
 
 
 def test_without_anything_done_there_is_nothing_to_undo(rescind: Rescind, shop: ModuleType) -> None:
-    with shop.guard.run("idle-agent@1", run_id="run-2"):
-        pass
+    answer = rescind(*UNDO, "--until", "2020-01-01T00:00:00Z")
 
-    assert "nothing" in rescind(*UNDO, "--since", "2200-01-01T00:00:00Z").out
-    assert rescind("undo", "--run", "run-1", "--since", "2200-01-01T00:00:00Z").status == 0
+    assert answer.status == 0
+    assert "--until 2020-01-01T00:00:00+00:00: nothing was done, so there is nothing to undo" in answer.out
+
+
+@pytest.mark.parametrize("app", [(), ("--app", "desk")])
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        (("--agent", "shop-agent", "--tenant", "umbrella"), "--agent shop-agent and --tenant umbrella exclude each"),
+        (("--run", "run-1", "--agent", "idle-agent"), "--run run-1 and --agent idle-agent exclude each other"),
+        (("--trace", "4bf92f35", "--until", "2020-01-01T00:00Z"), "--until 2020-01-01T00:00:00+00:00: nothing was"),
+    ],
+)
+def test_conditions_that_exclude_each_other_are_named(
+    rescind: Rescind, shop: ModuleType, conditions: tuple[str, ...], says: str, app: tuple[str, ...]
+) -> None:
+    with shop.guard.run("idle-agent@1", run_id="run-2", tenant="umbrella"):
+        shop.sell("b")
+
+    answer = rescind("undo", *conditions, *app)
+
+    assert answer.status == 0
+    assert says in answer.out
+    assert "nothing to undo" in answer.out
+    assert says in rescind("undo", *conditions, *app, "--json").json["why_nothing"]
 
 
 def test_the_store_of_the_app_is_used_whatever_the_environment_says(

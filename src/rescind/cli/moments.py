@@ -1,10 +1,12 @@
 """Moments as people type them: `2026-11-21T06:00:00Z`, or `06:00` for today by this machine's clock."""
 
 import re
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 
-from rescind.clock import EPOCH, Clock, SystemClock, from_us
+from rescind.clock import Clock, SystemClock, from_us
 from rescind.errors import UsageError
+
+SINCE = "--since"
 
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
@@ -12,14 +14,16 @@ _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 def parse_moment(text: str, *, option: str, clock: Clock | None = None) -> datetime:
     """The moment that was meant; aware, in the zone it was written in.
 
-    A bare time of day is today's, in this machine's local time: at three in the morning nobody converts. A date
-    without a zone is refused, because nobody can tell which of two moments it was.
+    A bare time of day is today's, in this machine's local time: at three in the morning nobody converts. Refused is
+    what could be two moments or none: a date without a zone, an hour that is skipped or comes twice when the clocks
+    change, and a time of day that is still to come, which at ten past midnight was meant for yesterday. So is a
+    `--since` that is still to come, since it selects nothing, and that must not look like nothing to do.
 
     Raises: UsageError, which names the option and the remedy.
     """
-    text = text.strip()
+    text, clock = text.strip(), clock or SystemClock()
     if _TIME_OF_DAY.fullmatch(text):
-        return _today_at(text, option=option, clock=clock or SystemClock())
+        return _today_at(text, option=option, clock=clock)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -28,11 +32,13 @@ def parse_moment(text: str, *, option: str, clock: Clock | None = None) -> datet
             "clock"
         ) from None
     if moment.tzinfo is None:
-        zone = _local(moment.replace(tzinfo=EPOCH.tzinfo)).strftime("%z")
+        zones = " or ".join(dict.fromkeys(_offset(meant) for meant in _readings(moment)))
         raise UsageError(
             f"{option} {text!r} has no time zone, so it could be one of many moments; "
-            f"add Z for UTC, or {zone[:3]}:{zone[3:]} for this machine's time"
+            f"add Z for UTC, or {zones} for this machine's time"
         )
+    if option == SINCE and moment > from_us(clock.now_us()):
+        raise UsageError(f"{option} {text!r} is still to come, so nothing was done from then on")
     return moment
 
 
@@ -68,9 +74,39 @@ def _today_at(text: str, *, option: str, clock: Clock) -> datetime:
         of_day = time(hours, minutes, seconds)
     except ValueError:
         raise UsageError(f"{option} {text!r} is no time of day; the hours go from 00:00 to 23:59:59") from None
-    today = _local(from_us(clock.now_us())).date()
+    now = from_us(clock.now_us())
+    today = _local(now).date()
+    moment = _the_only(datetime.combine(today, of_day), text, option=option)
+    if moment > now:
+        yesterday = _readings(datetime.combine(today - timedelta(days=1), of_day))[0]
+        raise UsageError(f"{option}: {text} is still to come today; write {_typed(yesterday)} for yesterday's")
+    return moment
+
+
+def _the_only(local: datetime, text: str, *, option: str) -> datetime:
+    """The one moment at which this machine's clock showed this. Raises: UsageError, if there are two, or none."""
+    before, after = sorted(_readings(local))
+    if before == after:
+        return before
+    came = "came twice" if before.replace(tzinfo=None, fold=0) == local else "did not exist"
+    raise UsageError(
+        f"{option}: {text} {came} today, as the clocks went from {_offset(before)} to {_offset(after)}; "
+        f"write {_typed(local, _offset(before))} or {_typed(local, _offset(after))}"
+    )
+
+
+def _readings(local: datetime) -> tuple[datetime, datetime]:
     # Through the naive value, so that a day on which the clocks change gets the offset of that hour.
-    return datetime.combine(today, of_day).astimezone()
+    return local.replace(fold=0).astimezone(), local.replace(fold=1).astimezone()
+
+
+def _offset(moment: datetime) -> str:
+    return moment.isoformat()[-6:]
+
+
+def _typed(moment: datetime, offset: str = "") -> str:
+    precision = "seconds" if moment.second else "minutes"
+    return f"{moment.isoformat(timespec=precision)}{offset}"
 
 
 def _local(moment: datetime) -> datetime:

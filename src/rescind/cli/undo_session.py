@@ -12,6 +12,7 @@ from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, plan_lines, reviews_in, sum
 from rescind.cli.shown import remember_shown, selection_key
 from rescind.cli.stores import find_store, journal_of
 from rescind.cli.undo_request import DIGITS_SHOWN, UndoRequest
+from rescind.cli.why_nothing import why_nothing
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock
 from rescind.compensation.decision import Plan
@@ -82,7 +83,7 @@ def show_plan(plan: Plan, session: Session, out: Out) -> None:
     for name, value in request.conditions:
         out.say(f"  {name:<7} {value}")
     if not plan.items:
-        out.say("nothing was done there, so there is nothing to undo")
+        out.say(f"{why_nothing(session.journal, request.selection)}, so there is nothing to undo")
         return
     out.say()
     for line, style in plan_lines(plan, every=request.every, tree=request.tree, width=out.width):
@@ -108,6 +109,7 @@ def plan_as_json(plan: Plan, session: Session) -> dict[str, Any]:
         "counts": plan.counts,
         "reviews": {reason.value: count for reason, count in reviews_in(plan).items()},
         "settled": plan.is_settled,
+        "why_nothing": "" if plan.items else why_nothing(session.journal, session.request.selection),
         "store": str(session.store),
         "apply": apply_command(plan, session),
     }
@@ -133,14 +135,15 @@ def _without_app(request: UndoRequest, out: Out) -> int:
     """Without the app's tools nothing can be planned, except that there is nothing to plan."""
     with journal_of(find_store(request.store)) as journal:
         steps = select_steps(journal, request.selection)
-    if steps:
-        actions = list_of(sorted({record.step.action for record in steps}))
-        raise UsageError(
-            f"--app is missing: {count_of(len(steps), 'step')} ({actions}) can be undone only with the tools that made "
-            f"them. Give {WHAT_APP_IS}"
-        )
-    out.say("nothing was done there, so there is nothing to undo")
-    out.emit({"plan": None, "counts": {}, "settled": True})
+        if steps:
+            actions = list_of(sorted({record.step.action for record in steps}))
+            raise UsageError(
+                f"--app is missing: {count_of(len(steps), 'step')} ({actions}) can be undone only with the tools that "
+                f"made them. Give {WHAT_APP_IS}"
+            )
+        why = why_nothing(journal, request.selection)
+    out.say(f"{why}, so there is nothing to undo")
+    out.emit({"plan": None, "counts": {}, "settled": True, "why_nothing": why})
     return 0
 
 
