@@ -281,6 +281,59 @@ def test_a_compensation_may_refuse_with_a_conflict(shop: Shop) -> None:
     assert shop.apply().steps[0].reason == "conflict"
 
 
+def holding(shop: Shop, *needs: tuple[str, str]) -> None:
+    """For each `(row, other)`: the row cannot be put back while the other one is there, as with foreign keys."""
+
+    def refuse(record: StepRecord) -> None:
+        assert record.step.target is not None
+        for row, other in needs:
+            if record.step.target.id == row and shop.rows.get(other) is not None:
+                raise Conflict(f"{other} refers to {row}")
+
+    shop.setting.before_undo = refuse
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_conflict_that_others_of_the_plan_resolve_is_none(shop: Shop, parallel: int) -> None:
+    holding(shop, ("customer", "order"), ("order", "parcel"))
+    shop.set("parcel", 1, run="run-1")
+    shop.set("order", 1, run="run-2")
+    shop.set("customer", 1, run="run-3")
+    plan = shop.plan("run-1", "run-2", "run-3")
+
+    assert shop.apply(plan, parallel=parallel).counts == {"restored": 3}
+    assert not list_tasks(shop.journal)
+    with nothing_appended(shop):
+        shop.apply(plan)
+
+
+def test_what_waits_for_a_step_held_back_goes_on_waiting(shop: Shop) -> None:
+    holding(shop, ("customer", "order"))
+    order = shop.set("order", 1, run="run-1")
+    shop.set("name", 1, run="run-2")
+    customer = shop.set("customer", 1, run="run-2", causal_parents=("2",))
+    results: list[StepRef] = []
+    shop.apply(shop.plan("run-1", "run-2"), progress=lambda result: results.append(result.step))
+
+    assert results == [order, customer, StepRef("run-2", "2")]
+
+
+def test_a_conflict_that_stays_goes_to_a_person_and_lets_the_rest_go_on(shop: Shop) -> None:
+    """The customer's order waits for a step that is a conflict for good; the customer is none all the same."""
+    holding(shop, ("customer", "order"))
+    shop.set("customer", 1, run="run-1")
+    order = shop.set("order", 1, run="run-2")
+    price = shop.set("price", 1, run="run-2", causal_parents=(order.step_id,))
+    plan = shop.plan("run-1", "run-2")
+    shop.rows["price"] = 99
+
+    result = shop.apply(plan, parallel=4)
+    assert result.counts == {"restored": 2, "review": 1}
+    assert [step.step for step in result.steps if step.reason == "conflict"] == [price]
+    attempts = [each.event for each in shop.entries() if isinstance(each.event, CompensationIntended)]
+    assert [each.attempt for each in attempts if each.step_id == price.step_id] == [1]
+
+
 def test_what_a_failed_step_was_declared_to_depend_on_stays(shop: Shop) -> None:
     """U5, when it turns out only now."""
     shop.charge()

@@ -11,7 +11,7 @@ import pytest
 
 from builders import a_guard, steps_of
 from rescind.clock import SystemIds
-from rescind.compensation.effects import MappingKey
+from rescind.compensation.effects import MappingKey, SqlRows
 from rescind.compensation.execute import apply_plan
 from rescind.compensation.result import UndoResult
 from rescind.compensation.selection import Selection
@@ -116,6 +116,45 @@ def test_handlers_that_share_a_file_do_not_lose_what_the_other_wrote(tmp_path: P
 
     assert undo(guard, agent="billing").counts == {"restored": 30}
     assert json.loads(book.read_text()) == opened
+
+
+def test_parents_and_children_of_different_runs_are_both_undone(tmp_path: Path) -> None:
+    sa = pytest.importorskip("sqlalchemy")
+    guard = a_guard()
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+    sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE customers (id INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql(
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER NOT NULL REFERENCES customers (id))"
+        )
+    customers = SqlRows(engine, "customers", rows=lambda number: {"id": number})
+    orders = SqlRows(engine, "orders", rows=lambda number: {"id": number})
+
+    @guard.write("customer.add", effect=customers)
+    def add_customer(number: int) -> None:
+        customers.connection().exec_driver_sql(f"INSERT INTO customers VALUES ({number})")
+
+    @guard.write("order.add", effect=orders)
+    def add_order(number: int) -> None:
+        orders.connection().exec_driver_sql(f"INSERT INTO orders VALUES ({number}, {number})")
+
+    def left() -> list[int]:
+        with engine.connect() as connection:
+            tables = ("customers", "orders")
+            return [connection.exec_driver_sql(f"SELECT count(*) FROM {each}").scalar_one() for each in tables]
+
+    with guard.run("importer@1"):
+        for number in range(5):
+            add_customer(number)
+    with guard.run("importer@1"):
+        for number in range(5):
+            add_order(number)
+    assert left() == [5, 5]
+
+    assert undo(guard, agent="importer").counts == {"restored": 10}
+    assert left() == [0, 0]
+    engine.dispose()
 
 
 @pytest.mark.parametrize("parallel", [True, False])

@@ -17,12 +17,18 @@ U10 needs no lock and no expected position: positions move with every other appe
 journal is something each runner can see for itself by reading on from where it planned. A lock around planning and
 applying (the command line holds one) spares a second runner the work, and is no condition of safety.
 
+What looks like a conflict may be a matter of order that nobody declared: a row cannot be deleted while rows of another
+run refer to it. So a restore in conflict is held back, with everything that waits for it, and tried again when nothing
+else is left to do, if anything was undone since it was begun. What is held back and has no such hope goes to a person,
+the newest first, because the older ones may have waited for just that.
+
 Endings that need a person are collected until the work is over, so that 340 mails that fail for one reason are one task
 and not 340. Dying before that loses nothing: each such step has an intent without an end, or was never begun, and the
 next plan decides about it again.
 """
 
 import contextvars
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, assert_never
@@ -57,9 +63,10 @@ from rescind.compensation.flow import (
     Wait,
     undo_flow,
 )
+from rescind.compensation.held import Held
 from rescind.compensation.paperwork import Paperwork, plan_run_of
 from rescind.compensation.plan import blocked_by, outcome_word
-from rescind.compensation.port import Compensator
+from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.result import StepResult, UndoResult, UndoStopped, moved_on, result_of
 from rescind.compensation.schedule import Schedule
 from rescind.compensation.staying import Staying
@@ -131,6 +138,9 @@ class _Undo:
         self.paper = Paperwork(plan, journal, clock)
         self._results: dict[StepRef, StepResult] = {}
         self._late: dict[StepRef, tuple[PlanItem, Review]] = {}
+        self._held = Held()
+        self._undone = 0
+        self._tries: Counter[StepRef] = Counter()
         self._interrupted = False
         self._failure: BaseException | None = None
         self._claims = Claims(journal, () if plan.is_settled else plan.runs)
@@ -230,9 +240,12 @@ class _Undo:
                 try:
                     if not self._is_stopping:
                         self._begin(schedule, running, pool, waiter, parallel, tries_max)
-                    if not running:
+                    if running:
+                        self._collect(schedule, running)
+                    elif self._is_stopping or not self._held:
                         break
-                    self._collect(schedule, running)
+                    else:
+                        self._turn_to_held(schedule)
                 except KeyboardInterrupt:
                     if self._interrupted:
                         raise
@@ -262,6 +275,7 @@ class _Undo:
                 review = blocked_by(blocker)
                 self._end(item, ForPerson(review.reason, review.detail), schedule)
                 continue
+            self._held.begin(item, undone=self._undone)
             worker = _Worker(self, item, waiter, tries_max)
             # The handlers see the context variables of whoever applies the plan, each a copy of its own.
             running[pool.submit(contextvars.copy_context().run, worker.drive)] = item
@@ -276,20 +290,39 @@ class _Undo:
                 self._failure = self._failure or error
             del running[future]
 
+    def _turn_to_held(self, schedule: Schedule) -> None:
+        """Nothing is ready or under way: try those again that may succeed now, or else give up the newest."""
+        hopeful = self._held.take_hopeful(undone=self._undone)
+        for item in hopeful:
+            schedule.again(item.step)
+        if not hopeful:
+            item, conflict = self._held.take_newest()
+            self._end_for_person(item, conflict, schedule)
+
     def _end(self, item: PlanItem, ending: Ending, schedule: Schedule) -> None:
         match ending:
+            case ForPerson(ReviewReason.CONFLICT) if isinstance(item.decision, Restore):
+                self._held.hold(item, ending)
+                schedule.pause(item.step)
+                return
             case Done(disposition, because):
+                self._undone += is_undo(item.decision)
                 self._know([result_of(item, disposition, detail=because)])
             case MovedOn():
                 self._staying.add(item.step)
                 self._know([moved_on(item, None)])
-            case ForPerson(reason, detail):
-                review = Review(reason, detail)
-                self._late[item.step] = (item, review)
-                if blocks(review):
-                    self._staying.add(item.step)
+            case ForPerson():
+                self._end_for_person(item, ending, schedule)
+                return
             case _:
                 assert_never(ending)
+        schedule.finish(item.step)
+
+    def _end_for_person(self, item: PlanItem, ending: ForPerson, schedule: Schedule) -> None:
+        review = Review(ending.reason, ending.detail)
+        self._late[item.step] = (item, review)
+        if blocks(review):
+            self._staying.add(item.step)
         schedule.finish(item.step)
 
     def job_of(self, item: PlanItem, tries_max: int) -> Job:
@@ -302,6 +335,7 @@ class _Undo:
             plan_digest=self._plan.digest,
             repeatable=isinstance(item.decision, Restore) or action.compensation_idempotent,
             tries_max=tries_max,
+            tried=self._tries[item.step],
         )
 
     def perform(self, request: Request, item: PlanItem, waiter: Waiter) -> Any:
@@ -309,6 +343,7 @@ class _Undo:
         record, run_id = self._claims.records[item.step], item.step.run_id
         match request:
             case Intend(event, is_first_try):
+                self._tries[item.step] += 1  # one thread at a time has this step
                 appended = self.paper.append([(run_id, event)])
                 return not is_first_try or self._claims.is_first(item.step, appended.sequences[0])
             case Record(event):

@@ -34,6 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         plan_digest: The plan that says so.
         repeatable: Whether the compensation may be sent again although it may have happened.
         tries_max: How often to try, at least once.
+        tried: Tries that were made before, in this application of the plan: the step is ours already.
     """
 
     record: StepRecord
@@ -41,6 +42,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     plan_digest: str
     repeatable: bool
     tries_max: int
+    tried: int = 0
 
 
 class Intend(msgspec.Struct, frozen=True):
@@ -120,7 +122,7 @@ def _try(job: Job) -> Generator[Request, Any, ForPerson | MovedOn | None]:
     problem: ForPerson | None = None
     for number in range(1, job.tries_max + 1):
         # Durable before anything happens: after a crash, an intent without an end says that it may have happened.
-        mine = yield Intend(_intent(job, number), number == 1)
+        mine = yield Intend(_intent(job, job.tried + number), job.tried + number == 1)
         if not mine:
             return MovedOn()
         try:
