@@ -47,6 +47,36 @@ def test_a_receipt_where_nobody_lives_says_so_and_is_no_fault(rescind: Rescind) 
     assert "no guard lives here" in answer.out
 
 
+@pytest.mark.parametrize(
+    ("scope", "hint"),
+    [
+        ("agent:shop-agnt", "did you mean agent:shop-agent?"),
+        ("agent:shop-agent@1.2.1", "did you mean agent:shop-agent@1.2.0?"),
+        ("tenant:acmee", "did you mean tenant:acme?"),
+        ("run:run-22", "did you mean run:run-2?"),
+        ("workflow:nightly", "covered now; the order"),
+    ],
+)
+def test_a_stop_that_covers_no_living_run_stands_and_says_so(
+    rescind: Rescind, shop: ModuleType, scope: str, hint: str
+) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2", tenant="acme"):
+        until(lambda: "run-2" in rescind("status").out, "the guard's report names its run")
+
+        answer = rescind("stop", scope)
+
+    assert answer.status == 0
+    assert "no living run is covered now" in answer.err
+    assert hint in answer.err
+
+
+def test_a_stop_that_covers_a_living_run_has_nothing_to_note(rescind: Rescind, shop: ModuleType) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2", tenant="acme"):
+        until(lambda: "run-2" in rescind("status").out, "the guard's report names its run")
+
+        assert rescind("stop", "agent:shop-agent", "--level", "supervised").err == ""
+
+
 def test_wait_may_stand_before_the_scope(rescind: Rescind) -> None:
     answer = rescind("stop", "--wait", "everything", "--json")
 

@@ -13,6 +13,7 @@ import pytest
 from cli.conftest import Rescind
 from rescind.cli.app import load_guard
 from rescind.cli.out import Out
+from rescind.cli.shown import selection_key
 from rescind.cli.undo_apply import apply_undo
 from rescind.cli.undo_request import UndoRequest
 from rescind.cli.undo_session import Session
@@ -104,6 +105,11 @@ def test_one_selection_does_not_stand_for_another(rescind: Rescind, shop: Module
 
     assert applied.status == 0
     assert "conflict" in applied.out
+
+
+def test_what_one_user_was_shown_does_not_stand_for_another() -> None:
+    assert selection_key({"run": "r"}, user=1) != selection_key({"run": "r"}, user=2)
+    assert selection_key({"run": "r"}) == selection_key({"run": "r"}, user=os.getuid())
 
 
 def test_the_record_of_what_was_shown_is_private_and_its_loss_is_harmless(

@@ -1,4 +1,4 @@
-"""What a person was last shown: the digest of the plan, per selection, in a small file of the store.
+"""What a person was last shown: the digest of the plan, per selection and user, in a small file of the store.
 
 `undo --apply` executes what was shown. Between showing and applying lies another process and perhaps a coffee, so the
 digest is kept here; whoever applies compares.
@@ -21,9 +21,15 @@ KEPT_MAX = 100
 """Selections that are remembered; the oldest are forgotten, and their plan is shown again before it is applied."""
 
 
-def selection_key(selection: dict[str, Any]) -> str:
-    """One name for equal selections: SHA-256 over their JSON values."""
-    return hashlib.sha256(canonical_json(selection)).hexdigest()
+def selection_key(selection: dict[str, Any], *, user: int | None = None) -> str:
+    """One name for equal selections by one user: SHA-256 over their JSON values.
+
+    Args:
+        selection: What was selected.
+        user: The user's number; who runs this, by default. What one person was shown, no other has seen.
+    """
+    shown_to = {"selection": selection, "user": os.getuid() if user is None else user}
+    return hashlib.sha256(canonical_json(shown_to)).hexdigest()
 
 
 def last_shown(store: Path, key: str) -> str | None:

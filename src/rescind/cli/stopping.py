@@ -9,11 +9,13 @@ from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line, find_store, orders_of
 from rescind.clock import SystemClock, SystemIds
-from rescind.errors import UsageError
+from rescind.errors import RescindError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope
+from rescind.model.step import RunInfo
 from rescind.switch.desk import place
+from rescind.switch.presence import living_guards
 
 LEVEL_DEFAULT = "halted"
 
@@ -52,6 +54,7 @@ def stop_now(
             ids=SystemIds(),
         )
     _confirm(placed.order, folder, out)
+    _note_if_nobody_is_covered(placed.order.scope, folder, out)
     answer = {"order": order_as_json(placed.order), "durable": True}
     if wait_s is None:
         out.emit(answer)
@@ -86,6 +89,40 @@ def order_as_json(order: Order) -> dict[str, Any]:
 def resume_command(order_ids: Sequence[str], store: Path) -> str:
     """The command that lifts these orders, with the reason last: that is what is left to fill in."""
     return f'{command_line("resume", *order_ids, store=store)} --reason "…"'
+
+
+def _note_if_nobody_is_covered(scope: Scope, store: Path, out: Out) -> None:
+    """A slip of the finger makes a good order for nobody. It stands all the same: it may be meant for who comes."""
+    try:
+        living = living_guards(store)
+    except RescindError:  # who cannot look says nothing; the order stands, and that was said
+        return
+    if any(sighting.report is None for sighting in living):
+        return
+    runs = [live.run for sighting in living if sighting.report for live in sighting.report.runs]
+    if any(scope.covers(run.subject) for run in runs):
+        return
+    out.note(f"no living run is covered now{_nearest(scope, runs)}; the order holds whoever comes", style="yellow")
+
+
+def _nearest(scope: Scope, runs: Sequence[RunInfo]) -> str:
+    for term in scope.terms:
+        known = _names(term.kind, runs)
+        if known and not any(Scope((term,)).covers(run.subject) for run in runs):
+            import difflib  # only where somebody may have mistyped
+
+            nearest = difflib.get_close_matches(term.value, known, n=1)
+            if nearest:
+                return f" (did you mean {safe(term.kind)}:{safe(nearest[0])}?)"
+    return ""
+
+
+def _names(kind: str, runs: Sequence[RunInfo]) -> list[str]:
+    if kind == "agent":
+        return sorted({name for run in runs for name in (run.agent, run.agent_name)})
+    if kind in ("run", "tree"):
+        return [run.run_id for run in runs]
+    return sorted({name for run in runs if (name := getattr(run, kind, ""))})
 
 
 def _confirm(order: Order, store: Path, out: Out) -> None:

@@ -35,7 +35,7 @@ Examples:
 @click.option(
     "--app", envvar=APP_VARIABLE, metavar="MODULE[:GUARD]", help=f"Where your tools are declared, or {APP_VARIABLE}."
 )
-@click.option("--apply", "apply", is_flag=True, help="Do it. What was shown last, and nothing else, is done.")
+@click.option("--apply", "apply", is_flag=True, help="Do it. See above.")
 @click.option("--plan", "shown", metavar="DIGEST", help="With --apply: only this plan, or the rest of it.")
 @click.option("--stop-first", is_flag=True, help="With --apply: hold runs that may still write at read_only.")
 @click.option("--yes", "-y", is_flag=True, help="With --apply: do not ask.")
@@ -67,8 +67,10 @@ def undo(
 ) -> int:
     """Plan the undo of what was selected: what is restored, what is offset, what is left to a person, and why.
 
-    Nothing is changed without --apply. All conditions that are given must hold. TIME is like 2026-11-21T06:00:00Z, or
-    06:00 for today by this machine's clock.
+    Nothing is changed without --apply. With it, the plan that this selection showed you last is done, and refused if
+    it has changed since. If none was shown, it is shown now: a terminal is then asked, while a script goes on and
+    does it; --plan DIGEST holds a script to a plan that was seen. All conditions that are given must hold. TIME is
+    like 2026-11-21T06:00:00Z, or 06:00 for today by this machine's clock.
 
     Exit status 1 if the undo left something undone by fault; what is for a person to decide is no fault.
     """

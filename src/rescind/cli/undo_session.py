@@ -53,7 +53,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """What the selection is remembered by."""
+        """What the selection is remembered by, for this user."""
         return selection_key(self.request.selection.as_dict())
 
 
