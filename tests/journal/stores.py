@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from builders import opened
 from rescind.journal.memory import MemoryJournal
@@ -10,6 +11,11 @@ from rescind.journal.sqlite import SqliteJournal
 from rescind.model.entry import Entry
 
 CLAIM = SlotClaim("acme", "key-1", "digest-1")
+
+
+def keyed(claim: SlotClaim) -> dict[str, Any]:
+    """The fields by which a step says that it claims; the guard writes both from one call."""
+    return {"keyed": True, "idempotency_key": claim.key, "arguments_digest": claim.digest}
 
 
 def new_journal(kind: str, folder: Path) -> Journal:

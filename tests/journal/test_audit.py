@@ -1,19 +1,21 @@
 """Whoever changes the file behind the journal's back is found out, and the audit says where."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from builders import a_draft, a_step, ended, intended, opened
-from journal.stores import CLAIM
+from journal.stores import CLAIM, keyed
 from rescind.errors import UsageError
 from rescind.journal.audit import AuditReport, Finding, verify
+from rescind.journal.port import Draft, SlotClaim
 from rescind.journal.seal import read_seals, seals_path
 from rescind.journal.sqlite import SqliteJournal
-from rescind.model.entry import Intended
-from rescind.model.outcome import Failed
+from rescind.model.entry import CompensationEnded, Disposition, Intended
+from rescind.model.outcome import Failed, Unknown
 from rescind.model.step import Target
 
 CHANGED = "its content or its hash was changed, or it was moved here"
@@ -28,7 +30,8 @@ def path(tmp_path: Path) -> Path:
     for number in (1, 2):
         for name in ("a", "b"):
             claim = CLAIM if (name, number) == ("a", 1) else None
-            step = a_step(str(number), target=Target("erp", "invoice", f"{name}-{number}"))
+            key = {} if claim is None else keyed(claim)
+            step = a_step(str(number), target=Target("erp", "invoice", f"{name}-{number}"), **key)
             journal.append([intended(step, name, claim)])
         for name in ("a", "b"):
             journal.append([ended(str(number), run_id=name)])
@@ -51,6 +54,8 @@ def found(report: AuditReport) -> list[tuple[int | None, str, int | None]]:
 def unseal(path: Path) -> None:
     """Tampering that the chain alone has to show: as if nothing had been sealed yet."""
     seals_path(path).unlink()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM sealed")
 
 
 def test_an_untouched_journal_is_intact(path: Path) -> None:
@@ -271,19 +276,97 @@ def test_a_head_that_is_not_the_last_entry_is_named(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "changed"),
     [
-        ("intent_sequence = 4", "its intent, entry 4, is missing or of another run"),
-        ("intent_sequence = 7", "entry 7 is not the intent of step 1"),
-        ("outcome_sequence = 99", "its outcome, entry 99, is missing or of another run"),
-        ("outcome_sequence = 9", "entry 9 is not the outcome of step 1"),
-        ("step_id = '2'", "entry 3 is not the intent of step 2"),
+        ("intent_sequence = 4", "intent"),
+        ("intent_sequence = 'x'", "intent"),
+        ("outcome_sequence = 99", "outcome"),
+        ("outcome_sequence = NULL", "outcome"),
+        ("step_id = '2'", "step"),
+        ("digest = 'another'", "digest"),
+        ("run_key = 2", "run"),
     ],
 )
-def test_a_changed_slot_is_named(path: Path, change: str, words: str) -> None:
+def test_a_changed_slot_is_named(path: Path, change: str, changed: str) -> None:
     report = tamper(path, f"UPDATE slots SET {change}")
 
-    assert [finding.problem for finding in report.findings] == [f"idempotency key 'key-1': {words}"]
+    words = f"idempotency key 'key-1': its slot is not what the entries say; changed: {changed}"
+    assert [finding.problem for finding in report.findings] == [words]
+
+
+def test_a_removed_slot_is_named(path: Path) -> None:
+    report = tamper(path, "DELETE FROM slots")
+
+    problem = "idempotency key 'key-1': its slot is missing, so the effect could be repeated"
+    assert report.findings == (Finding(sequence=3, problem=problem),)
+
+
+@pytest.mark.parametrize("key", ["'key-2'", "CAST('key-1' AS BLOB)"])
+def test_a_slot_under_another_key_is_named_and_missed(path: Path, key: str) -> None:
+    report = tamper(path, f"UPDATE slots SET key = {key}")
+
+    invented, missing = report.findings
+    assert "no entry claims it, or the one that did freed it" in invented.problem
+    assert "'key-1': its slot is missing" in missing.problem
+
+
+def test_an_effect_that_was_repeated_after_its_slot_was_removed_is_named(path: Path) -> None:
+    tamper(path, "DELETE FROM slots")
+    journal = SqliteJournal(path)
+    journal.append([intended(a_step("3", **keyed(CLAIM)), "a", CLAIM), ended("3", run_id="a")])
+    journal.close()
+
+    (finding,) = verify(path).findings
+
+    assert finding.sequence == 11
+    assert "claimed again while entry 3 held it" in finding.problem
+
+
+@pytest.mark.parametrize(
+    "freeing",
+    [
+        ended("9", Failed("no"), "a"),
+        a_draft(
+            CompensationEnded(step_id="9", disposition=Disposition.RESTORED, plan_digest="p"),
+            "a",
+        ),
+    ],
+)
+def test_a_freed_key_needs_no_slot_and_may_be_claimed_again(path: Path, freeing: Draft) -> None:
+    claim = SlotClaim("acme", "key-9", "d")
+    journal = SqliteJournal(path)
+    journal.append([intended(a_step("9", **keyed(claim)), "a", claim), freeing])
+    assert verify(path).findings == ()
+    journal.append([intended(a_step("10", **keyed(claim)), "b", claim)])
+    journal.append([ended("10", Unknown("lost"), "b")])
+    journal.close()
+
+    assert verify(path).findings == ()
+    (finding,) = tamper(path, "DELETE FROM slots WHERE key = 'key-9'").findings
+    assert finding.sequence == 13
+
+
+# --- the schema ---
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            "CREATE TRIGGER eat AFTER INSERT ON slots BEGIN DELETE FROM slots; END",
+            "the schema has a trigger eat that rescind did not make",
+        ),
+        ("CREATE VIEW spare AS SELECT 1", "the schema has a view spare that rescind did not make"),
+        ("DROP INDEX slots_step", "the schema has lost its index slots_step"),
+        ("ALTER TABLE heads ADD COLUMN spare", "the table heads of the schema was changed"),
+    ],
+)
+def test_a_changed_schema_is_named(path: Path, change: str, problem: str) -> None:
+    assert tamper(path, change).findings == (Finding(problem=problem),)
+
+
+def test_what_analyze_leaves_is_no_change_of_the_schema(path: Path) -> None:
+    assert tamper(path, "ANALYZE").findings == ()
 
 
 def test_an_unreadable_body_is_named_and_the_rest_is_still_read(path: Path) -> None:
@@ -377,6 +460,14 @@ def test_what_a_crash_left_of_a_seal_is_cut_off(path: Path) -> None:
     [
         (b"not a seal\n", "line 2 of journal.seals is not a seal"),
         (None, "the seals in journal.seals are out of order at 10"),
+        (
+            b'{"through_sequence":11,"entries":1,"digest":"' + b"z" * 64 + b'","sealed_at":"2026-11-21T12:00:00Z"}\n',
+            "line 2 of journal.seals is not a seal",
+        ),
+        (
+            b'{"through_sequence":11,"entries":1,"digest":"00","sealed_at":"2026-11-21T12:00:00Z"}\n',
+            "line 2 of journal.seals is not a seal",
+        ),
     ],
 )
 def test_seals_that_are_none_are_named(path: Path, line: bytes | None, words: str) -> None:
@@ -408,3 +499,61 @@ def test_a_journal_that_cannot_be_sealed_is_none_the_worse(path: Path, caplog: p
     assert "could not be sealed" in caplog.text
     seals_path(path).rmdir()
     assert verify(path).entries == 13
+
+
+def test_a_seal_is_not_added_after_one_that_is_none(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = seals_path(path).read_bytes()
+    seals_path(path).write_bytes(whole.replace(b'"digest":"', b'"digest":"z'))
+    journal = SqliteJournal(path)
+    journal.append([opened("c")])
+    journal.close()
+
+    assert "is not a seal" in caplog.text
+    assert "is not a seal" in verify(path).findings[0].problem
+
+
+@pytest.fixture
+def thrice(path: Path) -> Path:
+    """The journal with three seals."""
+    for _ in range(2):
+        journal = SqliteJournal(path)
+        journal.append([opened("c")])
+        journal.close()
+    return path
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_seals_that_were_taken_away_are_missed(thrice: Path, left: int) -> None:
+    lines = seals_path(thrice).read_bytes().splitlines(keepends=True)
+    seals_path(thrice).write_bytes(b"".join(lines[:left]))
+
+    problem = f"the seals are missing: 3 were written, {left} are there"
+    assert verify(thrice).findings == (Finding(problem=problem),)
+
+
+def test_seals_that_were_taken_away_are_missed_still_after_the_next_seal(thrice: Path) -> None:
+    seals_path(thrice).unlink()
+    journal = SqliteJournal(thrice)
+    journal.append([opened("c")])
+    journal.close()
+
+    assert verify(thrice).findings == (Finding(problem="the seals are missing: 4 were written, 1 are there"),)
+
+
+def test_a_last_seal_that_is_another_is_named(path: Path) -> None:
+    report = tamper(path, "UPDATE sealed SET digest = 'another'")
+
+    problem = "the last seal in journal.seals is not the one that was written last"
+    assert report.findings == (Finding(problem=problem),)
+
+
+def test_a_journal_of_before_there_were_notes_gets_them_with_its_next_seal(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE sealed")
+    journal = SqliteJournal(path)
+    journal.append([opened("c")])
+    journal.close()
+
+    assert verify(path).findings == ()
+    seals_path(path).unlink()
+    assert "2 were written, 0 are there" in verify(path).findings[0].problem

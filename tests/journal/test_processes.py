@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from builders import a_step, ended, intended, opened
-from journal.stores import CLAIM, everything
+from journal.stores import CLAIM, everything, keyed
 from rescind.journal.audit import verify
 from rescind.journal.port import Appended, Query, SlotClaim, SlotTaken
 from rescind.journal.sqlite import SqliteJournal
@@ -81,13 +81,13 @@ def test_j2_every_acknowledged_entry_survives_kill_9(tmp_path: Path, kill_after:
 
 def test_what_another_process_wrote_is_known_to_the_next_append(tmp_path: Path) -> None:
     ours, theirs = SqliteJournal(tmp_path / "journal.db"), SqliteJournal(tmp_path / "journal.db")
-    ours.append([opened(), intended(a_step("1"), claim=CLAIM)])
+    ours.append([opened(), intended(a_step("1", **keyed(CLAIM)), claim=CLAIM)])
 
     # Each journal has a writer and caches of its own, as two processes have.
     assert theirs.append([opened()]) == Appended((3,), (2,))
     assert isinstance(theirs.append([intended(a_step("2"), claim=CLAIM)]), SlotTaken)
     theirs.append([ended("1", Failed("no"))])
-    assert ours.append([intended(a_step("3"), claim=CLAIM)]) == Appended((5,), (4,))
+    assert ours.append([intended(a_step("3", **keyed(CLAIM)), claim=CLAIM)]) == Appended((5,), (4,))
     theirs.append([ended("3")])
     taken = ours.append([intended(a_step("4"), claim=SlotClaim("acme", "key-1", "x"))])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from builders import NOON, NOON_US, a_draft, a_step, ended, opened
-from journal.stores import new_journal
+from journal.stores import keyed, new_journal
 from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.audit import verify
 from rescind.journal.port import Appended, Draft, Query, SlotClaim, SlotState, SlotTaken
@@ -70,7 +70,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.steps += 1
         step_id = str(self.steps)
         claim = None if key is None else SlotClaim(TENANTS[run_id], key, "d")
-        step = a_step(step_id, target=Target("erp", "invoice", str(number)))
+        step = a_step(step_id, target=Target("erp", "invoice", str(number)), **({} if claim is None else keyed(claim)))
         drafts = [Draft(run_id=run_id, event=Intended(step), recorded_at_us=self.at(), claim=claim)]
         if end is not None:
             drafts.append(ended(step_id, end, run_id))

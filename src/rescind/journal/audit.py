@@ -1,13 +1,15 @@
 """Is the record complete? Reads a whole journal and names every place where it is not as it was written.
 
-Three walks, each in constant memory: by run, for the chains and what the indexes say of each entry; by sequence, for
-gaps, time ranges and seals; and over the slots. All of them see one moment, and nothing is written.
+First the schema, in which a trigger could hide. Then three walks, each in constant memory: by run, for the chains and
+what the indexes say of each entry; by sequence, for gaps, time ranges and seals; and over keyed intents and their ends,
+for the slots that must stand. All of them see one moment, and nothing is written.
 """
 
 import contextlib
 import hashlib
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,15 @@ from typing import Any
 import msgspec
 
 from rescind.errors import StoreFormatError, UsageError
+from rescind.journal.admission import frees_slot
 from rescind.journal.chain import ChainWalk, Link
 from rescind.journal.codec import KIND_OF, decode_event, target_digest
-from rescind.journal.connection import check_format, connect_reader, translating
+from rescind.journal.connection import check_format, connect_reader, schema, translating
 from rescind.journal.queries import EXTENT
-from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, SPAN_SHIFT, Held, run_of
-from rescind.journal.seal import Seal, journal_id, read_seals, seal_genesis, seals_path
+from rescind.journal.rows import RUN_COLUMNS, SPAN_SHIFT, run_of
+from rescind.journal.seal import Noted, Seal, journal_id, noted_seals, read_seals, seal_genesis, seals_path
 from rescind.journal.sqlite import SqliteJournal
-from rescind.model.entry import Ended, Event, Intended, RunOpened
+from rescind.model.entry import CompensationEnded, Ended, Event, Intended, RunOpened
 from rescind.model.step import RunInfo
 
 _FINDINGS_MAX = 1_000  # Nobody reads more, and a journal whose every entry was changed must not fill the memory.
@@ -51,10 +54,18 @@ _STRAYS = (
     " SELECT sequence, 'targets' FROM target_entries x WHERE NOT EXISTS"
     " (SELECT 1 FROM entries e WHERE e.sequence = x.sequence AND e.target = x.target)"
 )
+_SCHEMA = "SELECT type || ' ' || name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\'"
+_SLOT_EVENTS = (
+    "SELECT e.sequence, e.run_key, r.tenant, CAST(e.body AS BLOB) FROM entries e JOIN runs r ON r.run_key = e.run_key"
+    " WHERE e.kind IN ('intended', 'ended', 'compensation_ended') ORDER BY e.sequence"
+)
 _SLOTS = (
-    f"SELECT {HELD_COLUMNS}, i.run_key, i.body, o.run_key, o.body FROM slots s"  # noqa: S608  # our own constants
-    " LEFT JOIN runs r ON r.run_key = s.run_key"
-    " LEFT JOIN entries i ON i.sequence = s.intent_sequence LEFT JOIN entries o ON o.sequence = s.outcome_sequence"
+    "SELECT s.tenant, s.key, s.digest, s.run_key, s.step_id, s.intent_sequence, s.outcome_sequence, r.run_id"
+    " FROM slots s LEFT JOIN runs r ON r.run_key = s.run_key"
+)
+_DUE_TABLE = (
+    "CREATE TABLE due (tenant TEXT, key TEXT, digest TEXT, run_key INTEGER, step_id TEXT, intent INTEGER,"
+    " outcome INTEGER, PRIMARY KEY (tenant, key)) WITHOUT ROWID; CREATE INDEX due_step ON due (run_key, step_id)"
 )
 
 
@@ -144,11 +155,28 @@ class _Audit:
             for (problem,) in self._connection.execute("PRAGMA integrity_check(100)"):
                 if problem != "ok":
                     yield Finding(problem=f"the file is damaged: {problem}")
+            yield from self._schema()
             yield from self._chains()
             yield from self._sequence()
             yield from self._slots()
         except sqlite3.DatabaseError as error:
             yield Finding(problem=f"the file is damaged, and could not be read to the end: {error}")
+
+    # --- the schema ---
+
+    def _schema(self) -> Iterator[Finding]:
+        """A trigger changes what is written from now on, and leaves no other trace."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as pristine:
+            pristine.executescript(schema())
+            known = {name: _bare(sql) for name, sql in pristine.execute(_SCHEMA)}
+        here = {name: _bare(sql) for name, sql in self._connection.execute(_SCHEMA)}
+        for name in sorted(known.keys() | here.keys()):
+            if name not in known:
+                yield Finding(problem=f"the schema has a {name} that rescind did not make")
+            elif name not in here:
+                yield Finding(problem=f"the schema has lost its {name}")
+            elif known[name] != here[name]:
+                yield Finding(problem=f"the {name} of the schema was changed")
 
     # --- by run ---
 
@@ -193,7 +221,7 @@ class _Audit:
     # --- by sequence ---
 
     def _sequence(self) -> Iterator[Finding]:
-        seals = _Seals(self._path, journal_id(self._connection))
+        seals = _Seals(self._path, journal_id(self._connection), noted_seals(self._connection))
         due = 1
         indexed = self._connection.execute(EXTENT).fetchone()[0]
         for sequence, in_time, in_run, on_target, digest in self._connection.execute(_BY_SEQUENCE):
@@ -218,16 +246,45 @@ class _Audit:
     # --- slots ---
 
     def _slots(self) -> Iterator[Finding]:
-        for row in self._connection.execute(_SLOTS):
-            problem = _slot_problem(row)
-            if problem:
-                yield Finding(sequence=row[6], run_id=row[4] or "", problem=f"idempotency key {row[1]!r}: {problem}")
+        # An unnamed database: SQLite keeps it in memory while it is small, and then in a file that nobody else sees.
+        with contextlib.closing(sqlite3.connect("", isolation_level=None)) as due:
+            due.executescript(_DUE_TABLE)
+            due.execute("BEGIN")  # Without one, each change of the scratch table would be committed by itself.
+            yield from self._due_slots(due)
+            for tenant, key, *here, run_id in self._connection.execute(_SLOTS):
+                taken = (
+                    "DELETE FROM due WHERE tenant = ? AND key = ? RETURNING digest, run_key, step_id, intent, outcome"
+                )
+                row = due.execute(taken, (tenant, key)).fetchall()
+                problem = _slot_problem(here, row[0]) if row else "no entry claims it, or the one that did freed it"
+                if problem:
+                    yield _slot_finding(key, here[3], problem, run_id)
+            for key, sequence in due.execute("SELECT key, intent FROM due ORDER BY intent"):
+                yield _slot_finding(key, sequence, "its slot is missing, so the effect could be repeated")
+
+    def _due_slots(self, due: sqlite3.Connection) -> Iterator[Finding]:
+        """Fill the table with the slots that must stand, by what the entries say."""
+        for sequence, run_key, tenant, body in self._connection.execute(_SLOT_EVENTS):
+            try:
+                event = decode_event(sequence, body)
+            except StoreFormatError:
+                continue  # The walk by run has named it.
+            if isinstance(event, Intended):
+                if event.step.keyed:
+                    yield from _claim(due, tenant, run_key, sequence, event)
+            elif isinstance(event, Ended | CompensationEnded):
+                if frees_slot(event):
+                    due.execute("DELETE FROM due WHERE run_key = ? AND step_id = ?", (run_key, event.step_id))
+                elif isinstance(event, Ended):
+                    settle = "UPDATE due SET outcome = ? WHERE run_key = ? AND step_id = ?"
+                    due.execute(settle, (sequence, run_key, event.step_id))
 
 
 class _Seals:
     """Follows the seals along the entries."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, noted: Noted | None) -> None:
+        self._noted, self._last_digest, self._broken = noted, "", False
         self._name = seals_path(path).name
         self._seals = read_seals(path)
         self._running = hashlib.sha256(seal_genesis(name))
@@ -257,11 +314,22 @@ class _Seals:
             yield from self._close(silent=True)
         if self._problem:
             yield Finding(problem=self._problem)
+        else:
+            yield from self._compare_with_note()
+
+    def _compare_with_note(self) -> Iterator[Finding]:
+        if self._noted is None:
+            return  # Nothing was sealed, or a crash came between the first seal and its note.
+        if self.count < self._noted.seals:
+            yield Finding(problem=f"the seals are missing: {self._noted.seals} were written, {self.count} are there")
+        elif self.count == self._noted.seals and self._last_digest != self._noted.digest and not self._broken:
+            yield Finding(problem=f"the last seal in {self._name} is not the one that was written last")
 
     def _close(self, *, silent: bool = False) -> Iterator[Finding]:
         seal = self._next
         assert seal is not None
         holds = seal.digest == self._running.hexdigest() and seal.entries == self._entries
+        self._broken = self._broken or not holds
         if not holds and not silent:
             yield Finding(
                 sequence=seal.through_sequence,
@@ -270,7 +338,7 @@ class _Seals:
             )
         # The next seal continues from what this one says, so that one change is not reported by every later seal.
         self._running, self._entries = hashlib.sha256(bytes.fromhex(seal.digest)), 0
-        self.through = seal.through_sequence
+        self.through, self._last_digest = seal.through_sequence, seal.digest
         self._next = self._read()
 
     def _read(self) -> Seal | None:
@@ -334,23 +402,36 @@ def _head_findings(run: RunInfo, last: Link, head: tuple[int | None, int, bytes]
         )
 
 
-def _slot_problem(row: tuple[Any, ...]) -> str:
-    held = Held(*row[:8])
-    intent_run, intent_body, outcome_run, outcome_body = row[8:]
-    if intent_body is None or intent_run != held.run_key:
-        return f"its intent, entry {held.intent}, is missing or of another run"
-    if held.outcome is not None and (outcome_body is None or outcome_run != held.run_key):
-        return f"its outcome, entry {held.outcome}, is missing or of another run"
-    try:
-        intent = decode_event(held.intent, intent_body)
-        outcome = None if held.outcome is None else decode_event(held.outcome, outcome_body)
-    except StoreFormatError as error:
-        return str(error)
-    if not isinstance(intent, Intended) or intent.step.step_id != held.step_id:
-        return f"entry {held.intent} is not the intent of step {held.step_id}"
-    if outcome is not None and not (isinstance(outcome, Ended) and outcome.step_id == held.step_id):
-        return f"entry {held.outcome} is not the outcome of step {held.step_id}"
-    return ""
+def _claim(due: sqlite3.Connection, tenant: str, run_key: int, sequence: int, event: Intended) -> Iterator[Finding]:
+    step = event.step
+    held = due.execute("SELECT intent FROM due WHERE tenant = ? AND key = ?", (tenant, step.idempotency_key)).fetchone()
+    if held is not None:
+        problem = (
+            f"claimed again while entry {held[0]} held it: its slot was removed, and the effect may be there twice"
+        )
+        yield _slot_finding(step.idempotency_key, sequence, problem)
+    due.execute(
+        "INSERT OR REPLACE INTO due VALUES (?, ?, ?, ?, ?, ?, NULL)",
+        (tenant, step.idempotency_key, step.arguments_digest, run_key, step.step_id, sequence),
+    )
+
+
+def _slot_problem(here: Sequence[Any], due: Sequence[Any]) -> str:
+    names = ("digest", "run", "step", "intent", "outcome")
+    differ = [name for name, is_, should in zip(names, here, due, strict=True) if is_ != should]
+    if not differ:
+        return ""
+    return f"its slot is not what the entries say; changed: {', '.join(differ)}"
+
+
+def _slot_finding(key: Any, sequence: Any, problem: str, run_id: str | None = None) -> Finding:
+    where = sequence if isinstance(sequence, int) else None  # Whoever tampers may store anything.
+    return Finding(sequence=where, run_id=run_id or "", problem=f"idempotency key {key!r}: {problem}")
+
+
+def _bare(sql: str | None) -> str:
+    """A statement of the schema without comments and line breaks, which mean nothing."""
+    return " ".join(re.sub(r"--[^\n]*", "", sql or "").split())
 
 
 def _missing(first: int, last: int) -> Finding:

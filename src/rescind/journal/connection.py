@@ -124,6 +124,16 @@ def check_format(connection: sqlite3.Connection, path: Path) -> bool:
     return False
 
 
+def schema() -> str:
+    """The statements that make a journal of our format; a table that stands already is left as it is."""
+    return "".join(schema_file(name) for name in ("001_journal.sql", "002_sealed.sql"))
+
+
+def schema_file(name: str) -> str:
+    """One file of the schema."""
+    return resources.files("rescind.journal").joinpath("schema", name).read_text(encoding="utf-8")
+
+
 def connect_writer(path: Path) -> sqlite3.Connection:
     """The connection that appends. It does not wait for locks: see `retry_while_busy`."""
     connection = _connect(path, timeout_s=0)
@@ -157,12 +167,11 @@ def _connect(path: Path, *, timeout_s: float) -> sqlite3.Connection:
 
 
 def _create(connection: sqlite3.Connection, ids: IdSource) -> None:
-    schema = resources.files("rescind.journal").joinpath("schema/001_journal.sql").read_text(encoding="utf-8")
     # One transaction: a process that dies here leaves an empty database, and two that meet here make one journal.
     journal_id = ids.new_id("jrn")
     try:
         connection.executescript(
-            f"BEGIN IMMEDIATE; {schema}"  # noqa: S608  # put together from our own constants
+            f"BEGIN IMMEDIATE; {schema()}"  # noqa: S608  # put together from our own constants
             f"INSERT INTO journal SELECT '{journal_id}' WHERE NOT EXISTS (SELECT 1 FROM journal);"
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
         )

@@ -264,7 +264,7 @@ class Writer:
             return
         try:
             self._after_commit(self._connection, entries, last=last)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, RescindError) as error:
             # Seals come again; what they cover is durable already, so nobody's append depends on them.
             _LOG.warning("the journal %s could not be sealed: %s", self._path, error)
 
