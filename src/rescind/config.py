@@ -80,13 +80,18 @@ def _read(source: Path) -> Config:
         raw = yaml.safe_load(source.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{source}{line}: this is not YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from error
+        raise ConfigError(f"{source}: this is not YAML: {' '.join(str(error).split())}") from error
     if raw is None:
         return Config()
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} must hold keys and values, such as `store: {STORE_DEFAULT}`")
     _refuse_unknown_keys(raw, Config, source, "")
+    _refuse_other_types(raw, Config, source, "")
     try:
         return msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
@@ -104,3 +109,21 @@ def _refuse_unknown_keys(raw: Any, kind: type[msgspec.Struct], source: Path, pre
         inner = hints[key]
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             _refuse_unknown_keys(value, inner, source, f"{prefix}{key}.")
+
+
+def _refuse_other_types(raw: dict[str, Any], kind: type[msgspec.Struct], source: Path, prefix: str) -> None:
+    hints = get_type_hints(kind)
+    for key, value in raw.items():
+        inner = hints[key]
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {prefix}{key} must hold keys and values, and is {_said(value)}")
+            _refuse_other_types(value, inner, source, f"{prefix}{key}.")
+        elif inner is int and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConfigError(f"{source}: {prefix}{key} must be a number, and is {_said(value)}")
+        elif inner is not int and not isinstance(value, str) and not (value is None and inner is not str):
+            raise ConfigError(f"{source}: {prefix}{key} must be text, and is {_said(value)}")
+
+
+def _said(value: Any) -> str:
+    return "empty" if value is None else repr(value)

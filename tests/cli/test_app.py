@@ -51,7 +51,9 @@ def test_a_named_guard_is_taken() -> None:
         ("1 / 0\n", "tools", r"importing tools failed at .*tools.py:1: ZeroDivisionError"),
         ("def broken(:\n", "tools", r"importing tools failed at .*tools.py:1: SyntaxError"),
         ("raise SystemExit(0)\n", "tools", r"importing tools failed at .*tools.py:1: SystemExit"),
-        (GUARD, "path/to/tools.py", r"no module; give the module that declares your guarded tools"),
+        (GUARD, "tools.py", r"leave out \.py, such as `--app tools`"),
+        (GUARD, "path/to/tools.py", r"leave out \.py, such as `--app path\.to\.tools`"),
+        (GUARD, "path/to/tools", r"no module; give the module that declares your guarded tools"),
         (GUARD, ":guard", r"no module; give"),
         (
             GUARD + "@guard.write('a.b')\ndef tool() -> None: ...\n",

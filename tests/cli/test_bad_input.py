@@ -89,7 +89,13 @@ def test_a_folder_without_a_store_is_not_made_into_one(
         ("stor: x\n", "unknown key 'stor'; did you mean 'store'?"),
         ("undo:\n  paralel: 3\n", "did you mean 'undo.parallel'?"),
         ("undo:\n  parallel: 0\n", "parallel is 0"),
-        ("store: [\n", "is not YAML"),
+        ("store: [\n", "rescind.yaml, line 2, column 1: this is not YAML"),
+        ("store: a\x00b\n", "this is not YAML"),
+        ("undo:\n  parallel: many\n", "undo.parallel must be a number, and is 'many'"),
+        ("undo:\n  retries: true\n", "undo.retries must be a number"),
+        ("undo: 3\n", "undo must hold keys and values, and is 3"),
+        ("store: 3\n", "store must be text, and is 3"),
+        ("store:\n", "store must be text, and is empty"),
     ],
 )
 def test_an_unreadable_configuration_is_refused_with_its_place(
@@ -102,6 +108,7 @@ def test_an_unreadable_configuration_is_refused_with_its_place(
     assert answer.status == 2
     assert says in answer.err
     assert str(folder / "rescind.yaml") in answer.err
+    assert answer.err.count("\n") == 1
 
 
 def test_a_stop_with_a_named_store_does_not_read_the_configuration(

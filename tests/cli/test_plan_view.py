@@ -1,5 +1,7 @@
 """How a plan is drawn."""
 
+import pytest
+
 from rescind.cli.plan_view import LINES_MAX, plan_lines, summary_of, tree_lines
 from rescind.compensation.decision import Compensate, Decision, Plan, PlanItem, Restore, Review
 from rescind.compensation.port import ReviewReason
@@ -83,3 +85,14 @@ def test_steps_of_several_runs_are_told_apart() -> None:
 
     assert "…y35j/1" in lines[1]
     assert "…y99x/1" in lines[2]
+
+
+@pytest.mark.parametrize("many", [1, LINES_MAX + 1])
+def test_a_narrow_terminal_gets_one_item_per_block(many: int) -> None:
+    items = [an_item(n, Review(ReviewReason.CONFLICT, "changed by somebody at night")) for n in range(many)]
+
+    lines = drawn(a_plan(*items), width=40)
+
+    assert lines[0] == f"{1 if many == 1 else many} review"
+    assert "  price.set" in lines
+    assert max(map(len, lines)) <= 40

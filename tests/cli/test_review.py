@@ -1,5 +1,6 @@
 """Review tasks on the command line."""
 
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -47,3 +48,36 @@ def test_a_retry_is_planned_again(rescind: Rescind, shop: ModuleType) -> None:
     rescind("review", "resolve", task_id, "--as", "retry")
 
     assert "1 for a person" in rescind(*UNDO).out
+
+
+PICKY = """
+import rescind
+guard = rescind.Guard.at("store")
+
+@guard.write("thing.sell")
+def sell(name: str) -> None: ...
+
+@sell.compensate
+def _(step):
+    raise RuntimeError("no way back for " + step.arguments["name"])
+"""
+
+
+def test_steps_of_one_task_that_failed_differently_are_told_apart_and_a_retry_is_warned_of(
+    rescind: Rescind, shop: ModuleType, folder: Path
+) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2"):
+        shop.sell("x")
+        shop.sell("y")
+    (folder / "picky.py").write_text(PICKY)
+
+    applied = rescind("undo", "--run", "run-2", "--app", "picky", "--apply")
+
+    assert applied.status == 1
+    for name in ("x", "y"):
+        assert f"1 step: the compensation may have happened: RuntimeError: no way back for {name}" in applied.out
+    (task,) = rescind("review", "list", "--json").json["tasks"]
+    assert len(task["steps"]) == 2
+    assert "first of them: " in rescind("review", "list").out
+    assert "may happen twice" in rescind("review", "show", task["task_id"]).out
+    assert "may happen twice" in rescind("review", "resolve", task["task_id"], "--as", "retry").out

@@ -23,6 +23,9 @@ def load_guard(app: str) -> Guard:
         or has incomplete declarations.
     """
     module_name, _, guard_name = app.partition(":")
+    if module_name.endswith(".py"):
+        dotted = ".".join(Path(module_name).with_suffix("").parts).strip(".")
+        raise UsageError(f"--app {app!r} is a file, and --app takes a module: leave out .py, such as `--app {dotted}`")
     if not module_name or any(not part.isidentifier() for part in module_name.split(".")):
         raise UsageError(f"--app {app!r} is no module; give {WHAT_APP_IS}")
     module = _imported(module_name)

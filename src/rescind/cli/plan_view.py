@@ -30,7 +30,12 @@ LINES_MAX = 24
 
 _EXAMPLES = 3
 
+_TEXT_MIN = 20
+
 _VERB_WIDTH, _ACTION_MAX = 11, 32
+
+_NARROW = 56
+"""Columns below which a table is no help: each item then has a block of its own."""
 
 _WHY_MAX = 240  # A target's exception may be a page; `--json` has all of it.
 
@@ -57,7 +62,7 @@ WHAT_REVIEWS_MEAN = {
     ReviewReason.NOT_DECLARED: "the app declares no such action, or declares it otherwise",
     ReviewReason.CYCLE: "its declared dependencies lead back to it",
     ReviewReason.BLOCKED: "what depends on it stays, so it stays",
-    ReviewReason.FAILED: "its compensation failed, and changed nothing",
+    ReviewReason.FAILED: "its compensation failed; look at the target",
 }
 """One line per reason: what it means for the reader."""
 
@@ -157,6 +162,13 @@ def words_of(name: str) -> str:
 
 def _listed(plan: Plan, width: int) -> Iterator[Line]:
     label = _labels(plan)
+    if width < _NARROW:
+        for number, item in enumerate(plan.items, start=1):
+            target = safe(item.target) if item.target else ""
+            head = f"{number} {_VERBS[kind_of(item.decision)]}"
+            lines = (f"step {label(item.step)}", safe(item.action), target, why_of(item.decision))
+            yield from _block(head, lines, width, _STYLES.get(kind_of(item.decision), "dim"))
+        return
     actions = min(_ACTION_MAX, max((len(safe(item.action)) for item in plan.items), default=0))
     places = len(str(len(plan.items)))
     steps = max((len(label(item.step)) for item in plan.items), default=0)
@@ -182,11 +194,25 @@ def _grouped(plan: Plan, width: int) -> Iterator[Line]:
     places = len(f"{len(plan.items):,}")
     for group in _groups(plan):
         style = _STYLES.get(group.kind, "dim")
+        if width < _NARROW:
+            head = f"{group.count:,} {_VERBS[group.kind]}"
+            yield from _block(head, (safe(group.action), _examples_of(group), group.why), width, style)
+            continue
         yield f"{group.count:>{places},}  {_VERBS[group.kind]:<{_VERB_WIDTH}}  {safe(group.action)}", style
         indent = places + _VERB_WIDTH + 4
-        more = f" and {group.count - len(group.examples):,} more" if group.count > len(group.examples) else ""
-        yield from _indented(", ".join(group.examples) + more, indent, width, "")
+        yield from _indented(_examples_of(group), indent, width, "")
         yield from _indented(group.why, indent, width, style)
+
+
+def _block(head: str, lines: Iterable[str], width: int, style: str) -> Iterator[Line]:
+    yield head, style
+    for line in lines:
+        yield from _indented(line, 2, width, style)
+
+
+def _examples_of(group: _Group) -> str:
+    more = f" and {group.count - len(group.examples):,} more" if group.count > len(group.examples) else ""
+    return ", ".join(group.examples) + more
 
 
 def _groups(plan: Plan) -> Iterable[_Group]:
@@ -208,7 +234,7 @@ def _indented(text: str, indent: int, width: int, style: str) -> Iterator[Line]:
     if len(text) > _WHY_MAX:
         text = text[: _WHY_MAX - 1] + ELLIPSIS
     blank = " " * indent
-    for line in textwrap.wrap(text, max(width, indent + 20), initial_indent=blank, subsequent_indent=blank):
+    for line in textwrap.wrap(text, max(width, indent + _TEXT_MIN), initial_indent=blank, subsequent_indent=blank):
         yield line, style
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _STEPS_SHOWN = 10
 
+_DIFFERS = {ReviewReason.IN_DOUBT, ReviewReason.CONFLICT, ReviewReason.CANNOT_LOOK, ReviewReason.FAILED}
+"""Reasons whose details may differ from step to step."""
+
 _RESOLUTIONS = {
     "done": "put right by hand",
     "not-needed": "it may stay as it is",
@@ -103,7 +106,7 @@ def resolve(*, task_id: str, resolution: str, note: str, actor: str | None, out:
     with journal_of(find_store(given_store())) as journal:
         task = resolve_task(journal, task_id, resolution, actor=actor or whoami(), note=note, clock=SystemClock())
         waiting = len(list_tasks(journal))
-    out.say(f"{safe(task.task_id)} is resolved as {resolution}: {_RESOLUTIONS[resolution]}")
+    out.say(f"{safe(task.task_id)} is resolved as {resolution}: {_purpose(resolution, task)}")
     if resolution == "retry":
         out.say("Run the same `rescind undo` again to see its new plan.")
     out.say(f"{count_of(waiting, 'task')} left" if waiting else "nothing else waits for a decision")
@@ -114,7 +117,9 @@ def resolve(*, task_id: str, resolution: str, note: str, actor: str | None, out:
 def _say_head(task: "ReviewTask", out: Out) -> None:
     state = "open" if task.resolution is None else words_of(task.resolution)
     out.say(f"{safe(task.task_id)}  {count_of(len(task.steps), 'step')} of {safe(task.action)}", style="bold")
-    out.say(f"  {words_of(task.reason)}: {safe(task.detail) or _meaning(task.reason)}")
+    # The detail is of the step that opened the task; where steps fail one by one, it need not hold for the others.
+    among = "first of them: " if task.detail and len(task.steps) > 1 and task.reason in _DIFFERS else ""
+    out.say(f"  {words_of(task.reason)}: {among}{safe(task.detail) or _meaning(task.reason)}")
     out.say(f"  {state}, opened {ago(task.opened_at)} ago")
     if task.resolution is not None:
         note = f": {safe(task.note)}" if task.note else ""
@@ -128,9 +133,16 @@ def _say_what_next(task: "ReviewTask", store: Path, out: Out) -> None:
     meaning = _meaning(task.reason)
     if meaning:
         out.say(f"{words_of(task.reason)}: {meaning}")
-    for name, purpose in _RESOLUTIONS.items():
+    for name in _RESOLUTIONS:
         command = f"rescind review resolve{quoted_store(store)} {safe(task.task_id)}"
-        out.say(f"  {command} --as {name:<11} {purpose}")
+        out.say(f"  {command} --as {name:<11} {_purpose(name, task)}")
+
+
+def _purpose(resolution: str, task: "ReviewTask") -> str:
+    purpose = _RESOLUTIONS[resolution]
+    if resolution == "retry" and task.reason in (ReviewReason.IN_DOUBT, ReviewReason.FAILED):
+        return f"{purpose}, so it may happen twice; look at the target first"
+    return purpose
 
 
 def _meaning(reason: str) -> str:

@@ -28,7 +28,7 @@ _NO_FAULT = {ReviewReason.CONFLICT, ReviewReason.BLOCKED, ReviewReason.PAST_DEAD
 
 _STYLES = {"restored": "green", "compensated": "green", "review": "yellow", "not_reached": "red"}
 
-_TASKS_SHOWN, _HOLDING_SHOWN = 12, 3
+_TASKS_SHOWN, _DETAILS_SHOWN, _HOLDING_SHOWN = 12, 3, 3
 
 
 def result_status(plan: Plan, result: UndoResult) -> int:
@@ -55,7 +55,8 @@ def say_result(
     accounted = sum(count for word, count in counts.items() if word != "not_reached")
     out.say()
     if plan.is_settled:
-        out.say(f"nothing was left to undo; all {count_of(len(result.steps), 'step')} are accounted for", style="bold")
+        every = "its one step is" if len(result.steps) == 1 else f"all {len(result.steps):,} steps are"
+        out.say(f"nothing was left to undo; {every} accounted for", style="bold")
     else:
         out.say(f"{accounted:,} of {count_of(len(result.steps), 'step')} accounted for, {took_s:.1f} s", style="bold")
     for word, count in counts.items():
@@ -96,7 +97,7 @@ def _say_unfinished(result: UndoResult, out: Out) -> None:
 class _Task:
     def __init__(self) -> None:
         self.steps: Counter[tuple[str, str]] = Counter()
-        self.detail = ""
+        self.details: Counter[str] = Counter()
 
 
 def _open_tasks(result: UndoResult) -> Mapping[str, _Task]:
@@ -105,7 +106,8 @@ def _open_tasks(result: UndoResult) -> Mapping[str, _Task]:
         if step.word == "review" and step.task_id:
             task = tasks.setdefault(step.task_id, _Task())
             task.steps[step.action, step.reason] += 1
-            task.detail = task.detail or step.detail
+            if step.detail:
+                task.details[step.detail] += 1
     return tasks
 
 
@@ -117,8 +119,12 @@ def _say_tasks(tasks: Mapping[str, _Task], out: Out) -> None:
     for task_id, task in list(tasks.items())[:_TASKS_SHOWN]:
         for (action, reason), count in task.steps.items():
             out.say(f"  {safe(task_id)}  {count_of(count, 'step')} of {safe(action)}: {words_of(reason)}")
-        if task.detail:
-            out.say(f"    {safe(task.detail)}", style="dim")
+        for detail, count in list(task.details.items())[:_DETAILS_SHOWN]:
+            # What was said of one step need not hold for the others.
+            among = f"{count_of(count, 'step')}: " if count < task.steps.total() else ""
+            out.say(f"    {among}{safe(detail)}", style="dim")
+        if len(task.details) > _DETAILS_SHOWN:
+            out.say(f"    and {len(task.details) - _DETAILS_SHOWN:,} other reasons; --json has them all", style="dim")
     if len(tasks) > _TASKS_SHOWN:
         out.say(f"  and {len(tasks) - _TASKS_SHOWN:,} more")
 
