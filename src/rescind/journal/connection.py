@@ -7,6 +7,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Generator
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -91,10 +92,20 @@ def open_store(path: Path, *, clock: Clock, ids: IdSource, timeout_s: float) -> 
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
         raise JournalUnavailable(f"the journal {path} cannot be created: {error}") from error
+    if _is_closed_to_us(path):
+        _check_readable(path, timeout_s)
+        return
     with translating(path), contextlib.closing(_connect(path, timeout_s=timeout_s)) as connection:
         if not check_format(connection, path):
             retry_while_busy(lambda: _create(connection, ids), clock=clock, timeout_s=timeout_s)
         retry_while_busy(lambda: _use_wal(connection), clock=clock, timeout_s=timeout_s)
+
+
+def _check_readable(path: Path, timeout_s: float) -> None:
+    """A journal that we may only read is opened all the same: appends to it will fail, reads will not."""
+    with translating(path), contextlib.closing(connect_reader(path, timeout_s=timeout_s)) as connection:
+        if not check_format(connection, path):
+            raise JournalUnavailable(f"the journal {path} is empty, and cannot be written; check the permissions")
 
 
 def check_format(connection: sqlite3.Connection, path: Path) -> bool:
@@ -129,6 +140,7 @@ def schema() -> str:
     return "".join(schema_file(name) for name in ("001_journal.sql", "002_sealed.sql"))
 
 
+@cache
 def schema_file(name: str) -> str:
     """One file of the schema."""
     return resources.files("rescind.journal").joinpath("schema", name).read_text(encoding="utf-8")
@@ -149,16 +161,46 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path, *, timeout_s: float) -> sqlite3.Connection:
-    """A connection that can change nothing, and creates no file where there is none."""
+    """A connection that can change nothing, and creates no file where there is none.
+
+    Raises: JournalUnavailable, for a read-only copy whose log cannot be read without writing.
+    """
     connection = _connect(path, timeout_s=timeout_s)
+    if _is_closed_to_us(path):
+        connection = _readable(connection, path, timeout_s)
     connection.execute("PRAGMA query_only = ON")
     return connection
 
 
-def _connect(path: Path, *, timeout_s: float) -> sqlite3.Connection:
+def _is_closed_to_us(path: Path) -> bool:
+    """Whether we may not write there, as in an auditor's copy."""
+    return not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK))
+
+
+def _readable(connection: sqlite3.Connection, path: Path, timeout_s: float) -> sqlite3.Connection:
+    """The connection, if it can read; else one that takes the file for unchangeable, if it is."""
+    try:
+        # Beside a living writer the side files are there, and reading works as ever.
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        if getattr(error, "sqlite_errorname", "").split("_")[1:2] not in (["CANTOPEN"], ["READONLY"]):
+            raise
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            raise JournalUnavailable(
+                f"the journal {path} cannot be read here: what was written last stands in {log.name}, and reading that "
+                "takes a folder that may be written. Copy the journal with its side files to such a folder"
+            ) from error
+        # SQLite wants to make the log even to read. Nothing is in it, and who could write the file is not here.
+        return _connect(path, timeout_s=timeout_s, mode="ro&immutable=1")
+    return connection
+
+
+def _connect(path: Path, *, timeout_s: float, mode: str = "rw") -> sqlite3.Connection:
     # Never two threads at a time use one of our connections, but over its life several may.
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
+        f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=timeout_s,
         isolation_level=None,
