@@ -67,7 +67,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     system: str
     kind: str = ""
     id: str = ""
-    qualifiers: tuple[tuple[str, str], ...] = ()
+    qualifiers: tuple[tuple[str, str | int | float | bool | None], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -99,10 +99,10 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     absent: bool = False
 
     @classmethod
-    def of(cls, image: Any, *, version: str | None = None, absent: bool = False) -> Self:
+    def of(cls, image: Any, *, version: str | int | None = None, absent: bool = False) -> Self:
         """A snapshot of JSON values; without a version of the target's own, its content is its version."""
         ref = "sha256:" + hashlib.sha256(canonical_json([image, absent])).hexdigest()
-        return cls(ref=ref, version=ref if version is None else version, image=image, absent=absent)
+        return cls(ref=ref, version=ref if version is None else str(version), image=image, absent=absent)
 
 
 class Compensation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -110,6 +110,13 @@ class Compensation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     kind: str
     allowed_until: datetime | None = None
+
+
+class Imported(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What an import said in other words than an export would: fields `given` as they came, and those left out."""
+
+    given: dict[str, Any] = {}
+    absent: tuple[str, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -129,6 +136,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         keyed: Whether the caller chose the key; otherwise it is derived from run and step and names no slot.
         arguments_digest: SHA-256 over action and requested arguments, without the redacted ones.
         compensation: Kind and deadline.
+        imported: What an export needs to say again exactly what an import said; unset, and not written, if nothing.
     """
 
     step_id: str
@@ -144,6 +152,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     keyed: bool = False
     arguments_digest: str = ""
     compensation: Compensation | None = None
+    imported: Imported | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def arguments(self) -> Arguments:
