@@ -111,9 +111,10 @@ def _refuse_unknown_keys(raw: Any, kind: type[msgspec.Struct], source: Path, pre
             _refuse_unknown_keys(value, inner, source, f"{prefix}{key}.")
 
 
-def _refuse_other_types(raw: dict[str, Any], kind: type[msgspec.Struct], source: Path, prefix: str) -> None:
+def _refuse_other_types(raw: Any, kind: type[msgspec.Struct], source: Path, prefix: str) -> None:
     hints = get_type_hints(kind)
-    for key, value in raw.items():
+    fields: list[tuple[Any, Any]] = list(raw.items())
+    for key, value in fields:
         inner = hints[key]
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             if not isinstance(value, dict):

@@ -112,9 +112,10 @@ def export(*, run_ids: tuple[str, ...], shape: str, out: Out) -> int:
 @click.argument("file", type=click.File("rb"))
 @common
 def import_(*, file: BinaryIO, out: Out) -> int:
-    """Add the steps of FILE, or of stdin for `-`: one compact JSON object per line, all of them or none.
+    """Add the steps of FILE: all of them, or none.
 
-    Imported runs count as ended, and are undone like others where the app declares their actions.
+    FILE holds one compact JSON object per line; `-` is stdin. Imported runs count as ended, and are undone like others
+    where the app declares their actions.
     """
     from rescind.cli.exchange import import_steps
 

@@ -84,8 +84,9 @@ def stdout_kept_for_answers(*, for_good: bool) -> Generator[None]:
     stdout.flush()
     kept = _redirect_descriptor()
     is_descriptor = kept >= 0 and _descriptor_of(stdout) == 1
+    stream: TextIO = stdout
     if is_descriptor:
-        _Answers.stream = open(os.dup(kept), "w", encoding="ascii", errors="backslashreplace")  # noqa: SIM115
+        _Answers.stream = stream = open(os.dup(kept), "w", encoding="ascii", errors="backslashreplace")  # noqa: SIM115
     else:  # somebody captures `sys.stdout` in this process
         _Answers.stream, sys.stdout = stdout, sys.stderr
     _Answers.given = False
@@ -95,7 +96,7 @@ def stdout_kept_for_answers(*, for_good: bool) -> Generator[None]:
         if not for_good:
             sys.stdout.flush()
             if is_descriptor:
-                _close_quietly(_Answers.stream)
+                _close_quietly(stream)
             if kept >= 0:
                 os.dup2(kept, 1)
             sys.stdout = stdout

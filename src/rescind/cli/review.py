@@ -96,7 +96,8 @@ def show(*, task_id: str, every: bool, out: Out) -> int:
     "resolution",
     type=click.Choice(list(_RESOLUTIONS)),
     required=True,
-    help="; ".join(f"{name}: {meaning}" for name, meaning in _RESOLUTIONS.items()) + ".",
+    help="; ".join(f"{name}: {meaning}" for name, meaning in _RESOLUTIONS.items())
+    + ", and where an earlier try may have worked, it may happen twice.",
 )
 @click.option("--note", default="", metavar="TEXT", help="Why, or what was done.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
