@@ -544,3 +544,33 @@ def test_reversible_steps_without_a_target_are_undone_in_turn() -> None:
     plan = plan_undo(read_steps(shop.journal, ["run-1"]), known)
     assert decisions(plan) == (("2", "restore"), ("1", "restore"))
     assert plan.items[1].waits_for == (StepRef("run-1", "2"),)
+
+
+# --- steps that overlap, or that something came between ---
+
+
+def test_a_conflict_names_the_step_of_the_plan_that_overlapped(shop: Shop) -> None:
+    before = Snapshot.of(None)
+    first, second = (
+        shop.intend("row.set", EffectClass.REVERSIBLE, target=row_of("tea"), before=each)
+        for each in (before, Snapshot.of("half of it"))
+    )
+    shop.end(second, Completed(), Snapshot.of(5))
+    shop.end(first, Completed(), Snapshot.of(6))
+    shop.rows["tea"] = 6
+
+    plan = shop.plan()
+    assert decisions(plan) == (("1", "restore"), ("2", "review: conflict"))
+    assert detail_of(plan, "2") == "the target was changed while this step was under way by run-1/1"
+
+
+def test_a_conflict_says_between_which_steps_of_the_plan_something_came(shop: Shop) -> None:
+    shop.set("tea", 1)
+    shop.rows["tea"] = 50
+    shop.set("tea", 2)
+
+    plan = shop.plan()
+    assert decisions(plan) == (("2", "restore"), ("1", "review: conflict"))
+    assert detail_of(plan, "1") == (
+        "undoing run-1/2 does not give what this step left: the target was changed between the two"
+    )

@@ -19,6 +19,8 @@ from rescind.compensation.survey import make_plan
 from rescind.errors import RescindError
 from rescind.guard.effect import PastStep
 from rescind.guard.guard import Guard
+from rescind.journal.port import Draft
+from rescind.model.entry import CompensationEnded, Disposition
 from rescind.testing import ManualClock
 from rescind.testing.world import SimulatedWorld
 
@@ -116,6 +118,121 @@ def test_handlers_that_share_a_file_do_not_lose_what_the_other_wrote(tmp_path: P
 
     assert undo(guard, agent="billing").counts == {"restored": 30}
     assert json.loads(book.read_text()) == opened
+
+
+def nested(guard: Guard, rows: dict[str, int]) -> Any:
+    inner_effect = MappingKey(rows, key=lambda name: name)
+
+    @guard.write("price.round", effect=inner_effect)
+    def round_price(name: str) -> None:
+        rows[name] = rows[name] // 10 * 10
+
+    @guard.write("price.audit", effect=MappingKey(rows, key=lambda name: f"audit-{name}"))
+    def audit(name: str) -> None:
+        rows[f"audit-{name}"] = 1
+
+    @guard.write("price.set", effect=MappingKey(rows, key=lambda name: name))
+    def set_price(name: str, price: int) -> None:
+        rows[name] = price
+        round_price(name)
+        audit(name)
+        rows[name] += 1
+        round_price(name)
+
+    return set_price
+
+
+def test_calls_made_inside_a_call_at_its_target_are_put_back_with_it() -> None:
+    guard, rows = a_guard(), {"tea": 3}
+    set_price = nested(guard, rows)
+    with guard.run("shop@1") as run:
+        set_price("tea", 57)
+        set_price("tea", 68)
+    assert rows == {"tea": 60, "audit-tea": 1}
+
+    result = undo(guard, run_ids=(run.run_id,))
+    assert result.counts == {"restored": 8}
+    assert rows == {"tea": 3}
+    first = steps_of(guard.journal, run.run_id)[0].step.step_id
+    assert result.steps[-1].detail == f"put back with step {first}"
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_undo_killed_between_a_call_and_those_made_inside_it_goes_on(*, recorded: bool) -> None:
+    guard, rows = a_guard(), {"tea": 3}
+    set_price = nested(guard, rows)
+    with guard.run("shop@1") as run:
+        set_price("tea", 57)
+    outer = steps_of(guard.journal, run.run_id)[0]
+    guard.compensators["price.set"].undo(outer, "")
+    if recorded:
+        end = CompensationEnded(step_id=outer.step.step_id, disposition=Disposition.RESTORED, plan_digest="")
+        guard.journal.append([Draft(run_id=run.run_id, event=end, recorded_at_us=0)])
+
+    assert "review" not in undo(guard, run_ids=(run.run_id,)).counts
+    assert rows == {"tea": 3}
+    assert {record.disposition for record in steps_of(guard.journal, run.run_id)} == {Disposition.RESTORED}
+
+
+def test_calls_made_inside_a_call_that_is_a_conflict_are_not_said_to_be_put_back() -> None:
+    guard, rows = a_guard(), {"tea": 3}
+    set_price = nested(guard, rows)
+    with guard.run("shop@1") as run:
+        set_price("tea", 57)
+    clock, selection = ManualClock(), Selection(run_ids=(run.run_id,))
+    plan = make_plan(guard.journal, selection, guard.compensators, clock)
+    rows["tea"] = 99
+    result = apply_plan(plan, guard.journal, guard.compensators, clock, SystemIds(), actor="ops")
+
+    assert result.counts == {"restored": 1, "review": 3}
+    assert {step.reason for step in result.steps} == {"", "conflict"}
+    assert rows == {"tea": 99}
+
+
+def test_calls_made_inside_a_call_at_another_part_of_its_target_are_restored_for_themselves() -> None:
+    guard, rows = a_guard(), {"tea": 3, "jam": 5}
+
+    @guard.write("price.set", target=lambda name: ("shop", "prices"))
+    def set_price(name: str, price: int) -> None:
+        rows[name] = price
+        if name == "tea":
+            set_price("jam", price + 1)
+
+    @set_price.snapshot
+    def _(name: str) -> int:
+        return rows[name]
+
+    @set_price.restore
+    def _(step: PastStep) -> None:
+        rows[step.arguments["name"]] = step.before
+
+    with guard.run("shop@1"):
+        set_price("tea", 4)
+
+    assert undo(guard, agent="shop").counts == {"restored": 2}
+    assert rows == {"tea": 3, "jam": 5}
+
+
+def test_of_calls_that_overlap_the_one_that_ended_last_is_undone_first() -> None:
+    guard, rows, goes_on = a_guard(), {"tea": 3}, asyncio.Event()
+
+    @guard.write("price.set", effect=MappingKey(rows, key=lambda name: name))
+    async def set_price(name: str, price: int, *, last: bool) -> None:
+        rows[name] = price
+        if last:
+            await goes_on.wait()
+            rows[name] = price + 10
+        goes_on.set()
+
+    async def act() -> None:
+        with guard.run("shop@1"):
+            await asyncio.gather(set_price("tea", 4, last=True), set_price("tea", 5, last=False))
+
+    asyncio.run(act())
+    result = undo(guard, agent="shop")
+    assert [step.step.step_id for step in result.steps] == ["1", "2"]
+    assert result.counts == {"restored": 2}
+    assert rows == {"tea": 3}
 
 
 def test_parents_and_children_of_different_runs_are_both_undone(tmp_path: Path) -> None:

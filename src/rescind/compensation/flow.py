@@ -166,11 +166,15 @@ def _look_again(decision: Restore, problem: ForPerson | None) -> Generator[Reque
 
 
 def _settle(job: Job, decision: Settle) -> UndoFlow:
+    restored = decision.disposition is Disposition.RESTORED
     seen = yield from _look()
     if isinstance(seen, ForPerson):
         return seen
     if seen == decision.expects:
-        return (yield from _end(job, decision.disposition, "checked: the target is as before"))
+        words = decision.because if restored else "checked: the target is as before"
+        return (yield from _end(job, decision.disposition, words))
+    if restored:
+        return ForPerson(ReviewReason.CONFLICT, "the step that it was made inside of was to be put back, and is not")
     return ForPerson(ReviewReason.IN_DOUBT, "nobody knows whether it took effect, and the target is not as before it")
 
 

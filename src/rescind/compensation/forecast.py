@@ -40,14 +40,16 @@ class Site:
         views: By the version that was seen now.
         undone: Steps here that were foreseen to be restored or compensated.
         staying: Steps here whose effect stays, the newest first.
+        later: Steps here that are undone by this plan, the newest first.
     """
 
-    __slots__ = ("_latest", "_latest_of", "staying", "undone", "views")
+    __slots__ = ("_latest", "_latest_of", "later", "staying", "undone", "views")
 
     def __init__(self) -> None:
         self.views: dict[str, View] = {}
         self.undone = 0
         self.staying: list[StepRef] = []
+        self.later: list[StepRecord] = []
         self._latest: View | None = None
         self._latest_of: dict[str, View] = {}
 

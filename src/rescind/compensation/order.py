@@ -1,10 +1,10 @@
 """In which order steps are undone: reverse happens-before.
 
 Three kinds of edges say that one step is undone before another. Declared ones (`depends_on`, and an action's `after`)
-are what a person wrote, causal ones (`causal_parents`) what the guard saw, and same-target ones follow from time. Where
-they contradict each other, which takes an import or a dependency on a later step, the less certain give way: first
-same-target edges, then causal ones. Declared edges that form a cycle mean that no order is right; their steps are
-reported, and not ordered among each other.
+are what a person wrote, causal ones (`causal_parents`) what the guard saw, and same-target ones follow from time: of
+calls that overlap, the one that ended last is undone first. Where they contradict each other, which takes an import or
+a dependency on a later step, the less certain give way: first same-target edges, then causal ones. Declared edges that
+form a cycle mean that no order is right; their steps are reported, and not ordered among each other.
 
 Among what is not ordered the newest goes first. All of it costs O(n log n): same-target edges lead only to the nearest
 newer neighbour, and an action's `after` goes through gates.
@@ -12,12 +12,13 @@ newer neighbour, and an action's `after` goes through gates.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
 
 from rescind.compensation.decision import Gate
+from rescind.compensation.nesting import containers_of, end_of
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import StepRef
 from rescind.model.history import StepRecord
@@ -40,6 +41,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         gates_of: For each step, the gates that must be open before.
         gates: The gates that `gates_of` counts, each after the one beyond it.
         cyclic: Steps whose declared dependencies lead back to them.
+        inside: See `containers_of`.
     """
 
     records: tuple[StepRecord, ...]
@@ -48,20 +50,23 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     gates_of: Mapping[StepRef, tuple[int, ...]]
     gates: tuple[Gate, ...]
     cyclic: frozenset[StepRef]
+    inside: Mapping[StepRef, StepRef] = {}
 
 
 def order_steps(records: Iterable[StepRecord], actions: Mapping[str, Action]) -> Order:
     """Order the steps, each of which may appear once. The order of `records` makes no difference."""
     steps = sorted(records, key=lambda record: -record.intended_sequence)
     graph = _Graph(steps)
+    inside = containers_of(steps)
     gates, gate_edges = _gates(steps, actions)
     size = len(steps) + len(gates)
     declared, knots, cyclic = _without_cycles([*_declared(graph), *gate_edges], graph, size=size)
-    causal = _consistent(size, len(steps), declared + knots, list(_causal(graph)))
+    causal = _consistent(size, len(steps), declared + knots, list(_causal(graph, inside)))
     same_target = _consistent(size, len(steps), declared + knots + causal, list(_same_target(steps)))
     order = _sorted(size, len(steps), declared + knots + causal + same_target)
     assert len(order) == size
-    return _as_order(graph, gates, order, declared, causal + same_target, cyclic)
+    found = _as_order(graph, gates, order, declared, causal + same_target, cyclic)
+    return msgspec.structs.replace(found, inside=inside)
 
 
 def place_of(record: StepRecord) -> Place | None:
@@ -101,18 +106,24 @@ def _declared(graph: _Graph) -> Iterator[Edge]:
                 yield number, earlier
 
 
-def _causal(graph: _Graph) -> Iterator[Edge]:
+def _causal(graph: _Graph, inside: Mapping[StepRef, StepRef]) -> Iterator[Edge]:
+    outer = set(inside.values())
     for number, record in enumerate(graph.steps):
         for name in dict.fromkeys(record.step.causal_parents):
             earlier = graph.find(record.run.run_id, name)
-            if earlier is not None and earlier != number:
+            if earlier is not None and earlier != number and not _is_made_inside(record, graph.steps[earlier], outer):
                 yield number, earlier
+
+
+def _is_made_inside(record: StepRecord, cause: StepRecord, outer: Collection[StepRef]) -> bool:
+    """Whether the step's cause was still under way when it ended, and comes first as a whole: see `nesting`."""
+    return cause.ref in outer and record.run.run_id == cause.run.run_id and end_of(record) < end_of(cause)
 
 
 def _same_target(steps: Sequence[StepRecord]) -> Iterator[Edge]:
     newer: dict[Place, int] = {}
-    for number, record in enumerate(steps):
-        place = place_of(record)
+    for number in sorted(range(len(steps)), key=lambda each: -end_of(steps[each])):
+        place = place_of(steps[number])
         if place is not None:
             if place in newer:
                 yield newer[place], number

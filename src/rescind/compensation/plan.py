@@ -47,6 +47,7 @@ from rescind.compensation.decision import (
     is_undo,
 )
 from rescind.compensation.forecast import Forecast, Site, View
+from rescind.compensation.nesting import end_of
 from rescind.compensation.order import Order, order_steps
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.staying import Staying
@@ -57,6 +58,7 @@ from rescind.model.outcome import Completed, Failed, Unknown
 from rescind.model.step import Snapshot, Target
 
 _NAMED_MAX = 3  # Steps named in a sentence; more are counted.
+_LOOKED_BACK_MAX = 100  # Steps at one target looked through for a sentence, since each of thousands may need one.
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -124,18 +126,65 @@ def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[st
 def _items(order: Order, known: Known) -> Iterable[PlanItem]:
     forecast = Forecast()
     staying = Staying(order.blocks_on, order.gates_of, order.gates, order.cyclic)
+    whole: dict[StepRef, _PutBack] = {}
     for record in order.records:
         ref = record.ref
         site = forecast.site_of(record)
         decision = _decide(record, site, known, in_cycle=ref in order.cyclic)
+        seen = _seen_of(ref, known)
+        outer = whole.get(order.inside[ref]) if ref in order.inside else None
+        if outer is not None and _is_part_of(outer, decision, seen):
+            decision = Settle(Disposition.RESTORED, f"put back with step {outer.step.step_id}", expects=outer.version)
+            whole[ref] = outer
         if is_undo(decision):
             blocker = staying.blocker_of(ref)
             if blocker is not None:
                 decision = blocked_by(blocker)
         if blocks(decision):
             staying.add(ref)
+        if _is_restored(decision) and record.step.before is not None:
+            whole.setdefault(ref, _PutBack(ref, seen, record.step.before.version))
         _foresee(record, decision, site, known)
         yield _item(record, decision, order)
+
+
+class _PutBack(msgspec.Struct, frozen=True, gc=False):
+    """A step whose target, seen at one version now, is or will be at the version from before it."""
+
+    step: StepRef
+    seen: str | None
+    version: str
+
+
+def _is_restored(decision: Decision) -> bool:
+    match decision:
+        case Restore():
+            return True
+        case Settle(disposition) | AlreadyUndone(disposition):
+            return disposition is Disposition.RESTORED
+        case _:
+            return False
+
+
+def _is_part_of(outer: _PutBack, decision: Decision, seen: str | None) -> bool:
+    """Whether the step, made inside the outer one, is put back with it, so that nothing is left for its own restore.
+
+    Only if a look of its own saw what a look of the outer one's saw, or the outer one put back already: under one
+    coarse target the two may have written to different things.
+    """
+    match decision:
+        case Restore() | Review(ReviewReason.CONFLICT | ReviewReason.IN_DOUBT | ReviewReason.PAST_DEADLINE):
+            pass
+        case Settle(expects=expects) if expects:
+            pass
+        case _:
+            return False
+    return bool(seen) and seen in (outer.seen, outer.version)
+
+
+def _seen_of(ref: StepRef, known: Known) -> str | None:
+    observation = known.observations.get(ref)
+    return observation.version if observation else None
 
 
 def blocked_by(dependent: StepRef) -> Review:
@@ -267,12 +316,13 @@ def _as_before(*, completed: bool) -> Settle:
 def _foresee(record: StepRecord, decision: Decision, site: Site, known: Known) -> None:
     match decision:
         case Restore(leaves=version):
-            observation = known.observations.get(record.ref)
-            view = site.view_of(record.step.action, observation.version if observation else None)
+            view = site.view_of(record.step.action, _seen_of(record.ref, known))
             assert isinstance(view, View)
             site.restore(view, version)
+            site.later.append(record)
         case Compensate():
             site.undone += 1
+            site.later.append(record)
         case Review() | AlreadyInReview():
             site.staying.append(record.ref)
         case Settle() | AlreadyUndone():
@@ -303,7 +353,18 @@ def _explain_conflict(record: StepRecord, site: Site, known: Known) -> str:
         return f"the target was changed after this step by {_named(later)}"
     if site.staying:
         return f"the target was changed after this step by {_named([str(ref) for ref in site.staying])}, which stays"
+    if site.later:
+        return _explain_by_plan(record, site.later)
     return "the target was changed after this step, outside the journal"
+
+
+def _explain_by_plan(record: StepRecord, later: Sequence[StepRecord]) -> str:
+    """Who of those that are undone before this step may have changed its target, or what came between."""
+    overlapping = [str(each.ref) for each in later[-_LOOKED_BACK_MAX:] if each.intended_sequence < end_of(record)]
+    if overlapping:
+        return f"the target was changed while this step was under way by {_named(overlapping[::-1])}"
+    nearest = later[-1].ref
+    return f"undoing {nearest} does not give what this step left: the target was changed between the two"
 
 
 def _named(names: Sequence[str]) -> str:

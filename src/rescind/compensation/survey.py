@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rescind.clock import Clock, from_us
 from rescind.compensation.awaiting import Waiter
 from rescind.compensation.decision import Plan, PlanItem, Review
+from rescind.compensation.nesting import containers_of, end_of
 from rescind.compensation.order import Place, place_of
 from rescind.compensation.plan import ForeignStep, Known, Observation, plan_undo
 from rescind.compensation.port import Compensator, ReviewReason
@@ -91,12 +92,15 @@ class _Survey:
     # --- whom to look at ---
 
     def _first_looks(self) -> list[StepRecord]:
-        """The newest step of each action at each target, and every step without a target of its own."""
+        """The newest step of each action at each target, and every step without a target of its own, or nested."""
+        inside = containers_of(self._records)
+        nested = {*inside, *inside.values()}
         newest: dict[object, StepRecord] = {}
-        for record in self._records:  # in order of intent, so the newest is kept
+        for record in sorted(self._records, key=end_of):  # so the newest is kept
             if self._may_be_restored(record):
                 target = record.step.target
-                newest[record.ref if target is None else (target, record.step.action)] = record
+                alone = target is None or record.ref in nested
+                newest[record.ref if alone else (target, record.step.action)] = record
         return list(newest.values())
 
     def _uncertain(self, items: Iterable[PlanItem]) -> set[StepRef]:
