@@ -98,7 +98,7 @@ def test_threads_are_strands_of_their_own(guard: Guard) -> None:
         guard.add("after")  # type: ignore[attr-defined]
     assert parents(guard)["a"] == {"before"}
     assert parents(guard)["b"] == {"before", "a"}  # it was started once the other had ended
-    assert parents(guard)["after"] == {"before", "a", "b"}
+    assert parents(guard)["after"] == {"before", "b"}  # and so after a, which was before b
 
 
 def test_a_call_made_by_a_tool_comes_after_the_call_that_made_it(guard: Guard) -> None:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -126,11 +126,29 @@ def secrets_of(arguments: Mapping[str, Any], redact: frozenset[str]) -> tuple[st
     """The texts that must not reach the journal, longest first."""
     if not redact:
         return ()
-    texts = {str(arguments[name]) for name in redact if arguments.get(name) is not None}
-    return tuple(sorted((text for text in texts if len(text) >= SECRET_LENGTH_MIN), key=len, reverse=True))
+    texts = {text for name in redact for text in _texts_of(arguments.get(name))}
+    return tuple(text for text in texts if len(text) >= SECRET_LENGTH_MIN)
 
 
-def refuse_secrets(action: str, name: str, value: Any, secrets: tuple[str, ...]) -> None:
+def _texts_of(value: Any) -> Iterator[str]:
+    """Every text in which a value could turn up: its own, those within it, and what bytes look like as JSON."""
+    if isinstance(value, bytes | bytearray):
+        yield value.decode(errors="replace")
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        plain = str(value)  # a type of its own, such as a secret string that hides itself: what it shows is all we know
+    if isinstance(plain, dict):
+        for item in _items_of(cast("dict[str, Any]", plain).values()):
+            yield from _texts_of(item)
+    elif isinstance(plain, list | tuple):
+        for item in _items_of(plain):
+            yield from _texts_of(item)
+    elif plain is not None and not isinstance(plain, bool):
+        yield str(plain)
+
+
+def refuse_secrets(action: str, name: str, value: Any, secrets: Collection[str]) -> None:
     """Refuse what must go into the journal as it is, and holds what must not.
 
     Raises: NotSerialisable, which carries the given name.
@@ -140,18 +158,18 @@ def refuse_secrets(action: str, name: str, value: Any, secrets: tuple[str, ...])
         raise NotSerialisable(action=action, name=name, problem=problem)
 
 
-def scrub(value: Any, secrets: tuple[str, ...]) -> Any:
+def scrub(value: Any, secrets: Collection[str]) -> Any:
     """JSON values with every secret text replaced, also within longer texts, keys and numbers."""
     if not secrets:
         return value
     if isinstance(value, str):
-        for secret in secrets:
+        for secret in sorted(secrets, key=len, reverse=True):
             value = value.replace(secret, "[redacted]")
         return value
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         return {scrub(key, secrets): scrub(item, secrets) for key, item in fields.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [scrub(item, secrets) for item in _items_of(value)]
     if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in secrets:
         return REDACTED
@@ -163,7 +181,8 @@ def _json_value(action: str, name: str, value: Any) -> Any:
         plain = value
     else:
         try:
-            plain = msgspec.to_builtins(value, str_keys=True)
+            # Sorted, or one set of arguments would have another digest in each process.
+            plain = msgspec.to_builtins(value, str_keys=True, order="deterministic")
         except (TypeError, ValueError, RecursionError) as error:
             remedy = "pass JSON values, dataclasses or the like, or keep it out with redact="
             raise NotSerialisable(action=action, name=name, problem=f"{error}; {remedy}") from error

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rescind.clock import from_us
-from rescind.errors import NotSerialisable
+from rescind.errors import NotSerialisable, UsageError
 from rescind.guard.arguments import record_arguments, record_value, refuse_secrets, scrub, secrets_of
 from rescind.guard.effect import Call, PastStep
-from rescind.guard.strand import strand_of
+from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
 from rescind.journal.port import Appended, Draft, SlotClaim
 from rescind.model.compact import KIND_OF_EFFECT_CLASS
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 current_key: ContextVar[str | None] = ContextVar("rescind_idempotency_key", default=None)
 """The idempotency key of the write whose tool is running; a tool may hand it on to the system it calls."""
+
+
+current_secrets: ContextVar[set[str] | None] = ContextVar("rescind_secrets", default=None)
+"""The redacted values of the guarded writes that are running here, one within the other."""
 
 
 def idempotency_key() -> str | None:
@@ -53,10 +58,11 @@ class WriteCall:
         self.step_id = ""
         self._arguments: dict[str, Any] = {}
         self._recorded: Arguments = {}
-        self._secrets: tuple[str, ...] = ()
+        self._secrets: set[str] = set()
+        self._strand: Strand | None = None
         self._target: Target | None = None
         self._ref = StepRef(run.info.run_id, "")
-        self._before_this: tuple[StepRef, ...] = ()
+        self._parents: tuple[StepRef, ...] = ()
         self._before: Snapshot | None = None
         self._effect_began = False
 
@@ -79,17 +85,38 @@ class WriteCall:
             remedy = "annotate a dataclass or JSON values, or leave the annotation out"
             problem = f"its type {unrecordable} has no JSON form; {remedy}"
             raise NotSerialisable(action=self.action, name="the result", problem=problem)
-        self._secrets = secrets_of(self._arguments, self.tool.redact)
-        self._recorded = record_arguments(self.action, self._arguments, self.tool.redact)
+        # One set for all calls of a nest: what an inner tool raises or returns may come out of the outer one.
+        nest = current_secrets.get()
+        self._secrets = set() if nest is None else nest
+        self._secrets.update(secrets_of(self._arguments, self.tool.redact))
+        self._recorded = self._as_recorded()
         self._target = self.tool.target_of(self._arguments)
         key = self._key if self._key is not None else self.tool.key_of(self._arguments)
         if key is not None:
+            if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may err
+                raise UsageError(f"{self.action}: an idempotency key is a text that is not empty, not {key!r}")
             self.step_is_keyed, self.idempotency_key = True, key
             public = {name: value for name, value in self._recorded.items() if name not in self.tool.redact}
             self.arguments_digest = digest_of(self.action, public)
         if self._secrets:
             refuse_secrets(self.action, "the target", str(self._target), self._secrets)
             refuse_secrets(self.action, "the idempotency key", self.idempotency_key, self._secrets)
+
+    def _as_recorded(self) -> Arguments:
+        recorded: Arguments = scrub(record_arguments(self.action, self._arguments, self.tool.redact), self._secrets)
+        return recorded
+
+    def check_unchanged(self) -> None:
+        """The arguments are still those of the intent; somebody may have changed a list while that became durable.
+
+        Raises: UsageError.
+        """
+        containers = any(isinstance(value, list | dict | tuple) for value in self._recorded.values())
+        if containers and self._as_recorded() != self._recorded:
+            raise UsageError(
+                f"{self.action}: an argument was changed while its intent was being recorded, so the tool was not run; "
+                "pass it a copy"
+            )
 
     @property
     def opening(self) -> Draft | None:
@@ -119,16 +146,16 @@ class WriteCall:
         """The step counts as in flight from here."""
         self._ref = StepRef(self.run.info.run_id, self.step_id)
         self._strand = strand_of(self.run.info.run_id)
-        self._before_this = self._strand.begin(self._ref)
+        self._parents = self._strand.begin(self._ref)
         self.run.guard.in_flight_steps[self._ref] = None
 
     def land(self) -> None:
         """The step's outcome is as durable as it gets; it is no longer in flight."""
         self.run.guard.in_flight_steps.pop(self._ref, None)
-        if self._effect_began:
-            self._strand.end(self._ref)
-        else:
-            self._strand.forget(self._ref, self._before_this)
+        if self._effect_began and self._strand is not None:
+            self._strand.end(self._ref, self._parents)
+        elif self._strand is not None:
+            self._strand.forget(self._ref, self._parents)
 
     def intent(self, before: Snapshot | None) -> tuple[Draft, ...]:
         """The drafts that make the intent durable; the first of a run opens it too."""
@@ -145,7 +172,7 @@ class WriteCall:
             effect_class=declared.effect_class,
             requested=self._recorded,
             target=self._target,
-            causal_parents=tuple(self._parent_name(ref) for ref in self._before_this),
+            causal_parents=tuple(self._parent_name(ref) for ref in self._parents),
             before=before,
             idempotency_key=self.idempotency_key,
             keyed=self.step_is_keyed,
@@ -172,18 +199,23 @@ class WriteCall:
         """The tool itself. What it raises, or its cancellation, is the flow's to judge."""
         if self.tool.is_async:
             return self._invoke_async()
-        token = current_key.set(self.idempotency_key)
+        key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
         try:
-            return self.tool.function(*self._args, **self._kwargs)
+            result = self.tool.function(*self._args, **self._kwargs)
         finally:
-            current_key.reset(token)
+            current_key.reset(key_token)
+            current_secrets.reset(secrets_token)
+        if isinstance(result, GeneratorType | AsyncGeneratorType):
+            raise UsageError(f"{self.action} returned a generator, whose work would come after its outcome")
+        return result
 
     async def _invoke_async(self) -> Any:
-        token = current_key.set(self.idempotency_key)
+        key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
         try:
             return await self.tool.function(*self._args, **self._kwargs)
         finally:
-            current_key.reset(token)
+            current_key.reset(key_token)
+            current_secrets.reset(secrets_token)
 
     def had_effect(self) -> None:
         """The tool has, or may have, changed something."""
@@ -197,7 +229,9 @@ class WriteCall:
             recorded = record_value(self.action, "the result", result)
         except NotSerialisable:
             return Completed(None, result_recorded=False)
-        return Completed(scrub(recorded, self._secrets))
+        scrubbed = scrub(recorded, self._secrets)
+        # A result with something blotted out is for people to read; nobody may be given it for the real one.
+        return Completed(scrubbed, result_recorded=scrubbed == recorded)
 
     def ended(self, outcome: Outcome, after: Snapshot | None) -> Draft:
         """The draft of the step's end."""

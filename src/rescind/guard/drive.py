@@ -57,6 +57,8 @@ async def drive_async(flow: WriteFlow, journal: Journal) -> Any:
         while True:
             try:
                 answer = await _perform_async(request, journal, waiting)
+            except GeneratorExit:
+                raise  # nobody will drive this any further; the intent without an end says so
             except BaseException as error:  # noqa: BLE001
                 request = flow.throw(error)
             else:

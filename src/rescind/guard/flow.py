@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from rescind.guard.call import WriteCall
 
 
+REASON_LENGTH_MAX = 4_000
+"""How much of an exception's text is recorded. Some carry whole documents."""
+
+
 class LookUp(msgspec.Struct, frozen=True):
     """Ask the journal who holds an idempotency key. Answer: `Slot | None`."""
 
@@ -91,8 +95,8 @@ def write_flow(call: "WriteCall") -> WriteFlow:
         touch = yield Perform(call.open_target)
     except BaseException as error:  # noqa: BLE001  # handed on to the caller by the driver; nothing has happened yet
         return Threw(error)
-    call.take_off()
     try:
+        call.take_off()
         return (yield from _with_target(call, touch))
     finally:
         call.land()
@@ -125,6 +129,7 @@ def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
     call.intent_is_durable()
     try:
         call.admit_again()
+        call.check_unchanged()
         yield Boundary()
     except BaseException as error:  # noqa: BLE001
         yield from _let_go(touch)
@@ -236,4 +241,9 @@ def _answer_from(slot: Slot, call: "WriteCall") -> Any:
 
 
 def _name(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  # an exception that cannot even be shown is still one
+        text = "(its text cannot be shown)"
+    text = text[:REASON_LENGTH_MAX].encode(errors="replace").decode()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

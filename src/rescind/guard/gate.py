@@ -61,6 +61,11 @@ class Limits(msgspec.Struct, frozen=True):
     calls_max: float = float("inf")
     deadline_s: float = float("inf")
 
+    def within(self, outer: "Limits") -> "Limits":
+        """These limits inside those of the run that spawns: a child may get less, never more. Calls count on both."""
+        allow = self.allow if outer.allow is None else outer.allow if self.allow is None else self.allow & outer.allow
+        return Limits(allow, self.calls_max, min(self.deadline_s, outer.deadline_s))
+
 
 class View:
     """What the orders of one stamp mean to one run. `passed` holds the actions already judged and allowed."""

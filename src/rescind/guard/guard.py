@@ -13,7 +13,7 @@ from rescind.config import load_settings
 from rescind.errors import DeclarationError, OrdersUnavailable, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
 from rescind.guard.effect import Effect
-from rescind.guard.gate import NEVER_SETTLED, Limits, View
+from rescind.guard.gate import NEVER_SETTLED, UNSEEN, Limits, View
 from rescind.guard.run import Run, current_run, new_info
 from rescind.guard.stores import EmbeddedStores, GivenStores, Stores, Watch
 from rescind.guard.tool import ReadTool, WriteTool
@@ -66,7 +66,7 @@ class Guard:
         self._tools: dict[str, WriteTool | ReadTool] = {}
         self._checked = False
         self._runs: dict[int, Run] = {}
-        self._refresh_lock = threading.Lock()
+        self._refresh_lock = threading.RLock()  # a signal's handler may come by here in the middle of it
         self._view_args: tuple[int, tuple[Order, ...], str] = (NEVER_SETTLED, (), "")
         self.page: Sequence[int] = (0,)
         self._watch: Watch | None = None
@@ -230,6 +230,8 @@ class Guard:
         """
         if parent is None:
             parent = current_run.get()
+            if parent is not None and parent.is_over:
+                parent = None  # left behind in this context by somebody else; it has nothing to do with this one
         ancestors: tuple[str, ...] = ()
         if isinstance(parent, Run):
             ancestors = (parent.run_id, *parent.info.ancestors)
@@ -251,7 +253,15 @@ class Guard:
             calls_max=float("inf") if calls_max is None else calls_max,
             deadline_s=float("inf") if timeout_s is None else self.clock.monotonic_s() + timeout_s,
         )
-        return Run(self, info, limits=limits, fallback=fallback or self.fallback, fresh=run_id is None)
+        above = parent if isinstance(parent, Run) else None
+        return Run(
+            self,
+            info,
+            limits=limits if above is None else limits.within(above.limits),
+            fallback=fallback or self.fallback,
+            numbered_after_opening=run_id is not None,
+            parent=above,
+        )
 
     def begin(self, run: Run) -> None:
         """A run is entered: everything that begins lazily, begins."""
@@ -271,6 +281,8 @@ class Guard:
         """Stop following the switch, and make durable what is still on its way. A second close does nothing."""
         with self._watch_lock:
             watch, self._watch, self._watching = self._watch, None, False
+        for run in list(self._runs.values()):
+            run.view = UNSEEN  # whoever goes on all the same is registered again before the next call
         if watch is not None:
             watch.close()
         self.stores.close()
@@ -296,6 +308,8 @@ class Guard:
             else:
                 stamp = standing.stamp if standing.settled else NEVER_SETTLED
                 view_args = (stamp, standing.orders, "")
+                if NEVER_SETTLED < stamp < self._view_args[0]:
+                    view_args = self._view_args  # a signal's handler has read newer ones meanwhile
             self._view_args = view_args
             for run in list(self._runs.values()):
                 run.follow(View(*view_args))
@@ -338,7 +352,7 @@ class Guard:
         """
         self.guard_id = self.ids.new_id("guard")
         self.in_flight_steps = {}
-        self._refresh_lock, self._watch_lock = threading.Lock(), threading.RLock()
+        self._refresh_lock, self._watch_lock = threading.RLock(), threading.RLock()
         self.stores.after_fork()
         for run in self._runs.values():
             run.after_fork()

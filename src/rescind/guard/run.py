@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rescind")
 
 REFUSALS_RECORDED_MAX = 64
-"""Refusals recorded per run and change of orders. A model that hammers at a closed gate must not fill the journal."""
+"""Refusals recorded per run. A model that hammers at a closed gate must not fill the journal."""
 
 
 class Run:
@@ -36,11 +36,22 @@ class Run:
     Made by `Guard.run` and `Run.child`. It may be entered once; another thread enters `run.activate()`.
     """
 
-    def __init__(self, guard: "Guard", info: RunInfo, *, limits: Limits, fallback: str, fresh: bool) -> None:
-        self.guard, self.info, self.fallback = guard, info, fallback
+    def __init__(
+        self,
+        guard: "Guard",
+        info: RunInfo,
+        *,
+        limits: Limits,
+        fallback: str,
+        numbered_after_opening: bool,
+        parent: "Run | None" = None,
+    ) -> None:
+        self.guard, self.info, self.fallback, self.parent = guard, info, fallback, parent
         self.view = UNSEEN
         self._page: Sequence[int] = (0,)
-        self._limits, self._fresh = limits, fresh
+        self._limits = limits
+        self._numbered_after_opening = numbered_after_opening  # others may have begun, or go on with, its chain
+        self._is_forked = False
         self._subject = info.subject
         self._calls = itertools.count(1)
         self._steps = itertools.count(1)
@@ -62,6 +73,16 @@ class Run:
     def trace_id(self) -> str:
         """The trace that the run belongs to."""
         return self.info.trace_id
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run was left."""
+        return self._closed
+
+    @property
+    def limits(self) -> Limits:
+        """What it was given from the start."""
+        return self._limits
 
     @property
     def halted(self) -> bool:
@@ -120,7 +141,7 @@ class Run:
             run_id=run_id,
             parent=self,
             fallback=self.fallback if fallback is None else fallback,
-            allow=self._limits.allow if allow is None else allow,
+            allow=allow,
             calls_max=calls_max,
             timeout_s=timeout_s,
         )
@@ -186,8 +207,13 @@ class Run:
         limits = self._limits
         if self.guard.clock.monotonic_s() >= limits.deadline_s:
             self._refuse(spent(action, "time"), action)
-        if next(self._calls) > limits.calls_max:
+        if next(self._calls) > limits.calls_max or (self.parent is not None and self.parent.is_spent()):
             self._refuse(spent(action, "calls"), action)
+
+    def is_spent(self) -> bool:
+        """Count a call of a child, and say whether it is one too many: a run cannot spend more by spawning."""
+        above_is_spent = self.parent is not None and self.parent.is_spent()
+        return next(self._calls) > self._limits.calls_max or above_is_spent
 
     def admit_again(self, action: str, *, writes: bool) -> None:
         """Whether the orders, as they are by now, allow the call.
@@ -201,9 +227,18 @@ class Run:
     def _admit_run(self) -> None:
         # A run may begin wherever reads may; its allowlist is about calls and has no say here.
         self.guard.refresh()
-        verdict = self._halt or judge(self.view, self._subject, "", writes=False, limits=Limits())
+        verdict = self._halt or self._halt_above() or judge(self.view, self._subject, "", writes=False, limits=Limits())
         if not isinstance(verdict, Allow):
             self._refuse(verdict, "a new run")
+
+    def _halt_above(self) -> Halt | None:
+        # A halted run makes no more calls, and opening another run to make them from would be one.
+        above = self.parent
+        while above is not None:
+            if above._halt is not None:  # a run like this one
+                return above._halt
+            above = above.parent
+        return None
 
     def _judge(self, action: str, *, writes: bool) -> None:
         if self._closed:
@@ -257,7 +292,7 @@ class Run:
 
     def opening_alone(self) -> Draft | None:
         """The draft that must open the run before its first step is numbered; None when that is not needed."""
-        return None if self._is_open or self._fresh else self._opening()
+        return None if self._is_open or not self._numbered_after_opening else self._opening()
 
     def opening_with_intent(self) -> Draft | None:
         """The draft that opens the run together with its first intent; None when it is open."""
@@ -267,14 +302,16 @@ class Run:
     def mark_open(self, position: int | None) -> None:
         """The journal knows of the run. `position` is where this process joined a chain that others may have begun."""
         with self._lock:
-            if position and not self._is_open:
+            # The very first to open a run counts from 1; a forked child never does, for its parent may.
+            if position is not None and (position > 0 or self._is_forked) and not self._is_open:
                 self._step_prefix = f"{position}."
             self._is_open = True
 
     def after_fork(self) -> None:
         """In a forked child: the run goes on in two processes, and this one's steps are numbered apart."""
         self._lock = threading.Lock()
-        self._is_open = self._fresh = False
+        self._is_open = False
+        self._is_forked = self._numbered_after_opening = True
         self.view = UNSEEN
         self._steps = itertools.count(1)
 
@@ -308,8 +345,11 @@ def new_info(
         name, version = parse_agent(agent)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    for what, value in (("run_id", run_id), ("tenant", tenant), ("workflow", workflow)):
-        problem = unnameable(value)
+    texts = {"run_id": run_id, "tenant": tenant, "workflow": workflow, "session": session, "trace_id": trace_id}
+    for what, value in (*texts.items(), *(("parent", each) for each in ancestors)):
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may err
+            raise UsageError(f"{what} is a text, not {value!r}")
+        problem = unnameable(value) if what in ("run_id", "tenant", "workflow") else ""
         if problem:
             raise UsageError(f"{what} {value!r} {problem}, so no order could name it; choose another")
     return RunInfo(

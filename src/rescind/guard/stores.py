@@ -91,18 +91,23 @@ class EmbeddedStores:
     @property
     def journal(self) -> Journal:
         """See `Stores`."""
-        if self._journal is None:
+        journal = self._journal
+        if journal is None:
             with self._lock:
-                self._journal = self._journal or _open_journal(self.folder)
-        return self._journal
+                journal = self._journal = self._journal or _open_journal(self.folder)
+        return journal
 
     @property
     def orders(self) -> Orders:
         """See `Stores`."""
-        if self._orders is None:
+        return self._opened_orders()
+
+    def _opened_orders(self) -> "SqliteOrders":
+        orders = self._orders
+        if orders is None:
             with self._lock:
-                self._orders = self._orders or _open_orders(self.folder)
-        return self._orders
+                orders = self._orders = self._orders or _open_orders(self.folder)
+        return orders
 
     def watch(self, guard: "Guard") -> Watch:
         """See `Stores`. When this returns, the guard is registered and has bound the standing orders.
@@ -112,9 +117,7 @@ class EmbeddedStores:
         from rescind.switch.presence import Presence
         from rescind.switch.watcher import Watcher
 
-        assert self.orders is not None
-        assert self._orders is not None
-        watcher = Watcher(self._orders, guard, Presence(self.folder, guard.guard_id), guard.clock)
+        watcher = Watcher(self._opened_orders(), guard, Presence(self.folder, guard.guard_id), guard.clock)
         watcher.start()
         return watcher
 

@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from rescind.model.entry import StepRef
 
 FINISHED_MAX = 10_000
-"""Strands a strand remembers to come after. A server whose main task makes no step of its own would otherwise remember
-every request. What is forgotten is no longer ordered before what follows, and the newest is undone first all the same."""
+"""Strands a strand remembers to come after. A server whose main task makes no step of its own would otherwise
+remember every request. What is forgotten is no longer ordered before what follows; newest first holds all the same."""
 
 
 class Strand:
@@ -46,19 +46,27 @@ class Strand:
         self._frontier = (step,)
         return before
 
-    def end(self, step: StepRef) -> None:
-        """The step had, or may have had, an effect: whoever waits for this strand comes after it."""
+    def end(self, step: StepRef, parents: tuple[StepRef, ...]) -> None:
+        """The step had, or may have had, an effect: whoever waits for this strand comes after it.
+
+        To come after it is to come after its parents, so those need not be remembered any longer. Otherwise a loop that
+        makes each call in a task or thread of its own would give its steps more and more parents.
+        """
+        implied = set(parents)
         above = self._parent
         while above is not None:
+            for strand, last in list(above._finished_elsewhere.items()):
+                if last in implied:
+                    above._finished_elsewhere.pop(strand, None)
             above._finished_elsewhere[self] = step
             if len(above._finished_elsewhere) > FINISHED_MAX:
                 above._finished_elsewhere.pop(next(iter(above._finished_elsewhere)), None)
             above = above._parent
 
-    def forget(self, step: StepRef, before: tuple[StepRef, ...]) -> None:
+    def forget(self, step: StepRef, parents: tuple[StepRef, ...]) -> None:
         """The step had no effect: what comes next is ordered after what came before it."""
         if self._frontier == (step,):
-            self._frontier = before
+            self._frontier = parents
 
     def _known(self) -> tuple[StepRef, ...]:
         return tuple(dict.fromkeys((*self._frontier, *self._finished_elsewhere.values())))

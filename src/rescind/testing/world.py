@@ -5,6 +5,7 @@ world may kill the process (all calls under way are lost, a new process opens ne
 order. What really happened is kept apart from what the journal says, so that tests can hold one against the other.
 """
 
+import contextvars
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -234,9 +235,11 @@ class SimulatedWorld:
         }
 
     def _new_run(self) -> Run | None:
-        run = self.guard.run("agent@1", tenant="acme")
+        # In a context of its own, as a new process has; or the run of a dead one would be its parent.
+        fresh = contextvars.Context()
+        run = fresh.run(self.guard.run, "agent@1", tenant="acme")
         try:
-            return run.__enter__()
+            return fresh.run(run.__enter__)
         except RescindError:
             return None
 
