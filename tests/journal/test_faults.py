@@ -360,3 +360,21 @@ def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreFormatError, match=r"entry 2 of the journal cannot be read .* upgrade"):
         everything(journal)
     journal.close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_journal_whose_file_is_taken_away_refuses_appends(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    journal.append([opened()])
+    if how == "replaced":
+        SqliteJournal(tmp_path / "other.db").close()
+        (tmp_path / "other.db").replace(path)
+    elif how == "moved":
+        path.rename(tmp_path / "elsewhere.db")
+    else:
+        path.unlink()
+
+    with pytest.raises(JournalUnavailable, match="deleted or replaced"):
+        journal.append([intended(a_step())])
+    journal.close()

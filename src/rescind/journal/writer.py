@@ -140,6 +140,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._recorder: Recorder | None = None
+        self._identity: tuple[int, int] | None = None  # Of the file that the connection has open.
         self._ended = self._closed  # Nobody will take from the queue any more.
 
     def _append_here(self, ticket: _Ticket) -> None:
@@ -239,6 +240,13 @@ class Writer:
         if self._recorder is None:
             self._connection = self._connect(self._path)
             self._recorder = Recorder(self._connection)
+            self._identity = _identity(self._path)
+        elif _identity(self._path) != self._identity:
+            # SQLite would go on writing to a file that has no name any more, and no undo would ever find it.
+            raise JournalUnavailable(
+                f"the journal {self._path} was deleted or replaced while it was in use, and nothing was recorded; "
+                "put it back, or restart this program to begin a new one"
+            )
         self._recorder.begin()
         return self._recorder
 
@@ -252,6 +260,8 @@ class Writer:
             self._disconnect()
 
     def _unavailable(self, error: BaseException) -> RescindError:
+        if isinstance(error, JournalUnavailable):
+            return error
         if isinstance(error, sqlite3.Error):
             translated = translate(error, self._path)
         else:
@@ -282,6 +292,14 @@ class Writer:
                 ticket.answer = self._closed_error()
                 stragglers.append(ticket)
         _wake(stragglers)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _open_answer(answer: _Answer | None) -> Appended | SlotTaken:
