@@ -574,3 +574,35 @@ def test_a_conflict_says_between_which_steps_of_the_plan_something_came(shop: Sh
     assert detail_of(plan, "1") == (
         "undoing run-1/2 does not give what this step left: the target was changed between the two"
     )
+
+
+# --- what a selection leaves out (U5) ---
+
+
+@pytest.mark.parametrize("how", ["depends_on", "after"])
+def test_what_a_step_outside_the_selection_depends_on_stays(shop: Shop, how: str) -> None:
+    if how == "after":
+        shop.charging = Charging(after=("row.set",))
+    shop.set("jam", 1)
+    shop.set("tea", 1, depends_on=("1",))
+    shop.clock.sleep(60)
+    until = shop.clock.now()
+    shop.charge(depends_on=("2",) if how == "depends_on" else ())
+    shop.set("sugar", 1)
+    shop.clock.sleep(60)
+
+    plan = shop.plan(until=until)
+    assert decisions(plan) == (("2", "review: blocked"), ("1", "review: blocked"))
+    assert detail_of(plan, "2") == "step 3 (card.charge) depends on it and is outside this selection"
+
+    shop.apply(shop.plan(since=until))
+    assert dict(decisions(shop.plan(until=until))) == {"2": "restore", "1": "restore"}
+
+
+def test_what_can_never_be_undone_outside_the_selection_holds_nothing_back(shop: Shop) -> None:
+    shop.set("tea", 1)
+    shop.clock.sleep(60)
+    until = shop.clock.now()
+    shop.mail(depends_on=("1",))
+
+    assert decisions(shop.plan(until=until)) == (("1", "restore"),)

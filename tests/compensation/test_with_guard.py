@@ -11,6 +11,7 @@ import pytest
 
 from builders import a_guard, steps_of
 from rescind.clock import SystemIds
+from rescind.compensation.decision import Review
 from rescind.compensation.effects import MappingKey, SqlRows
 from rescind.compensation.execute import apply_plan
 from rescind.compensation.result import UndoResult
@@ -233,6 +234,33 @@ def test_of_calls_that_overlap_the_one_that_ended_last_is_undone_first() -> None
     assert [step.step.step_id for step in result.steps] == ["1", "2"]
     assert result.counts == {"restored": 2}
     assert rows == {"tea": 3}
+
+
+def test_a_step_whose_parameters_were_renamed_since_goes_to_a_person_in_the_plan() -> None:
+    guard, later = a_guard(), a_guard()
+
+    @guard.write("card.charge", redact=["card"])
+    def charge(c: str, card: str) -> None: ...
+
+    @charge.compensate
+    def _(step: PastStep) -> None: ...
+
+    @later.write("card.charge", redact=["card"])
+    def charge_now(cust: str, card: str, note: str = "") -> None: ...
+
+    @charge_now.compensate
+    def _(step: PastStep) -> None:
+        raise AssertionError(step)
+
+    with guard.run("shop@1"):
+        charge("ada", "4242")
+
+    plan = make_plan(guard.journal, Selection(agent="shop"), later.compensators, ManualClock())
+    decision = plan.items[0].decision
+    assert isinstance(decision, Review)
+    assert decision.reason == "not_declared"
+    assert decision.detail == "took (c, card) when it was made, takes (cust, card, note) now"
+    assert later.compensators["card.charge"].accepts({"cust": "ada"}) == ""
 
 
 def test_parents_and_children_of_different_runs_are_both_undone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rescind.model.action import Action, EffectClass
 from rescind.model.entry import CompensationEnded, Disposition, Ended, Entry, Event, Intended, RunOpened, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Outcome
-from rescind.model.step import Compensation, Snapshot, Step, Target
+from rescind.model.step import Arguments, Compensation, Snapshot, Step, Target
 from rescind.testing import ManualClock
 
 Rows = dict[str, Any]
@@ -41,6 +41,9 @@ class RowSetting:
         self.before_undo: Callable[[StepRecord], None] = lambda record: None
         self.looks = 0
         self.restores: list[StepRef] = []
+
+    def accepts(self, arguments: Arguments) -> str:
+        return ""
 
     def observe(self, record: StepRecord) -> Any:
         self.looks += 1
@@ -74,6 +77,9 @@ class Charging:
         self.order: list[StepRef] = []
         self.before_undo: Callable[[StepRecord], None] = lambda record: None
 
+    def accepts(self, arguments: Arguments) -> str:
+        return ""
+
     def observe(self, record: StepRecord) -> Any:
         return None
 
@@ -90,6 +96,9 @@ class Mailing:
         name="mail.send", effect_class=EffectClass.IRREVERSIBLE, irreversible_because="a mail cannot be unsent"
     )
     parallel = True
+
+    def accepts(self, arguments: Arguments) -> str:
+        return ""
 
     def observe(self, record: StepRecord) -> Any:
         raise AssertionError("nobody looks at a mail")

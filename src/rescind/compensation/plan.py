@@ -19,7 +19,7 @@ How each step is decided, first rule first:
     settled by an undo or a person, or failed       -> nothing
     waiting for a person                            -> nothing yet
     in a cycle of declared dependencies             -> review
-    action not declared, or declared otherwise      -> review
+    action not declared, or declared otherwise      -> review (or with other parameters)
     irreversible                                    -> review
     compensatable: in doubt, or past its deadline   -> review; else compensate
     reversible:                                        by the version at the target, see `_reversible`
@@ -93,6 +93,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
         foreign_steps: Steps of others, by target, in order; needed only to explain conflicts.
         retried_tasks: Review tasks that were resolved with `retry`; their steps are planned again.
         settled_tasks: Review tasks that a person resolved otherwise.
+        outside: Steps of the same runs that are not in scope, in order of intent; what they depend on stays (U5).
+        misfits: For steps that their action cannot undo as it is declared now: why.
     """
 
     actions: Mapping[str, Action]
@@ -101,6 +103,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     foreign_steps: Mapping[Target, Sequence[ForeignStep]] = {}
     retried_tasks: Collection[str] = frozenset()
     settled_tasks: Collection[str] = frozenset()
+    outside: Sequence[StepRecord] = ()
+    misfits: Mapping[StepRef, str] = {}
 
 
 def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[str, Any] | None = None) -> Plan:
@@ -126,6 +130,7 @@ def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[st
 def _items(order: Order, known: Known) -> Iterable[PlanItem]:
     forecast = Forecast()
     staying = Staying(order.blocks_on, order.gates_of, order.gates, order.cyclic)
+    outside = _Outside(known)
     whole: dict[StepRef, _PutBack] = {}
     for record in order.records:
         ref = record.ref
@@ -138,14 +143,53 @@ def _items(order: Order, known: Known) -> Iterable[PlanItem]:
             whole[ref] = outer
         if is_undo(decision):
             blocker = staying.blocker_of(ref)
+            beyond = outside.dependent_of(record)
             if blocker is not None:
                 decision = blocked_by(blocker)
+            elif beyond is not None:
+                detail = (
+                    f"step {beyond.step.step_id} ({beyond.step.action}) depends on it and is outside this selection"
+                )
+                decision = Review(ReviewReason.BLOCKED, detail)
         if blocks(decision):
             staying.add(ref)
         if _is_restored(decision) and record.step.before is not None:
             whole.setdefault(ref, _PutBack(ref, seen, record.step.before.version))
         _foresee(record, decision, site, known)
         yield _item(record, decision, order)
+
+
+class _Outside:
+    """What steps outside the scope were declared to depend on, as long as their effects may stay."""
+
+    def __init__(self, known: Known) -> None:
+        self._named: dict[StepRef, StepRecord] = {}
+        self._newest: dict[tuple[str, str], StepRecord] = {}
+        for record in known.outside:
+            if not _may_stay(record, known):
+                continue
+            run_id = record.run.run_id
+            for name in record.step.depends_on:
+                other_run, _, step_id = name.rpartition("/")
+                self._named[StepRef(run_id, name)] = self._named[StepRef(other_run, step_id)] = record
+            action = known.actions.get(record.step.action)
+            for earlier in action.after if action else ():
+                self._newest[run_id, earlier] = record
+
+    def dependent_of(self, record: StepRecord) -> StepRecord | None:
+        """A step outside that depends on this one; None if there is none."""
+        newest = self._newest.get((record.run.run_id, record.step.action))
+        if newest is not None and newest.intended_sequence < record.intended_sequence:
+            newest = None
+        return self._named.get(record.ref, newest)
+
+
+def _may_stay(record: StepRecord, known: Known) -> bool:
+    """Whether the effect of this step outside the scope stays for now; what stays for good holds nothing back."""
+    if record.step.effect_class is EffectClass.IRREVERSIBLE or _past_deadline(record, known) is not None:
+        return False
+    settled = _settled(record, known)
+    return settled is None or blocks(settled)
 
 
 class _PutBack(msgspec.Struct, frozen=True, gc=False):
@@ -240,9 +284,11 @@ def _decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> 
     if recorded is not action.effect_class:
         was = f"was {recorded.value}" if recorded else "had no effect class"
         return Review(ReviewReason.NOT_DECLARED, f"it {was} when it was made, and is {action.effect_class.value} now")
+    misfit = known.misfits.get(record.ref)
     if recorded is EffectClass.COMPENSATABLE:
-        return _compensatable(record, action, known)
-    return _reversible(record, site, known)
+        decision = _compensatable(record, action, known)
+        return Review(ReviewReason.NOT_DECLARED, misfit) if misfit and is_undo(decision) else decision
+    return Review(ReviewReason.NOT_DECLARED, misfit) if misfit else _reversible(record, site, known)
 
 
 def _settled(record: StepRecord, known: Known) -> Decision | None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rescind.model.action import Action
 from rescind.model.history import StepRecord
-from rescind.model.step import Snapshot
+from rescind.model.step import Arguments, Snapshot
 
 
 class Compensator(Protocol):
@@ -31,6 +31,10 @@ class Compensator(Protocol):
     @property
     def parallel(self) -> bool:
         """Whether several of its steps may be looked at and undone at once (C4)."""
+        ...
+
+    def accepts(self, arguments: Arguments) -> str:
+        """Why past steps with these recorded arguments cannot be undone as the action is declared now; empty if so."""
         ...
 
     def observe(self, record: StepRecord) -> Snapshot | Awaitable[Snapshot | None] | None:

@@ -66,9 +66,15 @@ def select_steps(journal: Journal, selection: Selection) -> list[StepRecord]:
 
     Raises: UsageError, for a run, trace, agent or tenant that the journal does not know, with the nearest one it does.
     """
+    return select_and_rest(journal, selection)[0]
+
+
+def select_and_rest(journal: Journal, selection: Selection) -> tuple[list[StepRecord], list[StepRecord]]:
+    """The chosen steps, and those of the same runs that the range of time leaves out. Else as `select_steps`."""
     runs = select_runs(journal, selection)
     steps = read_steps(journal, (run.run_id for run in runs))
-    return [record for record in steps if selection.covers(record.intended_at)]
+    chosen = [record for record in steps if selection.covers(record.intended_at)]
+    return chosen, [record for record in steps if not selection.covers(record.intended_at)]
 
 
 def select_runs(journal: Journal, selection: Selection) -> list[RunInfo]:

@@ -16,7 +16,7 @@ from rescind.compensation.nesting import containers_of, end_of
 from rescind.compensation.order import Place, place_of
 from rescind.compensation.plan import ForeignStep, Known, Observation, plan_undo
 from rescind.compensation.port import Compensator, ReviewReason
-from rescind.compensation.selection import Selection, select_steps
+from rescind.compensation.selection import Selection, select_and_rest
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import Disposition, Intended, StepRef
@@ -47,7 +47,8 @@ def make_plan(
 
     Raises: UsageError, for a selection that names what the journal does not know.
     """
-    survey = _Survey(journal, select_steps(journal, selection), compensators, clock, parallel)
+    records, outside = select_and_rest(journal, selection)
+    survey = _Survey(journal, records, outside, compensators, clock, parallel)
     with Waiter() as waiter:
         return survey.plan(selection, waiter)
 
@@ -57,11 +58,19 @@ class _Survey:
         self,
         journal: Journal,
         records: list[StepRecord],
+        outside: list[StepRecord],
         compensators: Mapping[str, Compensator],
         clock: Clock,
         parallel: int,
     ) -> None:
         self._journal, self._records, self._compensators = journal, records, compensators
+        self._outside = outside
+        self._misfits = {
+            record.ref: problem
+            for record in records
+            if record.step.action in compensators
+            and (problem := compensators[record.step.action].accepts(record.step.arguments))
+        }
         self._actions: dict[str, Action] = {name: each.action for name, each in compensators.items()}
         self._now = from_us(clock.now_us())
         self._parallel = parallel
@@ -86,6 +95,8 @@ class _Survey:
             foreign_steps=foreign or {},
             retried_tasks=self._resolved.retried,
             settled_tasks=self._resolved.settled,
+            outside=self._outside,
+            misfits=self._misfits,
         )
         return plan_undo(self._records, known, selection=selection.as_dict())
 
@@ -120,6 +131,7 @@ class _Survey:
         open_again = record.disposition is Disposition.REVIEW and record.task_id in self._resolved.retried
         return (
             action is not None
+            and record.ref not in self._misfits
             and action.effect_class is EffectClass.REVERSIBLE is record.step.effect_class
             and record.step.before is not None
             and not isinstance(record.outcome, Failed)

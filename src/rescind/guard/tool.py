@@ -15,7 +15,7 @@ from rescind.guard.handlers import Handler, HandlerEffect
 from rescind.model.action import Action, EffectClass
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
-from rescind.model.step import Snapshot, Target
+from rescind.model.step import REDACTED, Arguments, Snapshot, Target
 
 THREE_CHOICES = """\
     reversible     @{tool}.snapshot and @{tool}.restore, or effect=SqlRows(…), Files(…), MappingKey(…)
@@ -23,6 +23,8 @@ THREE_CHOICES = """\
     irreversible   @guard.write("{action}", irreversible="why nobody can take it back")"""
 
 _OURS = "rescind.compensation.effects"  # By name: the guard does not import what stands on it.
+
+_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class WriteTool:
@@ -44,6 +46,11 @@ class WriteTool:
         self.function, self.name = function, name
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = Signature(function)
+        self._required = [
+            name
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is parameter.empty and parameter.kind not in _COLLECTING
+        ]
         self.redact = frozenset(redact)
         self.verifier: Handler | None = None
         self.compensator: Handler | None = None
@@ -230,6 +237,14 @@ class WriteTool:
             after_snapshot=record.after,
             idempotency_key=key,
         )
+
+    def accepts(self, arguments: Arguments) -> str:
+        """What is wrong with recorded arguments for the tool's parameters as they are now; empty if nothing is."""
+        gone = [name for name, value in arguments.items() if value != REDACTED and name not in self.signature.names]
+        missing = [name for name in self._required if name not in arguments and name not in self.redact]
+        if not gone and not missing:
+            return ""
+        return f"took ({', '.join(arguments)}) when it was made, takes ({', '.join(self.signature.names)}) now"
 
     def observe(self, record: StepRecord) -> Snapshot | Awaitable[Snapshot | None] | None:
         """The step's target now; see `Effect.observe`."""
