@@ -256,7 +256,7 @@ def test_what_was_seen_of_a_step_itself_counts_beside_the_forecast() -> None:
 
     plan = plan_undo(read_steps(shop.journal, ["run-1"]), known)
     assert decisions(plan) == (("2", "restore"), ("1", "restore"))
-    assert detail_of(plan, "1") == "newer steps at its target come first; it is compared in its turn"
+    assert detail_of(plan, "1") == "after the newer steps at its target are put back; checked again then"
 
 
 def test_actions_that_look_at_different_parts_of_a_target_do_not_disturb_each_other(shop: Shop) -> None:

@@ -174,12 +174,17 @@ def test_a_guard_that_cannot_be_registered_does_not_start(tmp_path: Path) -> Non
     setting.close()
 
 
+def watchers() -> int:
+    return sum(thread.name == "rescind-watcher" for thread in threading.enumerate())
+
+
 def test_close_ends_the_thread_and_the_registration_and_start_begins_again(setting: Setting) -> None:
+    others = watchers() - 1  # of guards that other tests left to the end of the process
     setting.watcher.close()
     setting.watcher.close()
     assert not setting.watcher.is_running()
     assert living_guards(setting.directory) == []
-    assert "rescind-watcher" not in {thread.name for thread in threading.enumerate()}
+    assert watchers() == others
 
     setting.watcher.start()
     setting.watcher.start()

@@ -349,7 +349,9 @@ def _reversible(record: StepRecord, site: Site, known: Known) -> Decision:
         return Review(ReviewReason.NO_SNAPSHOT, "what the step left at the target was not recorded")
     if possible.isdisjoint((before.version, after.version)) and not site.moves_others(view):
         return Review(ReviewReason.CONFLICT, _explain_conflict(record, site, known))
-    note = "" if view.version == after.version else "newer steps at its target come first; it is compared in its turn"
+    note = (
+        "" if view.version == after.version else "after the newer steps at its target are put back; checked again then"
+    )
     return _past_deadline(record, known) or Restore(leaves=before.version, expects=after.version, note=note)
 
 

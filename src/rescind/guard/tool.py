@@ -224,7 +224,7 @@ class WriteTool:
     def past(self, record: StepRecord, *, key: str) -> PastStep:
         """A recorded step as handlers see it."""
         outcome = record.outcome
-        result = outcome.result if isinstance(outcome, Completed) else None
+        result = outcome.result if isinstance(outcome, Completed) and outcome.result_recorded else None
         return PastStep(
             run=record.run,
             step_id=record.step.step_id,
