@@ -70,25 +70,34 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
+
+
 def show(suite: str, rows: list[Row]) -> None:
     """Print the table and write `bench/out/SUITE.json`."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"bench {suite}", title_justify="left")
-    for heading, justify in (
-        ("name", "left"), ("ours", "right"), ("reference", "right"), ("unit", "left"),
-        ("ratio", "right"), ("target", "right"), ("met", "center"), ("n", "right"), ("note", "left"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # the literals above are the allowed ones
+    table.add_column("name", no_wrap=True)
+    for heading in ("ours", "reference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    for heading in ("ratio", "target", "met", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for item in rows:
         met = {True: "[green]yes[/]", False: "[red]NO[/]", None: "-"}[item.met]
-        target = "-" if item.target is None else f"≤ {item.target:g}"
+        target = "-" if item.target is None else f"≤ {item.target:.3g}"
         table.add_row(
-            item.name, f"{item.ours:,.4g}", f"{item.reference:,.4g}", item.unit,
-            f"{item.ratio:.2f}", target, met, str(item.n), item.note,
+            item.name, _number(item.ours), _number(item.reference), item.unit,
+            f"{item.ratio:.2f}", target, met, str(item.n),
         )  # fmt: skip
-    Console(width=None).print(table)
+    console = Console(width=110)
+    console.print(table)
+    for item in rows:
+        if item.note:
+            console.print(f"  [bold]{item.name}[/]: {item.note}", highlight=False)
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{suite}.json"
     path.write_text(json.dumps(msgspec.to_builtins(rows), indent=1) + "\n", encoding="utf-8")

@@ -291,7 +291,7 @@ def test_parts_of_a_target_that_overlap_are_compared_in_their_turn(shop: Shop) -
     compensators = shop.compensators | {"whole.set": whole}
     plan = make_plan(shop.journal, Selection(run_ids=("run-1",)), compensators, shop.clock)
     assert decisions(plan) == (("2", "restore"), ("1", "restore"))
-    assert "compared in its turn" in detail_of(plan, "1")
+    assert "checked again then" in detail_of(plan, "1")
 
 
 def test_a_target_that_cannot_be_looked_at_goes_to_a_person(shop: Shop) -> None:
