@@ -8,11 +8,10 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
-from rescind.switch.memory import MemoryOrders
-
 from bench.form import Row, interleaved, row
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal
+from rescind.switch.memory import MemoryOrders
 
 CALLS = 200_000
 ROUNDS = 9
