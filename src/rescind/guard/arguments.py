@@ -73,11 +73,11 @@ class Signature:
                 self._hints = {}
         return self._hints
 
-    def restore(self, arguments: Arguments) -> dict[str, Any]:
+    def typed_arguments(self, arguments: Arguments) -> dict[str, Any]:
         """Recorded arguments in the types of their annotations, where those can be had."""
         return {name: self._typed(name, value) for name, value in arguments.items() if value != REDACTED}
 
-    def restore_result(self, value: Any) -> Any:
+    def typed_result(self, value: Any) -> Any:
         """A recorded result in the type of the return annotation, where that can be had."""
         return self._typed("return", value)
 

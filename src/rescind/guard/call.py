@@ -73,9 +73,9 @@ class WriteCall:
         self._declared = self.tool.action  # an incomplete declaration is refused before anything else
         self.run.admit(self.action, writes=True)
 
-    def admit_again(self) -> None:
+    def check_orders(self) -> None:
         """The gate once more, now that the intent is durable (W2). Costs one look at the page if nothing moved."""
-        self.run.admit_again(self.action, writes=True)
+        self.run.check_orders(self.action, writes=True)
 
     def record(self) -> None:
         """Bind the arguments and put them into the journal's form. Raises: NotSerialisable, TypeError."""
@@ -251,7 +251,7 @@ class WriteCall:
 
     def typed_result(self, recorded: Any) -> Any:
         """A recorded result in the type of the tool's annotation."""
-        return self.tool.signature.restore_result(recorded)
+        return self.tool.signature.typed_result(recorded)
 
     @property
     def verify(self) -> Callable[..., Any] | None:

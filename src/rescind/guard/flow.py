@@ -128,7 +128,7 @@ def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
             return Threw(error)
     call.intent_is_durable()
     try:
-        call.admit_again()
+        call.check_orders()
         call.check_unchanged()
         yield Boundary()
     except BaseException as error:  # noqa: BLE001

@@ -203,7 +203,7 @@ class Run:
 
         Raises: CallDenied, RunHalted.
         """
-        self.admit_again(action, writes=writes)
+        self.check_orders(action, writes=writes)
         limits = self._limits
         if self.guard.clock.monotonic_s() >= limits.deadline_s:
             self._refuse(spent(action, "time"), action)
@@ -215,7 +215,7 @@ class Run:
         above_is_spent = self.parent is not None and self.parent.is_spent()
         return next(self._calls) > self._limits.calls_max or above_is_spent
 
-    def admit_again(self, action: str, *, writes: bool) -> None:
+    def check_orders(self, action: str, *, writes: bool) -> None:
         """Whether the orders, as they are by now, allow the call.
 
         Raises: CallDenied, RunHalted.

@@ -31,15 +31,15 @@ def restore_tree(parent: int, name: str, *, was: Manifest, left: Manifest, scan:
     resuming = _exists(parent, staging)
     scan.run(parent, name)
     work = _Work(parent, name, staging, was, left, scan)
-    todo = work.choose(resuming=resuming)
-    if not todo and not resuming:
+    pending = work.choose(resuming=resuming)
+    if not pending and not resuming:
         return
     if not resuming:
         os.mkdir(staging, _OWNER_ALL, dir_fd=parent)
     _empty(parent, staging)
     try:
-        work.stage(todo, blobs)
-        work.check_untouched(todo)
+        work.stage(pending, blobs)
+        work.check_untouched(pending)
     except BaseException:
         # Nothing has moved yet. An earlier, interrupted run needs its mark, though.
         _empty(parent, staging)
@@ -47,9 +47,9 @@ def restore_tree(parent: int, name: str, *, was: Manifest, left: Manifest, scan:
             os.rmdir(staging, dir_fd=parent)
         raise
     os.fsync(parent)  # the mark, before the first path between two states
-    work.open_folders(todo)
-    work.remove(todo)
-    work.put(todo)
+    work.open_folders(pending)
+    work.remove(pending)
+    work.put(pending)
     work.close_folders()
     _empty(parent, staging)
     os.rmdir(staging, dir_fd=parent)
@@ -70,25 +70,25 @@ class _Work:
     def choose(self, *, resuming: bool) -> list[str]:
         """The paths to change, parents first. Raises: Conflict."""
         now = self.scan.manifest
-        todo: list[str] = []
+        pending: list[str] = []
         strange: list[str] = []
         for path in sorted(self.was.keys() | self.left.keys() | now.keys(), key=_names):
             here, old, new = now.get(path), self.was.get(path), self.left.get(path)
             if here == old:
                 continue
             if here == new or (resuming and _is_between(here, old, new)):
-                todo.append(path)
+                pending.append(path)
             else:
                 strange.append(path or self.name)
         if strange:
             more = f" and {len(strange) - _NAMED_MAX} more" if len(strange) > _NAMED_MAX else ""
             raise Conflict(f"not as the step left it, so nothing was changed: {', '.join(strange[:_NAMED_MAX])}{more}")
-        return todo
+        return pending
 
-    def stage(self, todo: Iterable[str], blobs: Blobs) -> None:
+    def stage(self, pending: Iterable[str], blobs: Blobs) -> None:
         """Make what is to come complete, aside."""
         with folder_below(self.parent, (self.staging,)) as staging:
-            for number, path in enumerate(todo):
+            for number, path in enumerate(pending):
                 entry = self.was.get(path)
                 if entry is None or self._only_mode_differs(path):
                     continue
@@ -101,9 +101,9 @@ class _Work:
                     _stage_file(staging, str(number), entry, blobs)
             os.fsync(staging)
 
-    def check_untouched(self, todo: Iterable[str]) -> None:
+    def check_untouched(self, pending: Iterable[str]) -> None:
         """Raises: Conflict, if a path was written to since we looked."""
-        for path in todo:
+        for path in pending:
             if self.scan.manifest.get(path) is None:
                 continue
             *above, name = (self.name, *_names(path))
@@ -111,17 +111,17 @@ class _Work:
                 if signature_of(os.stat(name, dir_fd=folder, follow_symlinks=False)) != self.scan.signatures[path]:
                     raise Conflict(f"{path or self.name} was written to just now, so nothing was changed")
 
-    def open_folders(self, todo: Iterable[str]) -> None:
+    def open_folders(self, pending: Iterable[str]) -> None:
         """Make folders writable in which something changes."""
-        for path in todo:
+        for path in pending:
             above = "/".join(path.split("/")[:-1])
             entry = self.scan.manifest.get(above)
             if path and entry and entry["type"] == "folder" and entry["mode"] & _OWNER_ALL != _OWNER_ALL:
                 self._set_mode(above, entry["mode"] | _OWNER_ALL)
 
-    def remove(self, todo: list[str]) -> None:
+    def remove(self, pending: list[str]) -> None:
         """Take away what was not there, and what a folder replaces or is replaced by; children first."""
-        for path in reversed(todo):
+        for path in reversed(pending):
             here, old = self.scan.manifest.get(path), self.was.get(path)
             if here is None or (old is not None and not _replaces_folder(here, old)):
                 continue
@@ -133,10 +133,10 @@ class _Work:
                     os.unlink(name, dir_fd=folder)
                 os.fsync(folder)
 
-    def put(self, todo: Iterable[str]) -> None:
+    def put(self, pending: Iterable[str]) -> None:
         """Move what was staged into place; parents first."""
         with folder_below(self.parent, (self.staging,)) as staging:
-            for number, path in enumerate(todo):
+            for number, path in enumerate(pending):
                 if path not in self.was or self._only_mode_differs(path):
                     continue
                 *above, name = (self.name, *_names(path))
