@@ -83,7 +83,9 @@ class Writer:
     def append(self, drafts: Sequence[Prepared]) -> Appended | SlotTaken:
         """See `Journal.append`."""
         ticket = _Ticket(drafts)
-        if self._at_work.locked() or self._queue.qsize():
+        last = self._last_put
+        # The thread may have taken the last one from the queue and not begun it; nobody overtakes that.
+        if self._at_work.locked() or (last is not None and last.answer is None):
             self._wait(ticket)
         else:
             self._append_here(ticket)
@@ -137,6 +139,7 @@ class Writer:
         self._at_work = threading.Lock()  # Held while the connection is in use.
         self._here = 0  # The thread that appends by itself just now.
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
+        self._last_put: _Ticket | None = None
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._recorder: Recorder | None = None
@@ -173,6 +176,7 @@ class Writer:
             self._start()
         if self._queue.qsize() >= _QUEUE_MAX:
             raise JournalUnavailable(f"the journal {self._path} is {_QUEUE_MAX} appends behind; slow down")
+        self._last_put = ticket  # The queue is in order: once this one is answered, all before it are.
         self._queue.put(ticket)
         if self._ended:
             # The last look into the queue may have been before this ticket was in it.
