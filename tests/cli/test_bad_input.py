@@ -1,5 +1,6 @@
 """Bad input: a message with the place and the remedy, exit status 2, no traceback, and nothing is changed."""
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ def test_a_stop_with_a_named_store_does_not_read_the_configuration(
 
 @pytest.mark.parametrize("name", ["journal.db", "orders.db"])
 def test_a_store_of_a_newer_format_is_left_alone(rescind: Rescind, shop: ModuleType, folder: Path, name: str) -> None:
-    with sqlite3.connect(folder / "store" / name) as connection:
+    with contextlib.closing(sqlite3.connect(folder / "store" / name)) as connection, connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
 

@@ -1,5 +1,6 @@
 """Each invariant is one that can fail: the kept books are tampered with, and the right check notices."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -67,7 +68,7 @@ def test_the_kept_books_hold(folder: Path, truth: Truth, opening: Opening) -> No
     ("statement", "names"), TAMPERING.items(), ids=[", ".join(names) for names in TAMPERING.values()]
 )
 def test_tampering_is_noticed(statement: str, names: list[str], folder: Path, truth: Truth, opening: Opening) -> None:
-    with sqlite3.connect(folder / "billing.db") as books:
+    with contextlib.closing(sqlite3.connect(folder / "billing.db")) as books, books:
         assert books.execute(statement).rowcount == 1
     assert failing(folder, truth, opening) == names
 
@@ -83,7 +84,7 @@ def test_a_mail_too_many_or_too_few_is_noticed(folder: Path, truth: Truth, openi
 def test_writes_since_a_moment_are_counted_in_the_world(folder: Path) -> None:
     world, moment_s = World(folder), 1e12
     assert world.effects_since(ROGUE, moment_s) == 0
-    with sqlite3.connect(folder / "billing.db") as books:
+    with contextlib.closing(sqlite3.connect(folder / "billing.db")) as books, books:
         books.execute("update charges set began_s = 2e12 where charge_key = (select charge_key from credits limit 1)")
         books.execute(
             "update subscriptions set began_s = 2e12, changed_by = ? where customer_id in ('acme-0001', 'acme-0002')",

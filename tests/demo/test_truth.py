@@ -1,6 +1,7 @@
 """The morning and the truth: seeded, and computed without rescind."""
 
 import ast
+import contextlib
 import sqlite3
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,8 @@ def opened_at(folder: Path, **seed: int) -> Opening:
 
 
 def dump(path: Path) -> str:
-    return "\n".join(sqlite3.connect(path).iterdump())
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return "\n".join(connection.iterdump())
 
 
 def test_the_same_seed_makes_the_same_morning(tmp_path: Path) -> None:
@@ -29,7 +31,8 @@ def test_the_same_seed_makes_the_same_morning(tmp_path: Path) -> None:
 
 def test_the_two_releases_read_the_mail_as_the_story_needs(tmp_path: Path) -> None:
     opening = opened_at(tmp_path)
-    mail = sqlite3.connect(tmp_path / "morning.db").execute("select tenant, customer_id, body from inbox").fetchall()
+    with contextlib.closing(sqlite3.connect(tmp_path / "morning.db")) as morning:
+        mail = morning.execute("select tenant, customer_id, body from inbox").fetchall()
     read = Counter(read_message_2_4_0(body).kind for tenant, _, body in mail if tenant == ACME)
     assert read == {"reactivate": WRONGED, "nothing": 60}
     misread = {customer for _, customer, body in mail if read_message_2_4_0(body).kind == "reactivate"}
@@ -40,7 +43,8 @@ def test_the_two_releases_read_the_mail_as_the_story_needs(tmp_path: Path) -> No
 
 def test_all_who_are_wronged_had_cancelled(tmp_path: Path) -> None:
     opening = opened_at(tmp_path)
-    rows = sqlite3.connect(tmp_path / "morning.db").execute("select customer_id, status from subscriptions")
+    with contextlib.closing(sqlite3.connect(tmp_path / "morning.db")) as morning:
+        rows = morning.execute("select customer_id, status from subscriptions").fetchall()
     status = dict(rows)
     assert len(opening.wronged) == len({*opening.wronged}) == WRONGED
     assert {status[customer] for customer in opening.wronged} == {"cancelled", "cancelling"}
@@ -55,6 +59,7 @@ def test_the_truth_of_a_day_without_events_is_the_morning_and_the_edit(tmp_path:
     assert differing(truth.acme_subscriptions, before) == [opening.edit.customer_id]
     assert truth.charges == 920
     assert sum(truth.owed_cents.values()) == books.execute("select sum(amount_cents) from charges").fetchone()[0]
+    books.close()
     assert truth.cohorts == {}
 
 

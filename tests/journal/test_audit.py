@@ -1,5 +1,6 @@
 """Whoever changes the file behind the journal's back is found out, and the audit says where."""
 
+import contextlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -141,7 +142,8 @@ def test_an_end_that_was_cut_off_consistently_is_shown_by_the_seal(path: Path) -
 
 def test_a_history_that_was_written_anew_is_shown_by_the_seal(path: Path) -> None:
     seals = seals_path(path).read_bytes()
-    id_of_journal = sqlite3.connect(path).execute("SELECT journal_id FROM journal").fetchone()[0]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        id_of_journal = connection.execute("SELECT journal_id FROM journal").fetchone()[0]
     for file in path.parent.iterdir():
         file.unlink()
     forged = SqliteJournal(path)

@@ -1,6 +1,7 @@
 """When the disk fails: J7 for SQLite, the translation of its errors, and what is left alone."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
@@ -305,7 +306,7 @@ def test_a_new_journal_is_for_its_owner_only(tmp_path: Path) -> None:
 def test_a_journal_of_a_newer_rescind_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     SqliteJournal(path).close()
-    with sqlite3.connect(path) as raw:
+    with contextlib.closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("PRAGMA user_version = 2")
     raw.close()
     before = path.read_bytes()
@@ -319,7 +320,7 @@ def test_a_journal_of_a_newer_rescind_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
-    with sqlite3.connect(path) as raw:
+    with contextlib.closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("CREATE TABLE customers (id INTEGER)")
     raw.close()
     before = path.read_bytes()
@@ -353,7 +354,7 @@ def test_a_folder_that_cannot_be_made_is_an_unavailable_journal(tmp_path: Path) 
 def test_an_entry_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path / "journal.db")
     journal.append([opened(), intended(a_step())])
-    with sqlite3.connect(journal.path) as raw:
+    with contextlib.closing(sqlite3.connect(journal.path)) as raw, raw:
         raw.execute("""UPDATE entries SET body = '{"type":"from_the_future"}' WHERE sequence = 2""")
     raw.close()
 
