@@ -22,6 +22,9 @@ CONFIG_NAME = "rescind.yaml"
 STORE_VARIABLE = "RESCIND_STORE"
 STORE_DEFAULT = ".rescind"
 
+JOURNAL_NAME = "journal.db"
+"""The journal's file in a store. Here, since commands look for it without importing the journal."""
+
 
 class UndoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How undos are applied."""

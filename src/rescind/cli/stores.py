@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rescind.cli.safe import safe
-from rescind.config import STORE_VARIABLE, load_settings
+from rescind.config import JOURNAL_NAME, STORE_VARIABLE, load_settings
 from rescind.errors import RescindError, UsageError
 from rescind.switch.desk import open_store
 from rescind.switch.store import ORDERS_NAME, SqliteOrders
 
 if TYPE_CHECKING:
     from rescind.journal.sqlite import SqliteJournal
-
-JOURNAL_NAME = "journal.db"
 
 
 def find_store(given: Path | None) -> Path:

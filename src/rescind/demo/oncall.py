@@ -11,6 +11,7 @@ from rescind.compensation.port import ReviewReason
 from rescind.compensation.result import StepResult, UndoResult
 from rescind.compensation.selection import Selection
 from rescind.compensation.survey import make_plan
+from rescind.config import JOURNAL_NAME
 from rescind.demo.desk import STORE, Desk
 from rescind.errors import RescindError
 from rescind.journal.audit import AuditReport, verify
@@ -145,7 +146,7 @@ class OnCall:
 
     def audit(self) -> AuditReport:
         """Whether the journal is as it was written."""
-        return verify(self._store / "journal.db")
+        return verify(self._store / JOURNAL_NAME)
 
 
 def _is_conflict(step: StepResult) -> bool:

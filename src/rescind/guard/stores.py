@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rescind.config import JOURNAL_NAME
 from rescind.journal.port import Journal
 from rescind.switch.port import Orders
 
@@ -11,9 +12,6 @@ if TYPE_CHECKING:
     from rescind.guard.guard import Guard
     from rescind.journal.sqlite import SqliteJournal
     from rescind.switch.store import SqliteOrders
-
-JOURNAL_NAME = "journal.db"
-"""The journal's file in a store's folder."""
 
 
 class Watch(Protocol):
