@@ -10,6 +10,7 @@ or wrote something unreadable stays unknown, and a receipt with unknowns is neve
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -44,7 +45,13 @@ class GuardState(enum.StrEnum):
     UNKNOWN = "unknown"  # it lives, and has not said that it follows
     BOUND = "bound"  # it admits nothing under older orders; calls from before are running
     DRAINED = "drained"  # and these have ended
+    SILENCED = "silenced"  # it did not answer, and its lease has run out: it holds itself at its `on_silence`
+    KILLED = "killed"  # its supervisor saw its process end
     GONE = "gone"  # its process has ended, or it has closed
+
+
+SETTLED = frozenset({GuardState.DRAINED, GuardState.SILENCED, GuardState.KILLED, GuardState.GONE})
+"""The states in which nothing more is awaited of a guard."""
 
 
 class GuardReceipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +68,8 @@ class GuardReceipt(msgspec.Struct, frozen=True, kw_only=True):
         runs_covered: How many of its open runs the order covers, for an action or as a whole; None if unknown.
         runs_open: How many runs it holds open; None if unknown.
         detail: What else is to be said: why it is unknown, what is wrong with it.
+        host: On which machine it runs; empty for this one.
+        until: When its lease will have run out, if it stays silent, or did; None where nobody can say.
     """
 
     guard_id: str
@@ -73,6 +82,8 @@ class GuardReceipt(msgspec.Struct, frozen=True, kw_only=True):
     runs_covered: int | None = None
     runs_open: int | None = None
     detail: str = ""
+    host: str = ""
+    until: datetime | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +96,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         all_bound: Whether no guard is unknown.
         all_drained: Whether, besides, no call from before the order runs any more.
         guards: By id; empty if no guard lives here, and then the order binds whoever starts later.
+        unheard: Switches that did not answer and whose guards are not known, so that this receipt may lack some.
     """
 
     order_id: str
@@ -93,6 +105,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     all_bound: bool
     all_drained: bool
     guards: tuple[GuardReceipt, ...]
+    unheard: tuple[str, ...] = ()
 
 
 def make_receipt(placed: Placed, sightings: Iterable[Sighting], *, now_s: float) -> Receipt:
@@ -110,7 +123,7 @@ def make_receipt(placed: Placed, sightings: Iterable[Sighting], *, now_s: float)
         stamp=placed.stamp,
         waited_ms=_milliseconds(placed, now_s),
         all_bound=GuardState.UNKNOWN not in states,
-        all_drained=states <= {GuardState.DRAINED, GuardState.GONE},
+        all_drained=states <= SETTLED,
         guards=guards,
     )
 
