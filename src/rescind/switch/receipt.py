@@ -9,7 +9,7 @@ or wrote something unreadable stays unknown, and a receipt with unknowns is neve
 """
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -97,6 +97,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         all_drained: Whether, besides, no call from before the order runs any more.
         guards: By id; empty if no guard lives here, and then the order binds whoever starts later.
         unheard: Switches that did not answer and whose guards are not known, so that this receipt may lack some.
+        heard: Switches whose guards it includes: those that answered, and those whose guards are known all the same. By
+            id, and by URL too where one is known, since whoever joins receipts may know a switch by either.
     """
 
     order_id: str
@@ -106,6 +108,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     all_drained: bool
     guards: tuple[GuardReceipt, ...]
     unheard: tuple[str, ...] = ()
+    heard: tuple[str, ...] = ()
 
 
 def make_receipt(placed: Placed, sightings: Iterable[Sighting], *, now_s: float) -> Receipt:
@@ -160,6 +163,76 @@ def await_receipt(
         if receipt.all_drained or remaining_s <= 0:
             return receipt
         clock.sleep(min(POLL_S, remaining_s))
+
+
+_CERTAINTY = {
+    state: rank
+    for rank, state in enumerate(
+        (
+            GuardState.UNKNOWN,
+            GuardState.SILENCED,  # concluded from silence; what it was doing may run on
+            GuardState.BOUND,  # it has said so itself, and calls from before run
+            GuardState.GONE,  # an end is newer than whatever was in flight
+            GuardState.KILLED,  # and this one was seen
+            GuardState.DRAINED,  # its calls have ended and are accounted for, whatever became of it afterwards
+        )
+    )
+}
+"""Of two answers about one guard the more certain one counts: they are of different moments, and no guard goes back."""
+
+
+def join_receipts(receipts: Iterable[Receipt]) -> Receipt:
+    """The one receipt that several switches and stores give together: for each guard the most that is known. Pure.
+
+    Commutative, associative and idempotent; what is unknown to all stays unknown. A switch is unheard, if some receipt
+    lacks it and none includes it.
+
+    Args:
+        receipts: At least one; all of one order.
+
+    Raises: ValueError, if there is none, or if they are of several orders.
+    """
+    every = tuple(receipts)
+    if len({receipt.order_id for receipt in every}) != 1:
+        raise ValueError("receipts are joined of one order, and of at least one receipt")
+    told: dict[str, list[GuardReceipt]] = {}
+    for guard in (guard for receipt in every for guard in receipt.guards):
+        told.setdefault(guard.guard_id, []).append(guard)
+    guards = tuple(_most_known(told[guard_id]) for guard_id in sorted(told))
+    states = {guard.state for guard in guards}
+    heard = {name for receipt in every for name in receipt.heard}
+    return Receipt(
+        order_id=every[0].order_id,
+        stamp=max(receipt.stamp for receipt in every),
+        waited_ms=max(receipt.waited_ms for receipt in every),
+        all_bound=GuardState.UNKNOWN not in states,
+        all_drained=states <= SETTLED,
+        guards=guards,
+        unheard=tuple(sorted({name for receipt in every for name in receipt.unheard} - heard)),
+        heard=tuple(sorted(heard)),
+    )
+
+
+def _most_known(told: Sequence[GuardReceipt]) -> GuardReceipt:
+    # What a guard is and when it did something may come from any answer; how it stands, from the most certain ones.
+    rank = max(_CERTAINTY[guard.state] for guard in told)
+    best = [guard for guard in told if _CERTAINTY[guard.state] == rank]
+    untils = [guard.until for guard in best]
+    return GuardReceipt(
+        guard_id=best[0].guard_id,
+        state=best[0].state,
+        pid=max((guard.pid for guard in told if guard.pid is not None), default=None),
+        program=max(guard.program for guard in told),
+        bound_ms=min((guard.bound_ms for guard in told if guard.bound_ms is not None), default=None),
+        drained_ms=min((guard.drained_ms for guard in told if guard.drained_ms is not None), default=None),
+        # Steps from before an order only ever end: the shortest list is the newest.
+        in_flight=min((guard.in_flight for guard in best), key=lambda steps: (len(steps), steps)),
+        runs_covered=max((guard.runs_covered for guard in told if guard.runs_covered is not None), default=None),
+        runs_open=max((guard.runs_open for guard in told if guard.runs_open is not None), default=None),
+        detail=max(guard.detail for guard in best),
+        host=max(guard.host for guard in told),
+        until=None if None in untils else max(until for until in untils if until is not None),
+    )
 
 
 def _remember(seen: Mapping[str, Sighting], found: Iterable[Sighting], placed: Placed) -> dict[str, Sighting]:

@@ -1,0 +1,188 @@
+"""One request to several switches at once, each tried again until it answers or time is up.
+
+Replies come as they are known, so that whoever waits for the first durable one can say so at once and hear the others
+afterwards. Each switch is asked by a thread of its own, which the end of the process does not wait for: a name server
+or a handshake that hangs holds nobody up.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from rescind.clock import Clock
+from rescind.errors import ConfigError
+from rescind.switch.client.http import Address, Response, Trouble, Unreachable, fetch
+from rescind.switch.wire import Problem
+
+T = TypeVar("T")
+
+WITHIN_S = 3.0
+"""How long switches that do not answer are tried. A lost packet is sent again twice within it."""
+
+ANSWER_BYTES_MAX = 1024 * 1024
+"""An answer's body: a thousand standing orders take about 300 KiB."""
+
+_BACK_OFF_S, _BACK_OFF_MAX_S = 0.1, 1.0
+
+_DETAIL_LENGTH_MAX = 500
+"""Of what a switch says of itself; it may be broken."""
+
+
+class Switches(msgspec.Struct, frozen=True, kw_only=True):
+    """The switches that a command speaks to.
+
+    Attributes:
+        urls: `http://HOST:PORT` or `https://HOST:PORT`, each once; may be empty.
+        token: What to show them; empty for nothing.
+        ca_file: Whom to believe with https; None for the system's authorities.
+    """
+
+    urls: tuple[str, ...] = ()
+    token: str = ""
+    ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            Address.parse(url)
+        if not all("!" <= character <= "~" for character in self.token):
+            raise ConfigError("the token has blanks or characters that no token has; is it the right file?")
+
+
+class Request(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What to ask, and how to read the answer.
+
+    Attributes:
+        read: Makes the value of an answer with one of the `statuses`; raises ValueError, if it is none.
+        repeats: Whether to try again what was refused for the moment: a full disk, too many requests. Without it, too,
+            switches that cannot be reached are tried again.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Response], T]
+    body: bytes = b""
+    statuses: tuple[int, ...] = (200,)
+    bytes_max: int = ANSWER_BYTES_MAX
+    repeats: bool = True
+
+
+class Reply(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What came of asking one switch.
+
+    Attributes:
+        url: The switch.
+        answer: What it answered; None if it did not do what it was asked.
+        trouble: Why not; None if it did.
+        detail: The same for people, one line of whatever was said, which may be hostile.
+        status: Of its answer; 0 if there was none.
+    """
+
+    url: str
+    answer: T | None = None
+    trouble: Trouble | None = None
+    detail: str = ""
+    status: int = 0
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the switch understood and said no."""
+        return self.trouble in (Trouble.REFUSED, Trouble.NO_TOKEN, Trouble.WRONG_ROLE)
+
+
+class Asking(Generic[T]):
+    """A request on its way to all switches. It is sent when this is made; iterate for the replies.
+
+    Each switch gives exactly one reply, and the last one comes at most `within_s` after the beginning.
+    """
+
+    def __init__(self, switches: Switches, request: Request[T], *, within_s: float = WITHIN_S, clock: Clock) -> None:
+        self._switches, self._request, self._clock = switches, request, clock
+        self._deadline_s = clock.monotonic_s() + within_s
+        self._replies: SimpleQueue[Reply[T]] = SimpleQueue()
+        self._awaited = dict.fromkeys(switches.urls)
+        self._within_s = within_s
+        for url in self._awaited:
+            threading.Thread(target=self._pursue, args=(url,), name=f"asks {url}", daemon=True).start()
+
+    def __iter__(self) -> Iterator[Reply[T]]:
+        while self._awaited:
+            try:
+                reply = self._replies.get(timeout=max(0.0, self._deadline_s + 0.1 - self._clock.monotonic_s()))
+            except Empty:  # its thread hangs where no timeout reaches, such as in a name server's library
+                reply = Reply[T](url=next(iter(self._awaited)), trouble=Trouble.SLOW, detail=self._slow())
+            if reply.url in self._awaited:
+                del self._awaited[reply.url]
+                yield reply
+
+    def _pursue(self, url: str) -> None:
+        pause_s = _BACK_OFF_S
+        while True:
+            reply = self._ask(url)
+            left_s = self._deadline_s - self._clock.monotonic_s()
+            if not self._may_change(reply) or left_s <= pause_s:
+                break
+            self._clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, _BACK_OFF_MAX_S)
+        self._replies.put(reply)
+
+    def _ask(self, url: str) -> Reply[T]:
+        request = self._request
+        try:
+            response = fetch(
+                Address.parse(url),
+                request.method,
+                request.path,
+                body=request.body,
+                token=self._switches.token,
+                ca_file=self._switches.ca_file,
+                deadline_s=self._deadline_s,
+                bytes_max=request.bytes_max,
+                clock=self._clock,
+            )
+        except Unreachable as error:
+            detail = self._slow() if error.trouble is Trouble.SLOW else error.detail
+            return Reply(
+                url=url, trouble=error.trouble, detail=detail + _PERHAPS * (error.sent and request.method != "GET")
+            )
+        return read_response(url, response, request)
+
+    def _may_change(self, reply: Reply[T]) -> bool:
+        if reply.trouble in (Trouble.DOWN, Trouble.NO_HOST, Trouble.SLOW):
+            return True
+        return self._request.repeats and (reply.status == 429 or reply.status >= 500)
+
+    def _slow(self) -> str:
+        return f"did not answer within {self._within_s:g} s"
+
+
+_PERHAPS = "; it may have it all the same"
+
+
+def read_response(url: str, response: Response, request: Request[T]) -> Reply[T]:
+    """The reply that a response is."""
+    if response.status in request.statuses:
+        try:
+            return Reply(url=url, answer=request.read(response), status=response.status)
+        except (ValueError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _no_switch(url, response, f"its answer is none of a switch: {error}")
+    try:
+        problem = msgspec.json.decode(response.body, type=Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _no_switch(url, response, f"it answers {response.status} without a word that a switch would say")
+    troubles = {401: Trouble.NO_TOKEN, 403: Trouble.WRONG_ROLE}
+    trouble = troubles.get(response.status, Trouble.REFUSED)
+    detail = (problem.detail or problem.title)[:_DETAIL_LENGTH_MAX]
+    return Reply(url=url, trouble=trouble, detail=detail, status=response.status)
+
+
+def ask_all(switches: Switches, request: Request[T], *, within_s: float, clock: Clock) -> Sequence[Reply[T]]:
+    """Ask all and wait for every reply; in the order of the URLs."""
+    replies = {reply.url: reply for reply in Asking(switches, request, within_s=within_s, clock=clock)}
+    return [replies[url] for url in dict.fromkeys(switches.urls)]
+
+
+def _no_switch(url: str, response: Response, detail: str) -> Reply[Any]:
+    return Reply(url=url, trouble=Trouble.NO_SWITCH, detail=detail[:_DETAIL_LENGTH_MAX], status=response.status)
