@@ -19,6 +19,13 @@ class Clock(Protocol):
         """Seconds since the machine's start; never goes back; one scale for all processes of the machine."""
         ...
 
+    def boot_s(self) -> float:
+        """As `monotonic_s`, and it also counts the time that the machine is suspended, where the system can tell.
+
+        For promises that end while nobody looks, leases and the deadlines of runs: the gate reads this one clock.
+        """
+        ...
+
     def sleep(self, duration_s: float) -> None:
         """Block the calling thread. A manual clock moves forward instead."""
         ...
@@ -36,6 +43,10 @@ class IdSource(Protocol):
         ...
 
 
+_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS has none, and its monotonic clock stands still
+"""Which clock counts suspended time too. What a hypervisor does to a whole machine it need not tell any clock."""
+
+
 class SystemClock:
     """The clock of this machine."""
 
@@ -46,6 +57,10 @@ class SystemClock:
     def monotonic_s(self) -> float:
         """See `Clock`."""
         return time.monotonic()
+
+    def boot_s(self) -> float:
+        """See `Clock`."""
+        return time.clock_gettime(_BOOT)
 
     def sleep(self, duration_s: float) -> None:
         """See `Clock`."""

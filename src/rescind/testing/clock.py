@@ -19,12 +19,12 @@ class ManualClock:
         """A clock that says `start`, an aware datetime, until it is moved."""
         self.slept_s: list[float] = []
         self._start_us = to_us(start)
-        self._passed_us = 0
+        self._passed_us = self._suspended_us = 0
         self._lock = threading.Lock()
 
     def now_us(self) -> int:
         """See `Clock`."""
-        return self._start_us + self._passed_us
+        return self._start_us + self._passed_us + self._suspended_us
 
     def now(self) -> datetime:
         """The same as an aware datetime."""
@@ -33,6 +33,10 @@ class ManualClock:
     def monotonic_s(self) -> float:
         """See `Clock`. Begins at 0."""
         return self._passed_us / 1_000_000
+
+    def boot_s(self) -> float:
+        """See `Clock`. Begins at 0."""
+        return (self._passed_us + self._suspended_us) / 1_000_000
 
     def sleep(self, duration_s: float) -> None:
         """See `Clock`."""
@@ -44,3 +48,9 @@ class ManualClock:
         assert duration_s >= 0, f"time does not run backwards: {duration_s}"
         with self._lock:
             self._passed_us += round(duration_s * 1_000_000)
+
+    def suspend(self, duration_s: float) -> None:
+        """Let time pass as on a machine that sleeps: the monotonic clock stands still."""
+        assert duration_s >= 0, f"time does not run backwards: {duration_s}"
+        with self._lock:
+            self._suspended_us += round(duration_s * 1_000_000)
