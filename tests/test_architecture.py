@@ -16,6 +16,7 @@ FLOORS = (
     "journal",
     "switch",
     "guard",
+    "integrations",  # how a framework meets a guard
     "compensation.port",  # what undo asks of a guard, and of a person: the seam that recovery shares with it
     "recovery",
     "compensation",

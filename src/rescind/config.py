@@ -1,7 +1,13 @@
 """`rescind.yaml`: found, read and refused as a whole.
 
     store: .rescind              # folder of journal and standing orders, relative to this file
-    fallback: "Please call …"    # what users are shown for a halted run
+    fallback: "Please call …"    # what users are shown for a halted run; or, in full:
+    fallback:
+      text: "The assistant is paused. Please call …"   # {reason}, {agent}, {level} and {retry_after_s} are filled in
+      retry_after_s: 30
+      lang: en
+      templates:                 # the most specific one that matches: agent@version, agent, workflow, level
+        - {agent: billing-agent, workflow: refunds, level: halted, text: "Refunds are paused: {reason}"}
     undo:
       parallel: 8                # compensations at the same time
       retries: 3                 # for transient errors
@@ -19,7 +25,10 @@ the token to show them, and comes before `token_file`.
 """
 
 import difflib
+import itertools
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -34,6 +43,12 @@ STORE_DEFAULT = ".rescind"
 
 URL_VARIABLE = "RESCIND_URL"
 TOKEN_VARIABLE = "RESCIND_TOKEN"  # noqa: S105  # the name of a variable
+
+FALLBACK_TEXT_MAX = 4_000
+"""Characters of one text for users. It is read on a telephone."""
+
+FALLBACK_DEPTH_MAX = 16
+"""How deep a JSON template may be nested: far beyond any answer to a user, and a bound for one that holds itself."""
 
 JOURNAL_NAME = "journal.db"
 """The journal's file in a store. Here, since commands look for it without importing the journal."""
@@ -73,8 +88,98 @@ class SwitchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("on_silence is normal, which would let a guard go on that nobody can stop; use read_only")
 
 
+def _refuse_bad_text(place: str, text: str) -> None:
+    if len(text) > FALLBACK_TEXT_MAX:
+        raise ValueError(f"{place} has {len(text):,} characters; at most {FALLBACK_TEXT_MAX:,} are shown to users")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{place} holds half a character (a surrogate), which is no text")
+    from rescind.model.template import Template  # only those with a text need it
+
+    try:
+        Template.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _refuse_bad_json(place: str, value: Any, *, depth: int) -> None:
+    if depth > FALLBACK_DEPTH_MAX:
+        raise ValueError(f"{place} is nested deeper than {FALLBACK_DEPTH_MAX} levels, or holds itself")
+    if isinstance(value, str):
+        _refuse_bad_text(place, value)
+    elif isinstance(value, (dict, list)):
+        for key, inner in _inside(value):
+            if isinstance(value, dict) and not isinstance(key, str):
+                raise ValueError(f"{place} has the key {key!r}, which is no text; put it in quotes")
+            _refuse_bad_json(f"{place}[{key}]", inner, depth=depth + 1)
+    elif not (value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))):
+        raise ValueError(f"{place} is {value!r}, which JSON cannot say; put it in quotes")
+
+
+def _inside(value: Any) -> list[tuple[Any, Any]]:
+    pairs: Any = value.items() if hasattr(value, "items") else zip(itertools.count(), value, strict=False)
+    return list(pairs)
+
+
+def _refuse_bad_wait(retry_after_s: int) -> None:
+    if not 1 <= retry_after_s <= 86_400:
+        raise ValueError(f"retry_after_s is {retry_after_s}; it must be from 1 to 86400")
+
+
+class FallbackTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What users are shown in one case. An empty `agent`, `workflow` or `level` means any; see `docs/fallback.md`."""
+
+    agent: str = ""
+    workflow: str = ""
+    level: str = ""
+    text: str = ""
+    json: dict[str, Any] | None = None
+    retry_after_s: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.agent:
+            from rescind.model.step import parse_agent  # 3 ms that `rescind stop` need not pay
+
+            parse_agent(self.agent)
+        if self.level and Level.parse(self.level) is Level.NORMAL:
+            raise ValueError("level is normal, and at that nobody is shown a fallback; use halted, or leave it out")
+        if not self.text.strip() and self.json is None:
+            raise ValueError("it says nothing; give it a text, a json, or both")
+        _refuse_bad_text("text", self.text)
+        if self.json is not None:
+            _refuse_bad_json("json", self.json, depth=1)
+        if self.retry_after_s is not None:
+            _refuse_bad_wait(self.retry_after_s)
+
+    @property
+    def case(self) -> tuple[str, str, str]:
+        """When it is meant: agent, workflow and level, in one spelling each."""
+        return self.agent, self.workflow, Level.parse(self.level).label if self.level else ""
+
+
+class FallbackConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What users are shown instead of an answer. An empty `text` means our own words."""
+
+    text: str = ""
+    retry_after_s: int = 30
+    lang: str = "en"
+    templates: tuple[FallbackTemplate, ...] = ()
+
+    def __post_init__(self) -> None:
+        _refuse_bad_text("text", self.text)
+        _refuse_bad_wait(self.retry_after_s)
+        if not re.fullmatch(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*", self.lang):
+            raise ValueError(
+                f"lang is {self.lang!r}; write the language of the texts as HTML does, such as en or de-CH"
+            )
+        seen: dict[tuple[str, str, str], int] = {}
+        for index, template in enumerate(self.templates):
+            first = seen.setdefault(template.case, index)
+            if first != index:
+                raise ValueError(f"templates[{first}] and templates[{index}] are for the same case; keep one of them")
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that `rescind.yaml` may say."""
+    """Everything that `rescind.yaml` may say. The templates of `fallback` are in `Settings.fallback`."""
 
     store: str = STORE_DEFAULT
     fallback: str | None = None
@@ -91,6 +196,7 @@ class Settings(msgspec.Struct, frozen=True):
         source: The file; None if there is none.
         switch: Which switches to follow: those of the file and those of the environment.
         token: What to show them; empty for nothing.
+        fallback: What users are shown, in whichever form the file says it.
     """
 
     config: Config
@@ -98,20 +204,26 @@ class Settings(msgspec.Struct, frozen=True):
     source: Path | None = None
     switch: SwitchConfig = SwitchConfig()
     token: str = ""
+    fallback: FallbackConfig = FallbackConfig()
 
 
-def load_settings(path: str | Path | None = None) -> Settings:
+def load_settings(path: str | Path | None = None, *, token: str | None = None) -> Settings:
     """The settings of the given file, else of the nearest `rescind.yaml` from here upwards, else the defaults.
+
+    Args:
+        path: The file.
+        token: What to show to switches. The file's `token_file` is then not read: it may be the agent's, and unreadable
+            for whoever comes with a token of their own.
 
     Raises: ConfigError, which names the file, the place in it and the remedy.
     """
     source = Path(path) if path is not None else _nearest()
-    config = _read(source) if source is not None else Config()
+    config, fallback = _read(source) if source is not None else (Config(), FallbackConfig())
     base = source.parent if source is not None else Path()
     named = os.environ.get(STORE_VARIABLE)
     store = Path(named) if named else base / config.store
     switch = _with_environment(config.switch, base)
-    return Settings(config, store.absolute(), source, switch, _token(switch))
+    return Settings(config, store.absolute(), source, switch, _token(switch), fallback)
 
 
 def urls_of_environment() -> tuple[str, ...]:
@@ -165,7 +277,7 @@ def _nearest() -> Path | None:
     return None
 
 
-def _read(source: Path) -> Config:
+def _read(source: Path) -> tuple[Config, FallbackConfig]:
     import yaml  # 20 ms that only those with a file pay
 
     try:
@@ -179,15 +291,38 @@ def _read(source: Path) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source}: this is not YAML: {' '.join(str(error).split())}") from error
     if raw is None:
-        return Config()
+        return Config(), FallbackConfig()
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} must hold keys and values, such as `store: {STORE_DEFAULT}`")
+    fallback = _fallback(raw, source)
     _refuse_unknown_keys(raw, Config, source, "")
     _refuse_other_types(raw, Config, source, "")
     try:
-        return msgspec.convert(raw, Config)
+        return msgspec.convert(raw, Config), fallback
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def _fallback(raw: Any, source: Path) -> FallbackConfig:
+    """Take the fallback out of what a file says, in either form, and leave its text there."""
+    said: Any = raw.get("fallback")
+    if isinstance(said, str):
+        said = {"text": said}
+    if said is None:
+        return FallbackConfig()
+    if not isinstance(said, dict):
+        raise ConfigError(f"{source}: fallback must be text, or keys and values, and is {_said(said)}")
+    _refuse_unknown_keys(said, FallbackConfig, source, "fallback.")
+    templates: Any = raw["fallback"].get("templates") if "templates" in said else []
+    for place, template in _inside(templates if isinstance(templates, list) else []):
+        if isinstance(template, dict):
+            _refuse_unknown_keys(template, FallbackTemplate, source, f"fallback.templates[{place}].")
+    try:
+        fallback = msgspec.convert(said, FallbackConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {str(error).replace('`$', '`$.fallback')}") from error
+    raw["fallback"] = fallback.text or None
+    return fallback
 
 
 def _refuse_unknown_keys(raw: Any, kind: type[msgspec.Struct], source: Path, prefix: str) -> None:

@@ -69,12 +69,23 @@ class CallDenied(RescindError):
 class RunHalted(RescindError):
     """A standing order halts this run. Clean up and leave; every later call is refused.
 
-    `fallback` is what to show to the user instead of an answer.
+    `fallback` is what to show to the user instead of an answer; `fallback_json` is the same for programs, if there is
+    more to say than the text, and `retry_after_s` when asking again may help, if anybody knows.
     """
 
-    def __init__(self, message: str, *, fallback: str, run_id: str, order_ids: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        fallback: str,
+        run_id: str,
+        order_ids: Sequence[str] = (),
+        fallback_json: dict[str, Any] | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.fallback, self.run_id, self.order_ids = fallback, run_id, tuple(order_ids)
+        self.fallback_json, self.retry_after_s = fallback_json, retry_after_s
 
 
 class IdempotencyConflict(RescindError):

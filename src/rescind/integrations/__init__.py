@@ -1,0 +1,1 @@
+"""Where frameworks meet a guard: one thin module for each, imported by those who use it."""
