@@ -7,6 +7,8 @@ O2. A lift names the ids it lifts. An order that the lifter had not seen survive
 O3. A lifted id stays lifted, whichever of order and lift arrives first.
 O4. The effective level is the highest level of all standing orders whose scope covers the call; scope never matters
     beyond covering.
+O5. Where lifts need consent, a lift lifts nothing until enough switches and enough persons have consented. Consents are
+    only ever added, so what is in force stays in force, whatever else arrives and in whatever order.
 """
 
 from collections.abc import Iterable
@@ -37,6 +39,29 @@ class Lift(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     actor: str
     lifted_at: datetime
+
+
+class Consent(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's yes to a lift, given to one switch."""
+
+    lift_id: str
+    switch_id: str
+    person: str
+    consented_at: datetime
+
+
+class LiftRule(msgspec.Struct, frozen=True):
+    """How many different switches and different persons must have consented before a lift is in force (law O5)."""
+
+    switches: int = 1
+    persons: int = 1
+
+    def missing(self, consents: Iterable[Consent]) -> tuple[int, int]:
+        """How many switches and how many persons a lift with these consents still lacks; (0, 0) if it is in force."""
+        given = tuple(consents)
+        switches = {consent.switch_id for consent in given}
+        persons = {consent.person for consent in given}
+        return max(0, self.switches - len(switches)), max(0, self.persons - len(persons))
 
 
 class OrderSet(msgspec.Struct, frozen=True):

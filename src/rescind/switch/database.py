@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Generator
 from pathlib import Path
 
+import msgspec
+
 from rescind.clock import from_us, to_us
 from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.level import Level
@@ -55,8 +57,27 @@ def identity_of(path: Path) -> Identity | None:
     return status.st_dev, status.st_ino
 
 
-def create_if_missing(path: Path) -> None:
-    """Make an empty store; leave what is there alone. Durable on return.
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of file of ours: how it is made, and how it is told from others.
+
+    Attributes:
+        what: What it is, for people.
+        application_id: In the header of the file.
+        format: The newest format that we know.
+        schema: Package and path of the SQL that makes it.
+    """
+
+    what: str
+    application_id: int
+    format: int
+    schema: tuple[str, str]
+
+
+ORDERS = Kind("a store of orders", APPLICATION_ID, FORMAT, ("rescind.switch", "schema/001_orders.sql"))
+
+
+def create_if_missing(path: Path, kind: Kind = ORDERS) -> None:
+    """Make an empty file of this kind; leave what is there alone. Durable on return.
 
     Raises: OrdersUnavailable.
     """
@@ -69,7 +90,7 @@ def create_if_missing(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         try:
-            _fill(temporary)
+            _fill(temporary, kind)
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
         finally:
@@ -83,9 +104,9 @@ def connect(path: Path) -> tuple[sqlite3.Connection, str]:
 
     Raises: StoreFormatError, sqlite3.Error.
     """
-    connection = _open(path)
+    connection = open_file(path)
     try:
-        _check_format(connection, path)
+        check_format(connection, path, ORDERS)
         (store_id,) = connection.execute("SELECT store_id FROM store").fetchone()
     except BaseException:
         connection.close()
@@ -133,7 +154,8 @@ _REMEDIES = {
 }
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_file(path: Path) -> sqlite3.Connection:
+    """A connection that syncs each commit. Never makes a file. Raises: sqlite3.Error."""
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode=rw",
         uri=True,
@@ -147,26 +169,31 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _fill(path: Path) -> None:
+def _fill(path: Path, kind: Kind) -> None:
     from importlib import resources  # 10 ms, for the first process of a store only
 
-    schema = resources.files("rescind.switch").joinpath("schema/001_orders.sql").read_text(encoding="utf-8")
-    with contextlib.closing(_open(path)) as connection:
+    package, name = kind.schema
+    schema = resources.files(package).joinpath(name).read_text(encoding="utf-8")
+    with contextlib.closing(open_file(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")  # stays with the file
         connection.executescript(
             f"BEGIN IMMEDIATE; {schema}"
-            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+            f"PRAGMA application_id = {kind.application_id}; PRAGMA user_version = {kind.format}; COMMIT;"
         )
 
 
-def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+def check_format(connection: sqlite3.Connection, path: Path, kind: Kind) -> None:
+    """Make sure that the file is of this kind, and of a format that we know.
+
+    Raises: StoreFormatError, sqlite3.Error.
+    """
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if application != APPLICATION_ID:
-        raise StoreFormatError(f"{path} is a database of something else, not a store of orders; it was left alone")
-    if version > FORMAT:
+    if application != kind.application_id:
+        raise StoreFormatError(f"{path} is a database of something else, not {kind.what}; it was left alone")
+    if version > kind.format:
         raise StoreFormatError(
-            f"{path} was written by a newer rescind (format {version}, this one knows up to {FORMAT}); "
+            f"{path} was written by a newer rescind (format {version}, this one knows up to {kind.format}); "
             "it was left alone. Upgrade rescind, or name another store"
         )
 

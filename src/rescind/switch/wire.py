@@ -235,7 +235,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a report: the switch's clock and the end of its ledger, at a moment after the report was sent."""
+    """The answer to a report: the switch's clock and the end of its ledger, at a moment after the report was sent.
+
+    It tells how the clocks stand to each other, and renews no lease: only what comes by the stream does, in its order.
+    """
 
     at_s: float
     sequence: int

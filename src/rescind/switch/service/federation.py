@@ -1,0 +1,269 @@
+"""How switches exchange what they have. Each asks the others for what it lacks, and pushes what is new at once.
+
+Records are united, so it does not matter who tells whom, how often, or in which order. What is kept per peer:
+
+- `taken`: up to which place of *its* ledger we have taken over. Asked again from the start when it is another ledger.
+- `given`: up to which place of *our* ledger it is known to have everything, and since when: receipts need that.
+- the guards it spoke of last: when it does not answer, those that we do not see ourselves are unknown.
+
+A peer that is gone costs one request per round; nothing waits for it.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from rescind.clock import Clock
+from rescind.errors import OrdersUnavailable
+from rescind.switch.receipt import GuardReceipt, GuardState, Receipt, join_receipts
+from rescind.switch.service.documents import Merged, PeerHealth, RecordPage
+from rescind.switch.service.problems import Refused
+from rescind.switch.service.switchboard import Switchboard
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+
+PAGE = 500
+SYNC_S = 3.0
+"""How often a peer is asked, when nothing happens. New records are pushed at once."""
+
+TIMEOUT_S = 3.0
+"""How long a peer may take to answer."""
+
+_GIVEN_MAX = 256
+
+
+class PeerConfig(msgspec.Struct, frozen=True):
+    """Another switch: where it is, and the token that it gave us."""
+
+    url: str
+    token: str = ""
+
+
+class Peer:
+    """What this switch knows of another one."""
+
+    def __init__(self, config: PeerConfig) -> None:
+        self.config = config
+        self.switch_id = ""
+        self.taken = 0
+        self.given: deque[tuple[int, float]] = deque([(0, 0.0)], maxlen=_GIVEN_MAX)
+        self.guards: dict[str, str] = {}
+        self.problem = "not heard of yet"
+        self.wake = asyncio.Event()
+
+    def met(self, switch_id: str) -> None:
+        """It has said who it is. Another one than before has none of what the other one had."""
+        if switch_id != self.switch_id:
+            self.switch_id, self.taken = switch_id, 0
+            self.given = deque([(0, 0.0)], maxlen=_GIVEN_MAX)
+
+    def has_since_s(self, sequence: int) -> float | None:
+        """Since when it is known to have everything up to a place of our ledger; None if it is not."""
+        return next((at_s for given, at_s in self.given if given >= sequence), None)
+
+
+class Federation:
+    """The other switches, and how we stand with them."""
+
+    def __init__(
+        self, board: Switchboard, peers: Sequence[PeerConfig], *, clock: Clock, sync_s: float, verify: "str | bool"
+    ) -> None:
+        """A federation that has not begun: see `live`.
+
+        Args:
+            board: This switch.
+            peers: The others.
+            clock: The time.
+            sync_s: How often each is asked.
+            verify: For HTTPS: a file of certificates to believe, or True for the system's.
+        """
+        self.peers = [Peer(config) for config in peers]
+        self._board, self._clock, self._sync_s, self._verify = board, clock, sync_s, verify
+        self._client: httpx.AsyncClient | None = None
+        board.elsewhere = self._elsewhere
+        board.on_records = self._wake
+
+    async def live(self) -> None:
+        """Exchange until cancelled."""
+        if not self.peers:
+            return
+        import httpx
+
+        # Not through a proxy that some variable names: a stop goes the way that was configured for it.
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=self._verify) as client:
+            self._client = client
+            async with asyncio.TaskGroup() as tasks:
+                for peer in self.peers:
+                    tasks.create_task(self._follow(peer))
+
+    def health(self) -> tuple[PeerHealth, ...]:
+        """How each peer is, seen from here."""
+        return tuple(
+            PeerHealth(url=peer.config.url, switch_id=peer.switch_id, reachable=not peer.problem, problem=peer.problem)
+            for peer in self.peers
+        )
+
+    # --- receipts ---
+
+    async def receipt(self, order_id: str, *, wait_s: float, here: bool) -> Receipt:
+        """What is known of an order, here and, unless `here`, at the others. Raises: Refused (404)."""
+        others = [] if here else self.peers
+        asking = [asyncio.ensure_future(self._theirs(peer, order_id, wait_s)) for peer in others]
+        mine = await self._mine(order_id, wait_s)
+        theirs = await asyncio.gather(*asking)
+        said = [
+            self._in_place_of(peer, mine) if answer is None else answer
+            for peer, answer in zip(others, theirs, strict=True)
+        ]
+        return join_receipts([mine, *said])
+
+    async def _mine(self, order_id: str, wait_s: float) -> Receipt:
+        board, registry = self._board, self._board.registry
+        placement = board.placement(order_id)
+        receipt = registry.receipt(placement)
+        if receipt.all_drained or wait_s <= 0:
+            return receipt
+        woken = asyncio.Event()
+        waiting = registry.await_drained(placement, woken.set)
+        deadline_s = self._clock.boot_s() + wait_s
+        try:
+            while not receipt.all_drained and (left_s := deadline_s - self._clock.boot_s()) > 0:
+                # A guard that stays silent settles by time alone, and one that a peer knows of by what the peer says.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), min(left_s, self._next_change_s(receipt)))
+                woken.clear()
+                receipt = registry.receipt(board.placement(order_id))
+        finally:
+            registry.forget(waiting)
+        return receipt
+
+    def _next_change_s(self, receipt: Receipt) -> float:
+        now_us = self._clock.now_us()
+        ends = (guard.until.timestamp() for guard in receipt.guards if guard.until is not None)
+        ahead = [end - now_us / 1e6 for end in ends if end > now_us / 1e6]
+        return min([1.0, *(each + 0.01 for each in ahead)])
+
+    async def _theirs(self, peer: Peer, order_id: str, wait_s: float) -> Receipt | None:
+        if self._client is None:
+            return None
+        try:
+            answer = await self._client.get(
+                f"{peer.config.url}/v1/orders/{order_id}/receipt",
+                params={"here": "true", "wait_s": f"{wait_s:g}"},
+                headers=_headers(peer),
+                timeout=TIMEOUT_S + wait_s,
+            )
+            return msgspec.json.decode(answer.content, type=Receipt) if answer.status_code == 200 else None
+        except _unanswered():
+            return None
+
+    def _in_place_of(self, peer: Peer, receipt: Receipt) -> Receipt:
+        """Of a peer that does not answer: whom it spoke of last and we do not see is unknown, or else it itself is."""
+        seen = {guard.guard_id for guard in receipt.guards}
+        unseen = tuple(
+            GuardReceipt(
+                guard_id=guard_id,
+                state=GuardState.UNKNOWN,
+                detail=f"only {peer.config.url} reaches it, and that switch does not answer ({place})",
+            )
+            for guard_id, place in sorted(peer.guards.items())
+            if guard_id not in seen
+        )
+        return Receipt(
+            order_id=receipt.order_id,
+            stamp=receipt.stamp,
+            waited_ms=receipt.waited_ms,
+            all_bound=not unseen,
+            all_drained=not unseen,
+            guards=unseen,
+            unheard=() if peer.switch_id else (peer.config.url,),
+            heard=(peer.switch_id, peer.config.url) if peer.switch_id else (),
+        )
+
+    # --- the exchange ---
+
+    async def _follow(self, peer: Peer) -> None:
+        while True:
+            peer.wake.clear()
+            try:
+                await self._pull(peer)
+                await self._push(peer)
+                peer.problem = ""
+            except _unanswered() as error:
+                peer.problem = f"{type(error).__name__}: {error}"[:500]
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(peer.wake.wait(), self._sync_s * random.uniform(0.75, 1.25))  # noqa: S311
+
+    async def _pull(self, peer: Peer) -> None:
+        while True:
+            page = await self._ask(peer, "GET", RecordPage, params={"after": peer.taken, "limit": PAGE})
+            if page.switch_id == self._board.switch_id:
+                raise ValueError(f"{peer.config.url} is this very switch; name the others only")
+            if page.switch_id != peer.switch_id:
+                is_known = bool(peer.taken)
+                peer.met(page.switch_id)
+                if is_known:
+                    continue  # the page was cut out of another ledger than we had in mind
+            peer.guards = dict(page.guards)
+            if not page.records:
+                return
+            await self._board.merge(page.records, peer.switch_id)
+            peer.taken = page.until
+
+    async def _push(self, peer: Peer) -> None:
+        while True:
+            given, _ = peer.given[-1]
+            if given == self._board.sequence:
+                return
+            records = await self._board.records(given, PAGE)
+            if not records:
+                return
+            page = RecordPage(
+                switch_id=self._board.switch_id,
+                until=records[-1][0],
+                records=tuple(record for _, record in records),
+            )
+            merged = await self._ask(peer, "POST", Merged, body=msgspec.json.encode(page))
+            if merged.switch_id != peer.switch_id:
+                return  # another one answers there now; the next round begins anew
+            peer.given.append((page.until, self._clock.boot_s()))
+
+    async def _ask(
+        self, peer: Peer, method: str, kind: type[T], *, params: dict[str, int] | None = None, body: bytes | None = None
+    ) -> T:
+        assert self._client is not None
+        answer = await self._client.request(
+            method, f"{peer.config.url}/v1/peer/records", params=params, content=body, headers=_headers(peer)
+        )
+        if answer.status_code != 200:
+            raise ValueError(f"{peer.config.url} answers {answer.status_code}: {answer.text[:200]}")
+        return msgspec.json.decode(answer.content, type=kind)
+
+    def _elsewhere(self, sequence: int) -> dict[str, float]:
+        known = {peer.switch_id: peer.has_since_s(sequence) for peer in self.peers if peer.switch_id}
+        return {switch_id: at_s for switch_id, at_s in known.items() if at_s is not None}
+
+    def _wake(self) -> None:
+        for peer in self.peers:
+            peer.wake.set()
+
+
+def _headers(peer: Peer) -> dict[str, str]:
+    headers = {"content-type": "application/json"}
+    if peer.config.token:
+        headers["authorization"] = f"Bearer {peer.config.token}"
+    return headers
+
+
+def _unanswered() -> tuple[type[Exception], ...]:
+    import httpx
+
+    return (OSError, ValueError, RecursionError, Refused, OrdersUnavailable, httpx.HTTPError, httpx.InvalidURL)

@@ -1,0 +1,138 @@
+"""The requests of guards: listen, and acknowledge. Ten thousand of them may come within a second of a stop.
+
+They go past the framework that serves everything else, which would take most of that second for itself.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+import msgspec
+
+from rescind.clock import Clock
+from rescind.errors import OrdersUnavailable
+from rescind.switch.service.answers import (
+    EVENTS,
+    Gone,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    header,
+    origin,
+    read_body,
+    refusal_of,
+    refuse,
+)
+from rescind.switch.service.hub import Listener
+from rescind.switch.service.limits import Limit
+from rescind.switch.service.problems import Refused
+from rescind.switch.service.registry import Guard
+from rescind.switch.service.switchboard import Switchboard
+from rescind.switch.service.tokens import Caller, Power
+from rescind.switch.wire import PROTOCOL, Report
+
+STREAMS_MAX = 20_000
+"""Streams of all guards and viewers. Each takes one file descriptor and about 20 KiB."""
+
+REPORT_RATE, REPORT_BURST = 20.0, 60.0
+"""Reports a second that one guard may send; it needs two for each order."""
+
+_PATH = re.compile(r"/v1/guards/([^/]+)(/stream)?")
+_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"content-type", EVENTS),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would keep events to itself
+]
+
+
+class Streams:
+    """Serves `/v1/stream`, `/v1/guards/{id}` and `/v1/guards/{id}/stream`."""
+
+    def __init__(self, board: Switchboard, clock: Clock) -> None:
+        self._board = board
+        self._reports = Limit(rate=REPORT_RATE, burst=REPORT_BURST, clock=clock)
+        self._decode = msgspec.json.Decoder(Report).decode
+
+    def serves(self, scope: Scope) -> bool:
+        """Whether a request is for us."""
+        path, method = scope["path"], scope["method"]
+        if path == "/v1/stream":
+            return bool(method == "GET")
+        return method in ("PUT", "POST") and _PATH.fullmatch(path) is not None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve it."""
+        try:
+            caller = self._board.caller(header(scope, b"authorization"), origin(scope))
+            if scope["path"] == "/v1/stream":
+                self._board.require(caller, Power.LOOK)
+                await self._stream(None, receive, send)
+            else:
+                await self._guard(scope, receive, send, caller)
+        except Refused as refused:
+            await refuse(send, refused)
+        except OrdersUnavailable as error:
+            await refuse(send, refusal_of(error))
+        except Gone:
+            return
+
+    async def _guard(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+        self._board.require(caller, Power.SUBSCRIBE)
+        match = _PATH.fullmatch(scope["path"])
+        assert match is not None
+        guard_id, listens = match[1], match[2] is not None
+        if listens != (scope["method"] == "POST"):
+            raise Refused(405, "acknowledge with PUT /v1/guards/ID, listen with POST /v1/guards/ID/stream")
+        if not listens:
+            self._reports.take(guard_id)
+        report = self._report(await read_body(scope, receive))
+        guard, heard = self._board.heard(guard_id, caller, report)
+        if listens:
+            await self._stream(guard, receive, send)
+        else:
+            await answer(send, 200, msgspec.json.encode(heard))
+
+    def _report(self, body: bytes) -> Report:
+        try:
+            report: Report = self._decode(body)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise Refused(400, f"the body is no report: {error}") from error
+        if report.protocol > PROTOCOL:
+            raise Refused(
+                400, f"this switch speaks protocol {PROTOCOL}, not {report.protocol}; upgrade switches before guards"
+            )
+        if not 0.1 <= report.lease_ttl_s <= 3600 or not 1 <= report.switches <= 100:
+            raise Refused(400, "lease_ttl_s is from 0.1 to 3600 seconds, switches from 1 to 100")
+        return report
+
+    async def _stream(self, guard: Guard | None, receive: Receive, send: Send) -> None:
+        hub = self._board.hub
+        if len(hub) >= STREAMS_MAX:
+            raise Refused(503, f"{STREAMS_MAX:,} streams are open at this switch; use another one", retry_after_s=5)
+        listener = Listener()
+        hub.join(listener)
+        if guard is not None:
+            self._board.registry.stream_began(guard)
+        watch = asyncio.get_running_loop().create_task(_watch(receive, listener))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            while not listener.is_gone:
+                chunk = hub.take(listener)
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                else:
+                    await listener.wait()
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            watch.cancel()
+            hub.leave(listener)
+            if guard is not None:
+                self._board.registry.stream_ended(guard)
+
+
+async def _watch(receive: Receive, listener: Listener) -> None:
+    message: Any = None
+    while message is None or message["type"] != "http.disconnect":
+        message = await receive()
+    listener.leave()

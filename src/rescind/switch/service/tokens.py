@@ -1,0 +1,142 @@
+"""Who may do what. A token is 256 random bits, shown once; the switch keeps its SHA-256.
+
+    agent     subscribe and acknowledge; place orders that hold nobody but its own identity
+    viewer    look
+    operator  look and stop
+    approver  look, stop and lift
+    peer      exchange records, as another switch
+
+A token with so many random bits cannot be guessed from its hash, so a slow hash would only slow a stop down.
+"""
+
+import enum
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+
+import msgspec
+
+from rescind.clock import Clock, IdSource
+from rescind.errors import UsageError
+from rescind.model.scope import Scope
+
+PREFIX = "rsc_"
+"""Ours can be told from other secrets, by people and by scanners of repositories."""
+
+NAME_LENGTH_MAX = 100
+
+
+class Role(enum.StrEnum):
+    """What a token is good for."""
+
+    AGENT = "agent"
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    PEER = "peer"
+
+
+class Power(enum.Enum):
+    """What a request needs."""
+
+    LOOK = enum.auto()
+    SUBSCRIBE = enum.auto()
+    STOP = enum.auto()
+    LIFT = enum.auto()
+    EXCHANGE = enum.auto()
+
+
+POWERS: dict[Role, frozenset[Power]] = {
+    Role.AGENT: frozenset({Power.SUBSCRIBE, Power.STOP}),
+    Role.VIEWER: frozenset({Power.LOOK}),
+    Role.OPERATOR: frozenset({Power.LOOK, Power.STOP}),
+    Role.APPROVER: frozenset({Power.LOOK, Power.STOP, Power.LIFT}),
+    Role.PEER: frozenset({Power.EXCHANGE}),
+}
+"""An agent may stop within its own identity only; whoever places the order sees to that."""
+
+NOBODYS_POWERS = frozenset({Power.LOOK, Power.SUBSCRIBE, Power.STOP})
+"""What a switch without any token lets everybody do who reaches it. Power is given back by somebody with a name."""
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """A token as the ledger keeps it. `identity` is the scope an agent acts in; empty for the other roles."""
+
+    token_id: str
+    hash: str
+    role: Role
+    name: str
+    identity: str = ""
+    created_at_us: int = 0
+    revoked_at_us: int | None = None
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sent a request: the token that was shown, or nobody in particular."""
+
+    name: str
+    role: Role | None
+    identity: Scope = Scope()
+    origin: str = ""
+
+    def may(self, power: Power) -> bool:
+        """Whether the caller has this power."""
+        return power in (NOBODYS_POWERS if self.role is None else POWERS[self.role])
+
+
+def asker_of(caller: Caller) -> str:
+    """In whose name requests are counted: a token's holder, or a network address."""
+    return caller.name if caller.role is not None else caller.origin
+
+
+def new_token(role: Role, name: str, identity: str, *, clock: Clock, ids: IdSource) -> tuple[str, Token]:
+    """A new secret, to be shown once, and what is kept of it.
+
+    Raises: UsageError, if the name is none, or an agent has no identity that could be read.
+    """
+    if not name.strip() or not name.isprintable() or len(name) > NAME_LENGTH_MAX:
+        raise UsageError(f"a token needs the name of its holder, printable and at most {NAME_LENGTH_MAX} characters")
+    if (role is Role.AGENT) != bool(identity):
+        raise UsageError(
+            "an agent's token needs --identity, such as `--identity agent:billing-agent`: it may only ever stop itself"
+            if role is Role.AGENT
+            else f"--identity is for tokens of agents; {role} has none"
+        )
+    try:
+        scope = str(Scope.parse(identity)) if identity else ""
+    except ValueError as error:
+        raise UsageError(f"--identity: {error}") from error
+    secret = PREFIX + secrets.token_urlsafe(32)
+    kept = Token(
+        token_id=ids.new_id("tok"),
+        hash=hash_of(secret),
+        role=role,
+        name=name.strip(),
+        identity=scope,
+        created_at_us=clock.now_us(),
+    )
+    return secret, kept
+
+
+def hash_of(secret: str) -> str:
+    """What is kept of a token."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+class TokenBook:
+    """The tokens that are good now, in memory."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        """A book of those among `tokens` that were not revoked."""
+        every = tuple(tokens)
+        self._good = {token.hash: token for token in every if token.revoked_at_us is None}
+        # Not "none is good": whoever revokes the last token does not mean to let everybody in.
+        self.is_empty = not every
+
+    def find(self, secret: str) -> Token | None:
+        """Whose token this is; None if nobody's."""
+        wanted = hash_of(secret)
+        token = self._good.get(wanted)
+        # Found by its hash, so timing tells nothing of the secret; compared once more all the same, in constant time.
+        return token if token is not None and hmac.compare_digest(token.hash, wanted) else None
