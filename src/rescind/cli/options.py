@@ -8,15 +8,19 @@ from typing import Any, TypeVar
 import click
 
 from rescind.cli.out import Out
+from rescind.cli.places import Given
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 STORE_HELP = "Folder with journal and standing orders."
 JSON_HELP = "Answer with one JSON object."
 DEBUG_HELP = "Show tracebacks."
+SWITCH_HELP = "Only this switch; may be repeated."
+TOKEN_FILE_HELP = "File with the token for switches; else RESCIND_TOKEN."
 ACTOR_HELP = "On whose behalf; you by default."
 
 _STORE_KEY = "rescind.store"
+_SWITCH_KEY, _TOKEN_KEY = "rescind.switch", "rescind.token_file"
 
 
 def remember_store(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -39,6 +43,35 @@ def common(function: F) -> F:
         return function(*args, out=Out(json=as_json), **kwargs)
 
     return with_out  # type: ignore[return-value]  # click replaces it by a command anyway
+
+
+def switches(function: F) -> F:
+    """Give a command `--switch` and `--token-file`; `given_places` says what they named."""
+
+    def remember(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+        def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+            ctx.meta[key] = value
+
+        return callback
+
+    with_token = click.option(
+        "--token-file",
+        type=click.Path(),
+        metavar="FILE",
+        help=TOKEN_FILE_HELP,
+        callback=remember(_TOKEN_KEY),
+        expose_value=False,
+    )
+    with_switch = click.option(
+        "--switch", multiple=True, metavar="URL", help=SWITCH_HELP, callback=remember(_SWITCH_KEY), expose_value=False
+    )
+    return with_switch(with_token(function))
+
+
+def given_places() -> Given:
+    """What the command line said of places."""
+    meta = click.get_current_context().meta
+    return Given(store=given_store(), urls=tuple(meta.get(_SWITCH_KEY, ())), token_file=meta.get(_TOKEN_KEY))
 
 
 def given_store() -> Path | None:

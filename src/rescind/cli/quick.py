@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-VALUED = ("--level", "--reason", "--actor", "--store")
+VALUED = ("--level", "--reason", "--actor", "--store", "--switch", "--token-file")
 
 
 class QuickStop(msgspec.Struct):
@@ -22,6 +22,8 @@ class QuickStop(msgspec.Struct):
     reason: str = ""
     actor: str | None = None
     store: str | None = None
+    switch: tuple[str, ...] = ()
+    token_file: str | None = None
     as_json: bool = False
 
 
@@ -45,7 +47,10 @@ def read_stop(argv: Sequence[str]) -> QuickStop | None:
                 if not rest or rest[0].startswith("-"):
                     return None
                 value = rest.pop(0)
-            setattr(words, name.removeprefix("--"), value)
+            if name == "--switch":
+                words.switch = (*words.switch, value)
+            else:
+                setattr(words, name.removeprefix("--").replace("-", "_"), value)
         elif not word or word.startswith("-") or words.scope:
             return None
         else:
@@ -56,6 +61,7 @@ def read_stop(argv: Sequence[str]) -> QuickStop | None:
 def run_stop(words: QuickStop) -> int:
     """Do it. Returns the exit status. Raises: RescindError."""
     from rescind.cli.out import Out
+    from rescind.cli.places import Given
     from rescind.cli.stopping import LEVEL_DEFAULT, stop_now
 
     return stop_now(
@@ -63,6 +69,10 @@ def run_stop(words: QuickStop) -> int:
         level=LEVEL_DEFAULT if words.level is None else words.level,
         reason=words.reason,
         actor=words.actor,
-        store=None if words.store is None else Path(words.store).absolute(),
+        given=Given(
+            store=None if words.store is None else Path(words.store).absolute(),
+            urls=words.switch,
+            token_file=words.token_file,
+        ),
         out=Out(json=words.as_json),
     )

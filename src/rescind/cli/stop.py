@@ -4,11 +4,12 @@ import itertools
 
 import click
 
-from rescind.cli.options import ACTOR_HELP, common, given_store
+from rescind.cli.durations import is_duration, parse_duration
+from rescind.cli.options import ACTOR_HELP, common, given_places, switches
 from rescind.cli.out import Out
 from rescind.cli.stopping import LEVEL_DEFAULT, stop_now
 
-WAIT_DEFAULT_S = 10.0
+WAIT_DEFAULT = "10s"
 
 
 class _Stop(click.Command):
@@ -16,13 +17,16 @@ class _Stop(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for place, (word, following) in enumerate(itertools.pairwise(args)):
-            if word == "--wait" and not following.startswith("-") and not _is_number(following):
-                args[place] = f"--wait={WAIT_DEFAULT_S}"
+            if word == "--wait" and not following.startswith("-") and not is_duration(following):
+                args[place] = f"--wait={WAIT_DEFAULT}"
         return super().parse_args(ctx, args)
 
 
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
+def _read_wait(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text, least_s=0.05, most_s=3600.0)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command(
@@ -35,8 +39,9 @@ SCOPE is `everything`, or one or more of these, joined by `+`:
 \b
 Examples:
   rescind stop everything
-  rescind stop agent:billing-agent@2.4.0 --level read-only --wait
+  rescind stop agent:billing-agent@2.4.0 --level read-only --wait 10s
   rescind stop tenant:acme+agent:billing-agent --reason "wrong customers"
+  rescind stop everything --switch https://stop-2:7443
 """,
 )
 @click.argument("scope")
@@ -51,18 +56,22 @@ Examples:
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(min=0.05, max=3600.0),
+    callback=_read_wait,
     is_flag=False,
-    flag_value=WAIT_DEFAULT_S,
-    metavar="[SECONDS]",
-    help=f"Wait for the receipt; {WAIT_DEFAULT_S:g} s, if no number is given.",
+    flag_value=WAIT_DEFAULT,
+    metavar="[TIME]",
+    help=f"Wait for the receipt: 500ms, 10s, 1m; {WAIT_DEFAULT} if no time is given.",
 )
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@switches
 @common
 def stop(*, scope: str, level: str, reason: str, wait_s: float | None, actor: str | None, out: Out) -> int:
-    """Hold back what SCOPE covers, on this machine, until `rescind resume`.
+    """Hold back what SCOPE covers, until `rescind resume`.
 
-    When this returns, the order is on disk, and every guard obeys it with its next call. With --wait, each guard's
-    acknowledgement is awaited; exit status 1 if any process stays unknown.
+    The order goes to every switch of rescind.yaml and RESCIND_URL, and to this machine's store, if there is one. When it
+    is said to be durable, every guard obeys that hears of it.
+
+    Exit status 0 if a switch has it, and the local store where there is one. With --wait each guard's acknowledgement
+    is awaited, and status 1 if any process may still act.
     """
-    return stop_now(scope, level=level, reason=reason, actor=actor, store=given_store(), wait_s=wait_s, out=out)
+    return stop_now(scope, level=level, reason=reason, actor=actor, given=given_places(), wait_s=wait_s, out=out)

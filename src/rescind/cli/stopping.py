@@ -4,27 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rescind.cli.delivery import Delivery
 from rescind.cli.identity import whoami
 from rescind.cli.out import Out
+from rescind.cli.places import Given, find_places
 from rescind.cli.safe import safe
-from rescind.cli.stores import command_line, find_store, orders_of
+from rescind.cli.stores import command_line
 from rescind.clock import SystemClock, SystemIds
 from rescind.errors import RescindError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.step import RunInfo
-from rescind.switch.desk import place
+from rescind.switch.desk import new_order
 from rescind.switch.presence import living_guards
 
 LEVEL_DEFAULT = "halted"
-
-WHAT_LEVELS_DO = {
-    Level.SUPERVISED: "writes wait for approval",
-    Level.READ_ONLY: "reads go on, writes are refused",
-    Level.PAUSED: "nothing new begins, what runs may finish",
-    Level.HALTED: "runs end, and every later call is refused",
-}
 
 
 def stop_now(
@@ -33,37 +28,41 @@ def stop_now(
     level: str = LEVEL_DEFAULT,
     reason: str = "",
     actor: str | None = None,
-    store: Path | None = None,
+    given: Given,
     wait_s: float | None = None,
     out: Out,
 ) -> int:
-    """Place the order, say so, and wait for the receipt if `wait_s` says how long. Returns the exit status.
+    """Place the order everywhere, say so, and wait for the receipt if `wait_s` says how long. Returns the exit status.
 
-    Raises: UsageError, if something of this cannot be read or there is no store; OrdersUnavailable.
+    Raises: UsageError, if something of this cannot be read, or there is neither a switch nor a store; SwitchesFailed,
+        if there are switches and none of them has it; OrdersUnavailable.
     """
     wanted_scope, wanted_level = read_words(scope, level)
-    folder = find_store(store)
-    with orders_of(folder) as orders:
-        placed = place(
-            orders,
-            wanted_scope,
-            wanted_level,
-            reason=reason,
-            actor=actor or whoami(),
-            clock=SystemClock(),
-            ids=SystemIds(),
-        )
-    _confirm(placed.order, folder, out)
-    _note_if_nobody_is_covered(placed.order.scope, folder, out)
-    answer = {"order": order_as_json(placed.order), "durable": True}
-    if wait_s is None:
-        out.emit(answer)
-        return 0
-    from rescind.cli.receipt import receipt_status, wait_for_receipt
+    clock = SystemClock()
+    order = new_order(wanted_scope, wanted_level, reason=reason, actor=actor or whoami(), clock=clock, ids=SystemIds())
+    places = find_places(given)
+    if places.passed_over:
+        out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
+    delivery = Delivery(order, places, out, clock=clock)
+    delivery.place_here()
+    delivery.await_switch()
+    if places.store is not None and not places.switches.urls:
+        _note_if_nobody_is_covered(wanted_scope, places.store, out)
+    answer: dict[str, Any] = {"order": order_as_json(order)}
+    status = 0
+    if wait_s is not None and delivery.is_durable:
+        from rescind.cli.receipt import await_everywhere, receipt_status
 
-    receipt = wait_for_receipt(placed, folder, out, timeout_s=wait_s)
-    out.emit(answer | {"receipt": receipt})
-    return receipt_status(receipt)
+        receipt = await_everywhere(delivery, out, timeout_s=wait_s)
+        answer["receipt"], status = receipt, receipt_status(receipt)
+    delivery.finish()
+    answer |= delivery.as_json()
+    failure = delivery.failure
+    if failure is not None:
+        failure.answer = answer
+        raise failure
+    out.emit(answer)
+    return max(status, delivery.status)
 
 
 def read_words(scope: str, level: str) -> tuple[Scope, Level]:
@@ -123,10 +122,3 @@ def _names(kind: str, runs: Sequence[RunInfo]) -> list[str]:
     if kind in ("run", "tree"):
         return [run.run_id for run in runs]
     return sorted({name for run in runs if (name := getattr(run, kind, ""))})
-
-
-def _confirm(order: Order, store: Path, out: Out) -> None:
-    out.say(f"{order.level.label} {safe(order.scope)}: {WHAT_LEVELS_DO[order.level]}", style="bold")
-    out.say(f"  order   {order.order_id}, durable on this machine")
-    out.say(f"  reason  {safe(order.reason) or 'none given; --reason is shown to whoever is refused'}")
-    out.say(f"  lift    {resume_command([order.order_id], store)}")

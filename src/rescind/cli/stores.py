@@ -11,10 +11,10 @@ from rescind.cli.safe import safe
 from rescind.config import JOURNAL_NAME, STORE_VARIABLE, load_settings
 from rescind.errors import RescindError, UsageError
 from rescind.switch.desk import open_store
-from rescind.switch.store import ORDERS_NAME, SqliteOrders
 
 if TYPE_CHECKING:
     from rescind.journal.sqlite import SqliteJournal
+    from rescind.switch.store import SqliteOrders
 
 
 def find_store(given: Path | None) -> Path:
@@ -24,7 +24,7 @@ def find_store(given: Path | None) -> Path:
         nobody hears must not look like a success, so nothing is made here.
     """
     store, named_by = _named_store(given)
-    if not (store / JOURNAL_NAME).exists() and not (store / ORDERS_NAME).exists():
+    if not has_store(store):
         what = "has no store in it" if store.is_dir() else "does not exist"
         raise UsageError(
             f"{store} {what} ({named_by}). Run this in the folder of your program, or name its store with "
@@ -33,8 +33,19 @@ def find_store(given: Path | None) -> Path:
     return store
 
 
+def has_store(folder: Path) -> bool:
+    """Whether the folder holds a store of ours, or the beginning of one."""
+    if (folder / JOURNAL_NAME).exists():
+        return True
+    if not folder.is_dir():
+        return False
+    from rescind.switch.store import ORDERS_NAME  # and with it SQLite, which a stop at switches does not need
+
+    return (folder / ORDERS_NAME).exists()
+
+
 @contextmanager
-def orders_of(store: Path) -> Generator[SqliteOrders]:
+def orders_of(store: Path) -> Generator["SqliteOrders"]:
     """The standing orders of a store, for the length of a block.
 
     Raises: UsageError, if there are none, or none of ours; OrdersUnavailable.
@@ -64,7 +75,12 @@ def quoted_store(store: Path) -> str:
 
 def command_line(*words: str, store: Path) -> str:
     """A command of ours that works on this store. It can be pasted, from the folder where it was said."""
-    return " ".join(shlex.quote(safe(word)) for word in ("rescind", *words, *store_words(store)))
+    return shell_line(*words, *store_words(store))
+
+
+def shell_line(*words: str) -> str:
+    """A command of ours that can be pasted into a shell."""
+    return " ".join(shlex.quote(safe(word)) for word in ("rescind", *words))
 
 
 def journal_path(store: Path) -> Path:

@@ -116,8 +116,8 @@ def _peers(urls: tuple[str, ...], token_file: str | None) -> "tuple[PeerConfig, 
         token = by_url.get(url, for_all)
         if not token:
             raise UsageError(
-                f"there is no token for {url}: make one on that switch with `rescind token create --role peer`, and put "
-                "it into a file for --peer-token-file"
+                f"there is no token for {url}: make one on that switch with `rescind token create --role peer`, and "
+                "put it into a file for --peer-token-file"
             )
         found.append(PeerConfig(url, token))
     return tuple(found)

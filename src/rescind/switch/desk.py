@@ -6,6 +6,7 @@ the orders that were seen standing, so that an order placed at the same moment s
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,7 +17,9 @@ from rescind.model.order import Lift, Order
 from rescind.model.scope import Scope
 from rescind.switch.port import Orders
 from rescind.switch.receipt import Placed
-from rescind.switch.store import ORDERS_NAME, STAMP_NAME, SqliteOrders
+
+if TYPE_CHECKING:
+    from rescind.switch.store import SqliteOrders
 
 
 class Lifted(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +38,7 @@ class Lifted(msgspec.Struct, frozen=True, kw_only=True):
     remaining: tuple[Order, ...]
 
 
-def open_store(directory: Path, *, create: bool, clock: Clock | None = None) -> SqliteOrders:
+def open_store(directory: Path, *, create: bool, clock: Clock | None = None) -> "SqliteOrders":
     """The orders of a folder.
 
     Args:
@@ -48,6 +51,8 @@ def open_store(directory: Path, *, create: bool, clock: Clock | None = None) -> 
         UsageError: There is no store here, or none of ours.
         OrdersUnavailable: It cannot be opened.
     """
+    from rescind.switch.store import ORDERS_NAME, STAMP_NAME, SqliteOrders  # a stop at switches needs no SQLite
+
     holds_something = (directory / ORDERS_NAME).exists() or (directory / STAMP_NAME).exists()
     if not create and not holds_something:
         raise UsageError(
@@ -66,9 +71,17 @@ def place(
         UsageError: The level is `normal`, which holds nobody back.
         OrdersUnavailable: The order is not known to stand.
     """
+    return place_order(orders, new_order(scope, level, reason=reason, actor=actor, clock=clock, ids=ids), clock=clock)
+
+
+def new_order(scope: Scope, level: Level, *, reason: str, actor: str, clock: Clock, ids: IdSource) -> Order:
+    """An order that is nowhere yet, so that the same one may be placed in several places.
+
+    Raises: UsageError, as `place`.
+    """
     if level is Level.NORMAL:
         raise UsageError("an order to hold something at `normal` holds nothing; to give power back, lift an order")
-    order = Order(
+    return Order(
         order_id=ids.new_id("ord"),
         scope=scope,
         level=level,
@@ -76,6 +89,13 @@ def place(
         actor=_text(actor),
         placed_at=from_us(clock.now_us()),
     )
+
+
+def place_order(orders: Orders, order: Order, *, clock: Clock) -> Placed:
+    """Place an order that was made already. Durable on return.
+
+    Raises: OrdersUnavailable: The order is not known to stand.
+    """
     orders.place(order)
     placed_at_s = clock.monotonic_s()
     # Perhaps another writer has moved the stamp on since; who has bound that one has bound this order too.

@@ -10,6 +10,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from rescind import __version__
@@ -112,7 +113,7 @@ def _openapi() -> OpenAPIConfig:
         create_examples=False,
         components=Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}),
         security=[{"token": []}],
-        render_plugins=[],
+        render_plugins=[JsonRenderPlugin()],  # the others load scripts from somebody else's server
     )
 
 
