@@ -80,7 +80,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for name in ("RESCIND_STORE", "RESCIND_APP", "RESCIND_DEBUG"):
+    for name in ("RESCIND_STORE", "RESCIND_APP", "RESCIND_DEBUG", "RESCIND_URL", "RESCIND_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     yield tmp_path
     for name in set(sys.modules) - before:

@@ -35,7 +35,7 @@ def unchanged(shop: ModuleType, folder: Path) -> Iterator[None]:
         (("stop", "everything+tenant:x"), "a scope is `everything`"),
         (("stop", "agent:x", "--level", "hlted"), "the levels are: normal, supervised, read_only, paused, halted"),
         (("stop", "agent:x", "--level", "normal"), "lift an order"),
-        (("stop", "agent:x", "--wait", "0"), "0.0 is not in the range"),
+        (("stop", "agent:x", "--wait", "0"), "is not in the range"),
         (("stop", "agent:x", "tenant:y"), "unexpected extra argument"),
         (("stop", "agent:x", "--levle", "paused"), "No such option"),
         (("resume", "agent:x"), "Missing option '--reason'"),

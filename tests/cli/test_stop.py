@@ -139,6 +139,8 @@ def words_of_full(argv: list[str]) -> QuickStop:
     with stop.make_context("stop", list(argv)) as context:
         given = context.params
         store = context.meta.get("rescind.store")
+        urls = tuple(context.meta["rescind.switch"])
+        token_file = context.meta["rescind.token_file"]
     assert given["wait_s"] is None
     return QuickStop(
         scope=given["scope"],
@@ -146,6 +148,8 @@ def words_of_full(argv: list[str]) -> QuickStop:
         reason=given["reason"],
         actor=given["actor"],
         store=None if store is None else str(store),
+        switch=urls,
+        token_file=token_file,
         as_json=given["as_json"],
     )
 

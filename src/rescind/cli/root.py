@@ -13,13 +13,18 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "stop": ("SCOPE", "hold agents back, now; --wait for the receipt"),
         "resume": ("SCOPE|ORDER", "give power back; takes a reason"),
         "status": ("", "what stands, who obeys it, what is in flight"),
+        "supervise": ("-- CMD…", "run an agent in any language; kill it if halted"),
     },
     "Undo": {
         "undo": ("", "show what would be undone; --apply does it"),
         "review": ("list|show|resolve", "what only a person can decide"),
     },
     "Prove": {
-        "audit": ("verify|log|export…", "check, read and export the journal"),
+        "audit": ("verify|log|orders…", "check, read and export what was recorded"),
+    },
+    "Serve": {
+        "switch": ("", "a stop service of its own; any one can stop you"),
+        "token": ("create|list|revoke", "who may stop, lift and look"),
     },
     "Try": {
         "demo": ("", "watch an agent go wrong, be stopped and be undone"),
@@ -34,6 +39,9 @@ MODULES = {
     "undo": "rescind.cli.undo:undo",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
+    "supervise": "rescind.cli.supervise:supervise",
+    "switch": "rescind.cli.switch:switch",
+    "token": "rescind.cli.token:token",
     "demo": "rescind.cli.demo:demo",
 }
 

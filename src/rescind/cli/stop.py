@@ -68,8 +68,8 @@ Examples:
 def stop(*, scope: str, level: str, reason: str, wait_s: float | None, actor: str | None, out: Out) -> int:
     """Hold back what SCOPE covers, until `rescind resume`.
 
-    The order goes to every switch of rescind.yaml and RESCIND_URL, and to this machine's store, if there is one. When it
-    is said to be durable, every guard obeys that hears of it.
+    The order goes to every switch of rescind.yaml and RESCIND_URL, and to this machine's store, if there is one. When
+    it is said to be durable, every guard obeys that hears of it.
 
     Exit status 0 if a switch has it, and the local store where there is one. With --wait each guard's acknowledgement
     is awaited, and status 1 if any process may still act.
