@@ -224,7 +224,7 @@ def test_a_run_that_is_over_makes_no_more_calls(tools: Tools) -> None:
 
 
 def test_a_child_shares_tenant_and_trace_and_is_in_its_parents_tree(tools: Tools) -> None:
-    with tools.guard.run("router@1", tenant="acme") as parent, parent.child(agent="shop@1") as child:
+    with tools.guard.run("router@1", tenant="acme") as parent, parent.spawn(agent="shop@1") as child:
         assert (child.info.tenant, child.trace_id, child.info.parent_run) == ("acme", parent.trace_id, parent.run_id)
         tools.guard.orders.place(an_order(scope=f"tree:{parent.run_id}", level=Level.READ_ONLY))
         with pytest.raises(CallDenied):

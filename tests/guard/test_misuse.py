@@ -78,7 +78,7 @@ def test_a_halted_run_opens_no_other_run() -> None:
         with pytest.raises(RunHalted):
             guard.run("other@1").__enter__()
         with pytest.raises(RunHalted):
-            run.child(agent="other@1").__enter__()
+            run.spawn(agent="other@1").__enter__()
     with guard.run("other@1"):
         add("x")
 
@@ -86,13 +86,13 @@ def test_a_halted_run_opens_no_other_run() -> None:
 def test_a_child_gets_no_more_than_its_parent() -> None:
     guard = a_guard()
     add = adding(guard)
-    with guard.run("notes@1", allow=[]) as run, run.child(allow={"note.add"}), pytest.raises(CallDenied):
+    with guard.run("notes@1", allow=[]) as run, run.spawn(allow={"note.add"}), pytest.raises(CallDenied):
         add("x")
     with guard.run("notes@1", calls_max=2) as run:
         for text in "ab":
-            with run.child():
+            with run.spawn():
                 add(text)
-        with run.child(), pytest.raises(CallDenied, match="calls"):
+        with run.spawn(), pytest.raises(CallDenied, match="calls"):
             add("c")
     assert len(steps_of(guard.journal)) == 2
 

@@ -111,7 +111,7 @@ def test_a_call_made_by_a_tool_comes_after_the_call_that_made_it(guard: Guard) -
 def test_a_child_run_comes_after_what_spawned_it_and_before_what_follows(guard: Guard) -> None:
     with guard.run("router@1") as parent:
         guard.add("before")  # type: ignore[attr-defined]
-        with parent.child(agent="notes@1"):
+        with parent.spawn(agent="notes@1"):
             guard.add("in the child")  # type: ignore[attr-defined]
         guard.add("after")  # type: ignore[attr-defined]
     assert parents(guard)["in the child"] == {"before"}

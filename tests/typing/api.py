@@ -90,7 +90,7 @@ async def agent() -> None:
         assert_type(set_status("inv_1", "void"), int)
         assert_type(set_status.keyed("order-17")("inv_1", "void"), int)
         assert_type(await charge("4242", cents=500), str)
-        with run.branch(), run.child(agent="mailer@1"):
+        with run.branch(), run.spawn(agent="mailer@1"):
             send("ada@example.com")
         try:
             send("grace@example.com")

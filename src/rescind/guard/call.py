@@ -65,6 +65,7 @@ class WriteCall:
         self._parents: tuple[StepRef, ...] = ()
         self._before: Snapshot | None = None
         self._effect_began = False
+        self.cut_short = ""  # why the tool was cancelled, if a halt of the run did it
 
     # --- before the effect ---
 
@@ -212,10 +213,22 @@ class WriteCall:
     async def _invoke_async(self) -> Any:
         key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
         try:
+            if self.tool.cancellable:
+                return await self._invoke_cancellable()
             return await self.tool.function(*self._args, **self._kwargs)
         finally:
             current_key.reset(key_token)
             current_secrets.reset(secrets_token)
+
+    async def _invoke_cancellable(self) -> Any:
+        from rescind.guard.cancelling import Cancelling  # and with it asyncio, which synchronous programs do without
+
+        cancelling = Cancelling(self.run, self.action)
+        try:
+            with cancelling:
+                return await self.tool.function(*self._args, **self._kwargs)
+        finally:
+            self.cut_short = cancelling.reason
 
     def had_effect(self) -> None:
         """The tool has, or may have, changed something."""

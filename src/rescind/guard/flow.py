@@ -6,10 +6,13 @@
 Laws, which the simulation tries to break by dying between any two requests:
 
 W1. No effect without a durable intent.
-W2. No effect after the orders that forbid it were bound: the stamp is read again once the intent is durable, and the
-    step counts as in flight from before that reading until its outcome is durable.
+W2. No effect after the orders that forbid it were bound, nor after the lease has run out: stamp, view and lease are
+    read again once the intent is durable, and the step counts as in flight from before that reading until its outcome
+    is durable. So it does not matter whether orders are read here or pushed by another thread.
 W3. An exception that leaves the tool is `unknown`, unless the tool or its effect vouches that nothing changed.
 W4. A step whose intent is durable and whose tool did not run says so (`failed`), if we live to say it.
+W5. A halt cancels the tools of its run that were declared cancellable, and no others. Their outcome is as in W3, and
+    the caller gets the halt; a cancellation of the caller's own stays what it is.
 """
 
 from collections.abc import Callable, Generator
@@ -143,7 +146,7 @@ def _invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
         result = yield Perform(call.invoke)
     except BaseException as error:  # noqa: BLE001
         unchanged = (yield from _let_go(touch)) or isinstance(error, NothingChanged)
-        reason = call.scrub(_name(error))
+        reason = call.scrub(call.cut_short or _name(error))
         outcome = Failed(reason) if unchanged else Unknown(reason)
         yield from _try_append(call, outcome, error)
         return Threw(error)

@@ -1,12 +1,17 @@
 """The gate: may this run make this call? Decided in memory; the orders are reread only when their stamp has moved.
 
 `judge` is the whole policy, a pure function from facts to a verdict. A `View` remembers what it said for as long as the
-stamp stands still, so that an allowed call costs a look at the shared page, a set look-up, a deadline and a count.
+stamp stands still and no switch has pushed more, so that an allowed call costs a look at the shared page, a set
+look-up, one reading of the clock for lease and deadline, and a count.
 
 Laws:
-G1. A call is admitted only under the newest orders: a stamp that has moved is followed before anything is admitted.
-G2. What cannot be known is refused to writes (unreadable orders mean `read_only`).
-G3. A halt is a latch: a run that was halted once is refused for good, whatever is lifted later.
+G1. A call is admitted only under the newest orders: a stamp that has moved is followed before anything is admitted,
+    and what a switch has pushed is in every run's view before it counts as bound.
+G2. What cannot be known is refused to writes (unreadable orders mean `read_only`), and a silence of all switches
+    for longer than the lease holds the guard at `on_silence` until one is heard again.
+G3. A halt is a latch: a run that was halted once is refused for good, whatever is lifted later; and so are those that
+    it has spawned. A silence is no halt, at whatever level it holds: nobody has decided that the run should end, and a
+    partition of some seconds would otherwise end every run of a fleet, with no order that anybody could lift.
 """
 
 from typing import assert_never
@@ -18,8 +23,11 @@ from rescind.model.level import Level
 from rescind.model.order import Order, covering
 from rescind.model.scope import Subject
 
-ON_SILENCE = Level.READ_ONLY
+ON_UNREADABLE = Level.READ_ONLY
 """The level a guard holds itself at while it cannot read the orders."""
+
+SILENCE = "no switch has been heard for longer than the lease; calls go on by themselves once one is heard"
+"""Why calls are refused after a lease has run out. The operator's part of it is in the guard's report."""
 
 NEVER_SETTLED = -1
 """A stamp that no page ever shows: its view is judged anew on every call."""
@@ -39,10 +47,11 @@ class Deny(msgspec.Struct, frozen=True):
 
 
 class Halt(msgspec.Struct, frozen=True):
-    """The run is over."""
+    """The run is over; or, if it does not latch, refused like a halted one for as long as a silence lasts."""
 
     reason: str
     orders: tuple[Order, ...] = ()
+    latches: bool = True
 
 
 Verdict = Allow | Deny | Halt
@@ -54,7 +63,7 @@ class Limits(msgspec.Struct, frozen=True):
     Attributes:
         allow: The only actions it may call; None for any.
         calls_max: Guarded calls, reads and writes, it may make.
-        deadline_s: Monotonic time after which it may make none.
+        deadline_s: Boot clock after which it may make none.
     """
 
     allow: frozenset[str] | None = None
@@ -68,7 +77,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class View:
-    """What the orders of one stamp mean to one run. `passed` holds the actions already judged and allowed."""
+    """What the standing orders mean to one run. `passed` holds the actions already judged and allowed."""
 
     __slots__ = ("fault", "orders", "passed", "stamp")
 
@@ -82,18 +91,34 @@ class View:
 UNSEEN = View(NEVER_SETTLED, ())
 
 
-def judge(view: View, subject: Subject, action: str, *, writes: bool, limits: Limits) -> Verdict:
-    """Whether the orders and the run's own limits allow the call. Clock and count are the caller's business."""
-    orders = covering(view.orders, subject, action)
+def judge(
+    view: View, subject: Subject, action: str, *, writes: bool, limits: Limits, silence: Level = Level.NORMAL
+) -> Verdict:
+    """Whether the orders and the run's own limits allow the call. Clock and count are the caller's business.
+
+    Args:
+        view: The orders that stand.
+        subject: The run.
+        action: What it would call.
+        writes: Whether that changes something.
+        limits: What the run was given.
+        silence: The level that a lease which has run out holds the run at; normal while it lasts.
+    """
+    orders = covering(view.orders, subject, action) if view.orders else ()
     level = orders[0].level if orders else Level.NORMAL
     if level is Level.HALTED:
         return Halt(_why(orders), tuple(order for order in orders if order.level is Level.HALTED))
-    if view.fault and writes and level < ON_SILENCE:
+    if silence > level:
+        if silence is Level.HALTED:
+            return Halt(SILENCE, latches=False)
+        if not (silence.allows_writes if writes else silence.allows_reads):
+            return Deny(_refusal(action, silence, writes, SILENCE), SILENCE, silence)
+    if view.fault and writes and level < ON_UNREADABLE:
         return Deny(
             f"{action} was not run: the standing orders cannot be read, so changes are refused until they can. "
             "Reading still works. Do not retry; tell the user that changes are paused",
             f"standing orders unreadable: {view.fault}",
-            ON_SILENCE,
+            ON_UNREADABLE,
         )
     if not (level.allows_writes if writes else level.allows_reads):
         return Deny(_refusal(action, level, writes, _why(orders)), _why(orders), level, orders)

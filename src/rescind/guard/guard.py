@@ -1,5 +1,6 @@
 """The guard: what an agent's program holds. It declares tools, opens runs, and follows the switch."""
 
+import math
 import os
 import threading
 import weakref
@@ -9,20 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds
-from rescind.config import load_settings
-from rescind.errors import DeclarationError, OrdersUnavailable, UsageError
+from rescind.config import STORE_VARIABLE, URL_VARIABLE, SwitchConfig, load_settings
+from rescind.errors import DeclarationError, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
 from rescind.guard.effect import Effect
-from rescind.guard.gate import NEVER_SETTLED, UNSEEN, Limits, View
+from rescind.guard.gate import UNSEEN, Limits
+from rescind.guard.lineage import ancestors_of_environment
+from rescind.guard.obeyed import Obeyed
 from rescind.guard.run import Run, current_run, new_info
 from rescind.guard.stores import EmbeddedStores, GivenStores, Stores, Watch
 from rescind.guard.tool import ReadTool, WriteTool
 from rescind.journal.port import Journal
+from rescind.model.level import Level
+from rescind.switch.client.lease import Lease
 from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
     from rescind.model.entry import StepRef
     from rescind.model.order import Order
+    from rescind.switch.client.subscription import Subscription
+    from rescind.switch.wire import Report
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +47,9 @@ class Guard:
 
     Declares tools (`read`, `write`), opens runs (`run`), obeys the standing orders and writes the journal. Files,
     threads and the registration with the switch begin with the first run, not with the import of a module.
+
+    Orders come from two sides and count alike: those of this machine, which are read when their stamp has moved, and
+    those of the switches that the guard is told to follow, which are pushed by a thread in the background.
     """
 
     def __init__(
@@ -49,6 +59,8 @@ class Guard:
         fallback: str = FALLBACK,
         clock: Clock | None = None,
         ids: IdSource | None = None,
+        switch: SwitchConfig | None = None,
+        token: str = "",
     ) -> None:
         """A guard over stores; most programs use `from_config` or `at`, tests use `over`.
 
@@ -57,8 +69,14 @@ class Guard:
             fallback: What users are shown for a halted run.
             clock: The time; the machine's by default.
             ids: New identifiers; random ones by default.
+            switch: Which switches to follow besides, and what to do when none is heard; none by default.
+            token: What to show them.
         """
         self.stores, self.fallback = stores, fallback
+        self._switch, self._token = switch or SwitchConfig(), token
+        # Closed until a switch is heard, if it is to follow any: the gate asks the lease before it asks who has begun.
+        until_s = -math.inf if self._switch.urls else math.inf
+        self.lease = Lease(until_s=until_s, on_silence=Level.parse(self._switch.on_silence))
         self.clock: Clock = clock or SystemClock()
         self.ids: IdSource = ids or SystemIds()
         self.in_flight_steps: dict[StepRef, None] = {}
@@ -67,9 +85,10 @@ class Guard:
         self._checked = False
         self._runs: dict[int, Run] = {}
         self._refresh_lock = threading.RLock()  # a signal's handler may come by here in the middle of it
-        self._view_args: tuple[int, tuple[Order, ...], str] = (NEVER_SETTLED, (), "")
-        self.page: Sequence[int] = (0,)
+        self._read_lock = threading.RLock()  # its own: a push must not wait for a disk
+        self._obeyed = Obeyed(self.lease)
         self._watch: Watch | None = None
+        self._subscription: Subscription | None = None
         self._watching = False
         self._watch_lock = threading.RLock()
         _guards.add(self)
@@ -94,12 +113,18 @@ class Guard:
         Raises: ConfigError, which names the file, the place in it and the remedy.
         """
         settings = load_settings(path)
-        return cls.at(settings.store, fallback=settings.config.fallback or FALLBACK)
+        fallback = settings.config.fallback or FALLBACK
+        return cls.at(settings.store, fallback=fallback, switch=settings.switch, token=settings.token)
 
     @classmethod
-    def at(cls, store: str | Path, *, fallback: str = FALLBACK) -> "Guard":
-        """A guard with its stores in this folder of the machine; they are opened, or made, at the first run."""
-        return cls(EmbeddedStores(Path(store)), fallback=fallback)
+    def at(
+        cls, store: str | Path, *, fallback: str = FALLBACK, switch: SwitchConfig | None = None, token: str = ""
+    ) -> "Guard":
+        """A guard with its stores in this folder of the machine; they are opened, or made, at the first run.
+
+        Args: as for `Guard`.
+        """
+        return cls(EmbeddedStores(Path(store)), fallback=fallback, switch=switch, token=token)
 
     @property
     def journal(self) -> Journal:
@@ -136,6 +161,7 @@ class Guard:
         effect: Effect | None = None,
         after: Iterable[str] = (),
         undo_within: timedelta | None = None,
+        cancellable: bool = False,
     ) -> Callable[[Callable[P, R]], GuardedWrite[P, R]]:
         """Declare a tool that changes something. Its effect class must be chosen before its first call.
 
@@ -148,6 +174,8 @@ class Guard:
             effect: A ready-made effect, such as `SqlRows`.
             after: Names of actions that this one's steps depend on, within a run: they are undone after it.
             undo_within: How long after a step its compensation is allowed.
+            cancellable: Whether a halt of the run may cancel it while it runs; only for coroutines. Its outcome is then
+                unknown, unless its effect vouches that nothing changed.
 
         Raises: DeclarationError, if the name is taken or the declaration contradicts itself.
         """
@@ -163,6 +191,7 @@ class Guard:
                 effect=effect,
                 after=tuple(after),
                 undo_within=undo_within,
+                cancellable=cancellable,
             )
             self._add(name, tool)
             return cast("GuardedWrite[P, R]", guarded_write(self, tool))
@@ -220,7 +249,8 @@ class Guard:
             session: The conversation.
             trace_id: The trace it belongs to; its parent's or a new one by default.
             run_id: An id of the caller's choosing. A run with this id is continued; its steps are not repeated.
-            parent: The run that spawned it, or that one's id if it lives in another process.
+            parent: The run that spawned it, or that one's id if it lives in another process. Runs whose program was
+                started by a run (`Run.environment`) have that one among their ancestors in any case.
             fallback: What to show to users if it is halted.
             allow: The only actions it may call.
             calls_max: How many guarded calls it may make.
@@ -232,13 +262,12 @@ class Guard:
             parent = current_run.get()
             if parent is not None and parent.is_over:
                 parent = None  # left behind in this context by somebody else; it has nothing to do with this one
-        ancestors: tuple[str, ...] = ()
         if isinstance(parent, Run):
             ancestors = (parent.run_id, *parent.info.ancestors)
             trace_id = trace_id or parent.trace_id
             tenant = tenant or parent.info.tenant
-        elif parent is not None:
-            ancestors = (parent,)
+        else:
+            ancestors = (*(() if parent is None else (parent,)), *ancestors_of_environment())
         info = new_info(
             run_id=run_id or self.ids.new_id("run"),
             agent=agent,
@@ -251,7 +280,7 @@ class Guard:
         limits = Limits(
             allow=None if allow is None else self._known(allow),
             calls_max=float("inf") if calls_max is None else calls_max,
-            deadline_s=float("inf") if timeout_s is None else self.clock.monotonic_s() + timeout_s,
+            deadline_s=float("inf") if timeout_s is None else self.clock.boot_s() + timeout_s,
         )
         above = parent if isinstance(parent, Run) else None
         return Run(
@@ -281,8 +310,11 @@ class Guard:
         """Stop following the switch, and make durable what is still on its way. A second close does nothing."""
         with self._watch_lock:
             watch, self._watch, self._watching = self._watch, None, False
+            subscription = self._subscription
         for run in list(self._runs.values()):
             run.view = UNSEEN  # whoever goes on all the same is registered again before the next call
+        if subscription is not None:
+            subscription.close()
         if watch is not None:
             watch.close()
         self.stores.close()
@@ -296,24 +328,22 @@ class Guard:
     # --- the switch ---
 
     def refresh(self) -> int:
-        """Read the standing orders, and let every open run follow them. Returns the stamp now bound, or -1."""
+        """Read the orders of this machine, and let every open run follow them. Returns the stamp now bound, or -1."""
         self._start_watching()
+        with self._read_lock:
+            standing = self._obeyed.look(self.orders)
+            with self._refresh_lock:
+                self._obeyed.read(standing)
+                self._lead()
+                return self._obeyed.stamp
+
+    def take_up(self, orders: "tuple[Order, ...]") -> frozenset[str]:
+        """See `Follower`: these stand at the switches now."""
         with self._refresh_lock:
-            try:
-                standing = self.orders.standing()
-                self.page = self.orders.page
-            except OrdersUnavailable as error:
-                # What stood goes on standing; what may have been added since is unknown, so writes are refused (G2).
-                view_args = (NEVER_SETTLED, self._view_args[1], str(error))
-            else:
-                stamp = standing.stamp if standing.settled else NEVER_SETTLED
-                view_args = (stamp, standing.orders, "")
-                if NEVER_SETTLED < stamp < self._view_args[0]:
-                    view_args = self._view_args  # a signal's handler has read newer ones meanwhile
-            self._view_args = view_args
-            for run in list(self._runs.values()):
-                run.follow(View(*view_args))
-            return view_args[0]
+            self._obeyed.hear(orders)
+            self._lead()
+        # Read last: a step that was admitted by an older view was in flight before it was in every run's view (W2).
+        return self.in_flight()
 
     def bind(self) -> tuple[int, frozenset[str]]:
         """See `Subscriber`."""
@@ -330,19 +360,71 @@ class Guard:
 
     def fault(self) -> str:
         """See `Subscriber`."""
-        return self._view_args[2]
+        subscription = self._subscription
+        return self._obeyed.fault or ("" if subscription is None else subscription.silence())
+
+    def describe(self) -> "Report":
+        """See `Follower`."""
+        from rescind.guard.report import described
+
+        runs = list(self._runs.values())
+        return described(runs, self._obeyed.fault)
+
+    @property
+    def page(self) -> Sequence[int]:
+        """The shared page of this machine's orders."""
+        return self._obeyed.page
+
+    def wait_for_switch(self) -> None:
+        """Wait until a switch has been heard, if any are followed, or `start_within_s` is over."""
+        if self._subscription is not None:
+            self._subscription.wait_for_first()
+
+    async def wait_for_switch_async(self) -> None:
+        """As `wait_for_switch`, for a task."""
+        if self._subscription is not None:
+            await self._subscription.wait_for_first_async()
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which another program finds the same store and the same switches."""
+        found = {} if self.stores.folder is None else {STORE_VARIABLE: str(self.stores.folder)}
+        return found | ({URL_VARIABLE: " ".join(self._switch.urls)} if self._switch.urls else {})
+
+    def _lead(self) -> None:
+        for run in list(self._runs.values()):
+            run.follow(self._obeyed.view_of(run.info.subject))
 
     def _start_watching(self) -> None:
         if self._watching:
             return
         with self._watch_lock:
-            if not self._watching:
-                self._watching = True  # first: the watch binds the orders, and so comes by here again
-                try:
-                    self._watch = self.stores.watch(self)
-                except BaseException:
-                    self._watching = False
-                    raise
+            if self._watching:
+                return
+            self._watching = True  # first: the watch binds the orders, and so comes by here again
+            try:
+                self._subscribe()
+                self._watch = self.stores.watch(self)
+            except BaseException:
+                self._watching = False
+                if self._subscription is not None:
+                    self._subscription.close()
+                raise
+
+    def _subscribe(self) -> None:
+        if not self._switch.urls:
+            return
+        from rescind.switch.client.subscription import Subscription  # with asyncio and ssl, for those who follow any
+
+        self._subscription = Subscription(
+            self,
+            guard_id=self.guard_id,
+            switch=self._switch,
+            token=self._token,
+            clock=self.clock,
+            lease=self.lease,
+            before=self._subscription,
+        )
+        self._subscription.start()
 
     def after_fork(self) -> None:
         """Begin anew in a forked child.
@@ -352,11 +434,16 @@ class Guard:
         """
         self.guard_id = self.ids.new_id("guard")
         self.in_flight_steps = {}
-        self._refresh_lock, self._watch_lock = threading.RLock(), threading.RLock()
+        self._refresh_lock, self._read_lock = threading.RLock(), threading.RLock()
+        self._watch_lock = threading.RLock()
         self.stores.after_fork()
+        if self._switch.urls:
+            self.lease.end()  # the parent's; this process must hear a switch itself
         for run in self._runs.values():
             run.after_fork()
         watch, self._watch, self._watching = self._watch, None, False
+        if self._subscription is not None:
+            self._subscription.abandon()
         if watch is not None:
             watch.abandon()
 

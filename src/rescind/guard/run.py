@@ -10,8 +10,9 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rescind.errors import CallDenied, RescindError, RunHalted, UsageError
+from rescind.errors import RescindError, UsageError
 from rescind.guard.gate import UNSEEN, Allow, Deny, Halt, Limits, View, judge, raise_refusal, spent
+from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
 from rescind.guard.strand import Strand, current_strand, strand_of
 from rescind.journal.port import Draft
 from rescind.model.entry import Refused, RunClosed, RunOpened
@@ -22,6 +23,7 @@ from rescind.model.step import RunInfo, parse_agent
 from rescind.switch.port import LiveRun
 
 if TYPE_CHECKING:
+    from rescind.guard.cancelling import Cancelling
     from rescind.guard.guard import Guard
 
 logger = logging.getLogger("rescind")
@@ -33,7 +35,7 @@ REFUSALS_RECORDED_MAX = 64
 class Run:
     """One execution of an agent, as a context manager for `with` and `async with`.
 
-    Made by `Guard.run` and `Run.child`. It may be entered once; another thread enters `run.activate()`.
+    Made by `Guard.run` and `Run.spawn`. It may be entered once; another thread enters `run.activate()`.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Run:
         self.guard, self.info, self.fallback, self.parent = guard, info, fallback, parent
         self.view = UNSEEN
         self._page: Sequence[int] = (0,)
-        self._limits = limits
+        self._lease, self._boot_s = guard.lease, guard.clock.boot_s
+        self._limits, self._deadline_s = limits, limits.deadline_s
         self._numbered_after_opening = numbered_after_opening  # others may have begun, or go on with, its chain
         self._is_forked = False
         self._subject = info.subject
@@ -61,7 +64,9 @@ class Run:
         self._entered = self._closed = False
         self._halt: Halt | None = None
         self._strand: Strand | None = None
-        self._refusals: set[tuple[str, int]] = set()
+        self._refusals: set[tuple[str, str]] = set()
+        self._children: dict[int, Run] = {}  # open ones of this process
+        self._held: dict[int, Cancelling] = {}  # running tools that a halt cancels
         self._tokens: list[tuple[Token[Run | None], Token[Strand | None]]] = []
 
     @property
@@ -93,6 +98,8 @@ class Run:
 
     def __enter__(self) -> Self:
         self._begin()
+        self.guard.wait_for_switch()
+        self._admit_run()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -105,6 +112,12 @@ class Run:
 
     async def __aenter__(self) -> Self:
         self._begin()
+        try:
+            await self.guard.wait_for_switch_async()
+        except BaseException:
+            self._leave()
+            raise
+        self._admit_run()
         return self
 
     async def __aexit__(
@@ -117,7 +130,7 @@ class Run:
             except RescindError as problem:
                 _log_unclosed(self.run_id, problem)
 
-    def child(
+    def spawn(
         self,
         *,
         agent: str | None = None,
@@ -129,6 +142,8 @@ class Run:
         timeout_s: float | None = None,
     ) -> "Run":
         """A run that this one spawns: same tenant, session and trace, stopped whenever this run's tree is.
+
+        It follows this run: when this one is halted, by whatever order, so is the child.
 
         Args: as for `Guard.run`; what is left out is taken over from this run.
         """
@@ -167,19 +182,27 @@ class Run:
         finally:
             current_strand.reset(token)
 
+    def environment(self) -> dict[str, str]:
+        """The variables for a program that this run starts, which puts it in its tree and under the same switches.
+
+        To be merged into its environment. The switch's token is not among them; it is inherited, or the program's own.
+        """
+        return self.guard.environment() | {PARENT_VARIABLE: said_to_children(self.run_id, self.info.ancestors)}
+
     def _begin(self) -> None:
         if self._entered:
             raise UsageError(f"run {self.run_id} was entered already; a run is entered once")
         self._entered = True
         self.guard.begin(self)
-        try:
-            self._admit_run()
-        except (CallDenied, RunHalted):
-            self._closed = True
-            self.guard.end(self)
-            raise
-        self._strand = Strand(self.run_id, parent=current_strand.get())
-        self._tokens.append((current_run.set(self), current_strand.set(self._strand)))
+        if self.parent is not None:
+            # Before it is looked whether the parent is halted: whoever halts it from now on finds this child.
+            self.parent._children[id(self)] = self  # a run like this one
+
+    def _leave(self) -> None:
+        self._closed = True
+        self.guard.end(self)
+        if self.parent is not None:
+            self.parent._children.pop(id(self), None)
 
     def _end(self, error: BaseException | None) -> tuple[Draft, ...]:
         self._closed, self.view = True, UNSEEN
@@ -188,7 +211,7 @@ class Run:
         with contextlib.suppress(ValueError):
             current_run.reset(run_token)
             current_strand.reset(strand_token)
-        self.guard.end(self)
+        self._leave()
         if not self._is_open:
             return ()
         how = "halted" if self.halted else "ended" if error is None else "failed"
@@ -203,11 +226,15 @@ class Run:
 
         Raises: CallDenied, RunHalted.
         """
-        self.check_orders(action, writes=writes)
-        limits = self._limits
-        if self.guard.clock.monotonic_s() >= limits.deadline_s:
+        view = self.view
+        if self._page[0] != view.stamp or action not in view.passed:
+            self._judge(action, writes=writes)
+        now_s = self._boot_s()
+        if now_s >= self._lease.until_s:
+            self._judge_in_silence(action, writes=writes)
+        if now_s >= self._deadline_s:
             self._refuse(spent(action, "time"), action)
-        if next(self._calls) > limits.calls_max or (self.parent is not None and self.parent.is_spent()):
+        if next(self._calls) > self._limits.calls_max or (self.parent is not None and self.parent.is_spent()):
             self._refuse(spent(action, "calls"), action)
 
     def is_spent(self) -> bool:
@@ -216,20 +243,30 @@ class Run:
         return next(self._calls) > self._limits.calls_max or above_is_spent
 
     def check_orders(self, action: str, *, writes: bool) -> None:
-        """Whether the orders, as they are by now, allow the call.
+        """Whether the orders and the lease, as they are by now, allow the call.
 
         Raises: CallDenied, RunHalted.
         """
         view = self.view
         if self._page[0] != view.stamp or action not in view.passed:
             self._judge(action, writes=writes)
+        if self._boot_s() >= self._lease.until_s:
+            self._judge_in_silence(action, writes=writes)
 
     def _admit_run(self) -> None:
         # A run may begin wherever reads may; its allowlist is about calls and has no say here.
-        self.guard.refresh()
-        verdict = self._halt or self._halt_above() or judge(self.view, self._subject, "", writes=False, limits=Limits())
-        if not isinstance(verdict, Allow):
-            self._refuse(verdict, "a new run")
+        try:
+            self.guard.refresh()
+            silence = self._lease.level_at(self._boot_s())
+            halt = self._halt or self._halt_above()
+            verdict = halt or judge(self.view, self._subject, "", writes=False, limits=Limits(), silence=silence)
+            if not isinstance(verdict, Allow):
+                self._refuse(verdict, "a new run")
+        except BaseException:
+            self._leave()
+            raise
+        self._strand = Strand(self.run_id, parent=current_strand.get())
+        self._tokens.append((current_run.set(self), current_strand.set(self._strand)))
 
     def _halt_above(self) -> Halt | None:
         # A halted run makes no more calls, and opening another run to make them from would be one.
@@ -245,20 +282,30 @@ class Run:
             raise UsageError(f"{action} was called in run {self.run_id}, which is over; open a new run")
         if self._halt is None and self._page[0] != self.view.stamp:
             self.guard.refresh()
+            self.guard.wait_for_switch()  # after a fork, or a guard that was closed and goes on all the same
         view = self.view
         verdict = self._halt or judge(view, self._subject, action, writes=writes, limits=self._limits)
         if not isinstance(verdict, Allow):
             self._refuse(verdict, action)
         view.passed.add(action)
 
+    def _judge_in_silence(self, action: str, *, writes: bool) -> None:
+        # Never remembered in the view: the silence may end before the next call.
+        silence = self._lease.on_silence
+        verdict = self._halt or judge(
+            self.view, self._subject, action, writes=writes, limits=self._limits, silence=silence
+        )
+        if not isinstance(verdict, Allow):
+            self._refuse(verdict, action)
+
     def _refuse(self, verdict: Deny | Halt, action: str) -> None:
-        if isinstance(verdict, Halt):
+        if isinstance(verdict, Halt) and verdict.latches:
             self.latch(verdict)
         self._record_refusal(verdict, action)
         raise_refusal(verdict, action=action, run_id=self.run_id, fallback=self.fallback)
 
     def _record_refusal(self, verdict: Deny | Halt, action: str) -> None:
-        once = (action, self.view.stamp)
+        once = (action, verdict.reason)
         if once in self._refusals or len(self._refusals) >= REFUSALS_RECORDED_MAX or not self._is_open:
             return
         self._refusals.add(once)
@@ -270,22 +317,39 @@ class Run:
     def follow(self, view: View) -> None:
         """Take up new orders; a halt among them is latched even if no call meets it (G3)."""
         self._page = self.guard.page
-        if self._halt is None:
-            verdict = judge(view, self._subject, "", writes=False, limits=Limits())
+        # What a tool is doing that could be cancelled counts like a call: an order may halt whoever does just that.
+        for action in ("", *(each.action for each in list(self._held.values()))) if view.orders else ():
+            verdict = self._halt or judge(view, self._subject, action, writes=False, limits=Limits())
             if isinstance(verdict, Halt):
                 self.latch(verdict)
+                break
         # Halted runs get a view that no page agrees with: every call takes the slow way, and is refused there.
         self.view = view if self._halt is None else View(UNSEEN.stamp, view.orders, view.fault)
 
     def latch(self, halt: Halt) -> None:
-        """End this run for good."""
+        """End this run for good, with what it has spawned and what it is doing, as far as that can be cancelled."""
         if self._halt is None:
             self._halt = halt
             self.view = View(UNSEEN.stamp, self.view.orders, self.view.fault)
+        for held in list(self._held.values()):
+            held.cut(halt)
+        for child in list(self._children.values()):
+            child.latch(halt)
+
+    def hold(self, running: "Cancelling") -> None:
+        """A tool begins that a halt may cancel."""
+        self._held[id(running)] = running
+        if self._halt is not None:  # looked at last: who halts the run from now on finds the tool
+            running.cut(self._halt)
+
+    def release(self, running: "Cancelling") -> None:
+        """The tool has ended."""
+        self._held.pop(id(running), None)
 
     def report(self) -> LiveRun:
         """This run, as the guard's report shows it."""
         level = Level.HALTED if self.halted else effective_level(self.view.orders, self._subject)
+        level = max(level, self._lease.level_at(self._boot_s()))
         return LiveRun(run=self.info, level=level, latched=self.halted)
 
     # --- the journal ---
@@ -313,6 +377,7 @@ class Run:
         self._is_open = False
         self._is_forked = self._numbered_after_opening = True
         self.view = UNSEEN
+        self._held = {}
         self._steps = itertools.count(1)
 
     def next_step_id(self) -> str:

@@ -42,6 +42,7 @@ class WriteTool:
         effect: Effect | None,
         after: tuple[str, ...],
         undo_within: timedelta | None,
+        cancellable: bool = False,
     ) -> None:
         self.function, self.name = function, name
         self.is_async = inspect.iscoroutinefunction(function)
@@ -68,6 +69,12 @@ class WriteTool:
         self.undo_within = undo_within
         self._after = after
         self._sealed: Action | None = None
+        self.cancellable = cancellable
+        if cancellable and not self.is_async:
+            raise DeclarationError(
+                f"{name} ({self.place}) is synchronous, and nothing can cancel a function in the middle; "
+                "drop cancellable=True, or make it a coroutine"
+            )
         self._check_names()
 
     # --- declaration ---

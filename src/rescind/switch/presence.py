@@ -60,7 +60,7 @@ class Presence:
 
         Raises: UsageError, if the id could not be a file's name.
         """
-        if not _is_guard_id(guard_id):
+        if not is_guard_id(guard_id):
             raise UsageError(f"guard id {guard_id!r} must be of ASCII letters, digits, `_` and `-`")
         self.guard_id = guard_id
         self._folder = directory.absolute() / GUARDS_NAME
@@ -164,7 +164,7 @@ def sight_guards(directory: Path) -> list[Sighting]:
     except OSError as error:
         raise OrdersUnavailable(f"the guards in {folder} cannot be seen ({error.strerror or error})") from error
     ids = (name.removesuffix(_LOCK) for name in names if name.endswith(_LOCK))
-    sightings = (_sight(folder, guard_id) for guard_id in ids if _is_guard_id(guard_id))
+    sightings = (_sight(folder, guard_id) for guard_id in ids if is_guard_id(guard_id))
     return [sighting for sighting in sightings if sighting is not None]
 
 
@@ -229,7 +229,8 @@ def _remove(folder: Path, guard_id: str) -> None:
             os.unlink(folder / (guard_id + ending))
 
 
-def _is_guard_id(text: str) -> bool:
+def is_guard_id(text: str) -> bool:
+    """Whether a guard may be called so: ASCII letters, digits, `_` and `-`, which are safe in a file's name."""
     letters = text.replace("_", "").replace("-", "")
     return letters.isascii() and letters.isalnum() and len(text) <= _ID_LENGTH_MAX
 

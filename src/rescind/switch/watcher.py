@@ -189,7 +189,7 @@ class Watcher:
         return GuardReport(
             guard_id=self._presence.guard_id,
             pid=os.getpid(),
-            program=_program_name(),
+            program=program_name(),
             started_at_us=self._started_at_us,
             bound_stamp=self._bound_stamp,
             bound_at_s=self._bound_at_s,
@@ -200,7 +200,7 @@ class Watcher:
         )
 
 
-def _program_name() -> str:
-    # Without its arguments, which may hold secrets.
+def program_name() -> str:
+    """What runs here, for people: without its arguments, which may hold secrets."""
     name = sys.argv[0] if sys.argv and sys.argv[0] else sys.executable
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:_PROGRAM_LENGTH_MAX]

@@ -80,6 +80,10 @@ class Lease:
         if until_s > self.until_s:
             self.until_s = until_s
 
+    def level_at(self, now_s: float) -> Level:
+        """The level that it holds its guard at by itself: normal as long as it holds."""
+        return self.on_silence if now_s >= self.until_s else Level.NORMAL
+
     def end(self) -> None:
         """It holds no longer."""
         self.until_s = -math.inf
