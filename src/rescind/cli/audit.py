@@ -1,4 +1,4 @@
-"""`rescind audit`: what the journal holds, whether it is whole, and how it travels."""
+"""`rescind audit`: what the journal holds, whether it is whole, and how it travels; and what switches were told."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 import msgspec
 
+from rescind.cli.audit_orders import orders
 from rescind.cli.log import log
 from rescind.cli.options import common, given_store
 from rescind.cli.out import Out, print_json
@@ -22,7 +23,7 @@ _FINDINGS_SHOWN = 50
 
 @click.group()
 def audit() -> None:
-    """Check, read, export and import the journal."""
+    """Check, read, export and import the journal; read what switches were told."""
 
 
 @audit.command()
@@ -127,6 +128,7 @@ def import_(*, file: BinaryIO, out: Out) -> int:
 
 
 audit.add_command(log)
+audit.add_command(orders)
 
 
 def _seal_now(path: Path) -> "Seal | None":

@@ -1,23 +1,38 @@
 """`rescind resume`: give power back. It takes a reason, and lifts exactly the orders that were seen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
+import msgspec
 
 from rescind.cli.identity import whoami
-from rescind.cli.options import ACTOR_HELP, common, given_store
+from rescind.cli.lifting import (
+    LiftResult,
+    Seen,
+    consent_at,
+    lift_at,
+    replies_as_json,
+    say_replies,
+    say_waiting,
+    see_standing,
+)
+from rescind.cli.options import ACTOR_HELP, common, given_places, switches
 from rescind.cli.out import Out
 from rescind.cli.overlap import still_covering
+from rescind.cli.places import Places, find_places
 from rescind.cli.safe import safe
 from rescind.cli.stopping import order_as_json
-from rescind.cli.stores import find_store, orders_of
+from rescind.cli.stores import orders_of, shell_line
+from rescind.cli.trouble import failed
 from rescind.cli.words import list_of
-from rescind.clock import SystemClock, SystemIds
+from rescind.clock import SystemClock, SystemIds, from_us
 from rescind.errors import UsageError
-from rescind.model.order import Order
+from rescind.model.order import Lift, Order
 from rescind.model.scope import Scope
 from rescind.recovery.reading import PREFIX_MIN
-from rescind.switch.desk import lift_orders
+from rescind.switch.client.asking import Switches
+from rescind.switch.desk import Lifted, lift_orders
 
 _ID_PREFIX = "ord_"
 
@@ -27,41 +42,179 @@ _ID_PREFIX = "ord_"
 Examples:
   rescind resume agent:billing-agent --reason "fixed in 2.4.1"
   rescind resume ord_1m7yne1b1mja55hy35j --reason "wrong agent"
+  rescind resume --consent lift_1m7yne1b1mja55hy35j
 """
 )
-@click.argument("names", metavar="SCOPE|ORDER…", nargs=-1, required=True)
-@click.option("--reason", required=True, metavar="TEXT", help="Why it is safe to go on. Kept with the lift.")
+@click.argument("names", metavar="[SCOPE|ORDER…]", nargs=-1)
+@click.option("--reason", metavar="TEXT", help="Why it is safe to go on. Kept with the lift.")
+@click.option("--consent", metavar="LIFT", help="Consent to a lift of somebody else's that waits.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@switches
 @common
-def resume(*, names: tuple[str, ...], reason: str, actor: str | None, out: Out) -> int:
+def resume(*, names: tuple[str, ...], reason: str | None, consent: str | None, actor: str | None, out: Out) -> int:
     """Lift standing orders: by id, or all that have exactly this SCOPE.
 
-    Wider, narrower and newer orders go on to stand, and are named. The beginning of an id will do.
+    Wider, narrower and newer orders go on to stand, and are named. The beginning of an id will do. Switches want the
+    token of an approver, and may want a second person or another switch: the lift waits then, and the exit status is 1.
+    With --store, only the orders of that store are lifted.
     """
-    with orders_of(find_store(given_store())) as orders:
-        seen = orders.standing().orders
-        ids = [order_id for name in names for order_id in _ids_meant(name.strip(), seen)]
-        lifted = lift_orders(orders, ids, reason=reason, actor=actor or whoami(), clock=SystemClock(), ids=SystemIds())
-    left = still_covering(lifted.remaining, [order.scope for order in lifted.orders])
-    for order_id in lifted.lifted_before:
-        out.say(f"{safe(order_id)} was lifted before")
-    _say(lifted.orders, left, out)
-    out.emit(
-        {
-            "lift_id": lifted.lift.lift_id if lifted.lift else None,
-            "lifted": [order_as_json(order) for order in lifted.orders],
-            "lifted_before": lifted.lifted_before,
-            "still_covering": [order_as_json(order) for order in left],
-        }
-    )
-    return 0
+    places = _places()
+    if consent is not None:
+        if names or reason is not None:
+            raise UsageError("--consent takes no scope, no order and no reason: they are those of the lift")
+        return _consent(places, consent.strip(), out)
+    if not names:
+        raise UsageError("Missing argument 'SCOPE|ORDER': `rescind status` lists what stands")
+    if reason is None:
+        raise UsageError("Missing option '--reason': giving power back takes one")
+    if not reason.strip():
+        raise UsageError("giving power back takes a reason; add words to --reason")
+    return _Resumption(places, actor or whoami(), reason.strip(), out).run(names)
 
 
-def _ids_meant(name: str, standing: Sequence[Order]) -> list[str]:
+class _Resumption:
+    """One `rescind resume`: what is seen where, what is lifted where, and what is said of it."""
+
+    def __init__(self, places: Places, actor: str, reason: str, out: Out) -> None:
+        self._places, self._actor, self._reason, self._out = places, actor, reason, out
+        self._clock, self._ids = SystemClock(), SystemIds()
+
+    def run(self, names: Sequence[str]) -> int:
+        """Do it. Returns the exit status."""
+        seen, here = self._see_switches(names), self._see_here()
+        there = {order.order_id for order in seen.orders}
+        everything = [*seen.orders, *(order for order in here if order.order_id not in there)]
+        ids = [order_id for name in names for order_id in _ids_meant(name.strip(), everything)]
+        standing_here = {order.order_id for order in here}
+        at_switches = self._for_switches(ids, seen, standing_here)
+        # At the switches first: they may want a second person, and what stands in both places must not be given back
+        # here before that.
+        result = self._lift_at_switches(at_switches) if at_switches else None
+        held_back = set(at_switches) & standing_here if result is not None and not result.in_force else set[str]()
+        lifted = self._lift_here([each for each in ids if each not in at_switches or each in standing_here], held_back)
+        return self._tell(everything, result, lifted, held_back)
+
+    def _see_switches(self, names: Sequence[str]) -> Seen:
+        seen = see_standing(self._places.switches, clock=self._clock)
+        if self._places.switches.urls and not seen.switches_answer:
+            store = self._places.store
+            command = "" if store is None else shell_line("resume", *names, "--store", str(store))
+            raise failed(
+                "no switch says what stands, so nothing was lifted",
+                seen.replies,
+                then=f"To lift only what stands on this machine: {command}" if command else "",
+            )
+        return seen
+
+    def _see_here(self) -> tuple[Order, ...]:
+        if self._places.store is None:
+            return ()
+        with orders_of(self._places.store) as orders:
+            return orders.standing().orders
+
+    def _for_switches(self, ids: Sequence[str], seen: Seen, standing_here: set[str]) -> list[str]:
+        if not self._places.switches.urls:
+            return []
+        there = {order.order_id for order in seen.orders}
+        return [order_id for order_id in ids if order_id in there or order_id not in standing_here]
+
+    def _lift_at_switches(self, order_ids: Sequence[str]) -> LiftResult:
+        lift = Lift(
+            lift_id=self._ids.new_id("lift"),
+            order_ids=frozenset(order_ids),
+            reason=self._reason,
+            actor=self._actor,
+            lifted_at=from_us(self._clock.now_us()),
+        )
+        return lift_at(self._places.switches, lift, clock=self._clock)
+
+    def _lift_here(self, ids: Sequence[str], held_back: set[str]) -> Lifted | None:
+        wanted = [order_id for order_id in ids if order_id not in held_back]
+        if not wanted or self._places.store is None:
+            return None
+        with orders_of(self._places.store) as orders:
+            return lift_orders(orders, wanted, reason=self._reason, actor=self._actor, clock=self._clock, ids=self._ids)
+
+    def _tell(
+        self, everything: Sequence[Order], result: LiftResult | None, here: Lifted | None, held_back: set[str]
+    ) -> int:
+        out = self._out
+        lifted_ids = {order.order_id for order in here.orders} if here is not None else set[str]()
+        before = list(here.lifted_before) if here is not None else []
+        if result is not None:
+            before += result.lifted_before
+            lifted_ids |= result.order_ids if result.in_force else set()
+        lifted = [order for order in everything if order.order_id in lifted_ids]
+        remaining = [order for order in everything if order.order_id not in lifted_ids]
+        left = still_covering(remaining, [order.scope for order in lifted])
+        for order_id in before:
+            out.say(f"{safe(order_id)} was lifted before")
+        if result is not None and not result.in_force:
+            _say_waiting(result, self._places, out)
+            for order_id in sorted(held_back):
+                out.say(
+                    f"  {safe(order_id)} stands on this machine too, and does until the lift is in force",
+                    style="yellow",
+                )
+        _say(lifted, left, out)
+        if result is not None:
+            say_replies(result.replies, out)
+        lift = here.lift if here is not None else None
+        out.emit(
+            {
+                "lift_id": result.lift_id if result is not None else lift.lift_id if lift is not None else None,
+                "lifted": [order_as_json(order) for order in lifted],
+                "lifted_before": before,
+                "still_covering": [order_as_json(order) for order in left],
+                **_result_as_json(result),
+            }
+        )
+        return 0 if result is None or result.in_force else 1
+
+
+def _places() -> Places:
+    given = given_places()
+    places = find_places(given)
+    # Who names a store means the orders of that store, and who names switches those of these: both give power back.
+    return places if given.store is None else msgspec.structs.replace(places, switches=Switches())
+
+
+def _consent(places: Places, lift_id: str, out: Out) -> int:
+    if not places.switches.urls:
+        raise UsageError("--consent is for lifts at switches, and none is named; see --switch and RESCIND_URL")
+    if not lift_id or not lift_id.isprintable():
+        raise UsageError(f"--consent {lift_id!r} is no lift; `rescind status` lists those that wait")
+    result = consent_at(places.switches, lift_id, clock=SystemClock())
+    if result.in_force:
+        out.say(f"{safe(lift_id)} is in force; lifted {list_of(sorted(result.order_ids))}", style="bold")
+    else:
+        _say_waiting(result, places, out)
+    say_replies(result.replies, out)
+    out.emit({"lift_id": lift_id, "order_ids": sorted(result.order_ids), **_result_as_json(result)})
+    return 0 if result.in_force else 1
+
+
+def _say_waiting(result: LiftResult, places: Places, out: Out) -> None:
+    command = shell_line("resume", "--consent", result.lift_id, *places.words())
+    say_waiting(result.lift_id, result.order_ids, result.waits_for, command, out)
+
+
+def _result_as_json(result: LiftResult | None) -> dict[str, Any]:
+    if result is None:
+        return {"in_force": True, "waits_for": "", "switches": []}
+    return {
+        "in_force": result.in_force,
+        "waits_for": result.waits_for,
+        "switches": replies_as_json(result.replies),
+    }
+
+
+def _ids_meant(name: str, standing: Iterable[Order]) -> list[str]:
     """The ids that a scope, an id or the beginning of one means; at least one.
 
     Raises: UsageError, which names what stands.
     """
+    standing = list(standing)
     if name.startswith(_ID_PREFIX):
         begin = [order.order_id for order in standing if order.order_id.startswith(name)]
         if len(name) < len(_ID_PREFIX) + PREFIX_MIN or not begin:

@@ -8,13 +8,22 @@ import click
 import msgspec
 
 from rescind.cli.moments import ago
-from rescind.cli.options import common, given_store
+from rescind.cli.options import common, given_places, switches
 from rescind.cli.out import Out
+from rescind.cli.places import Places, find_places
 from rescind.cli.safe import safe, short
+from rescind.cli.status_switches import (
+    SwitchesStatus,
+    look_at_switches,
+    say_guards,
+    say_switches,
+    say_waiting_lifts,
+    switches_as_json,
+)
 from rescind.cli.stopping import order_as_json
-from rescind.cli.stores import find_store, orders_of
+from rescind.cli.stores import orders_of
 from rescind.cli.words import count_of, list_of
-from rescind.clock import from_us
+from rescind.clock import SystemClock, from_us
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.switch.port import GuardReport, LiveRun, Standing
@@ -25,24 +34,83 @@ _ORDERS_SHOWN, _RUNS_SHOWN = 20, 12  # the most severe orders come first
 _STYLES = {Level.NORMAL: "", Level.SUPERVISED: "yellow", Level.READ_ONLY: "yellow", Level.PAUSED: "yellow"}
 
 
-@click.command()
+HERE = "this machine"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  rescind status
+  rescind status --switch https://stop-1:7443 --all
+"""
+)
 @click.option("--all", "every", is_flag=True, help="Every order, and every run of every guard.")
+@switches
 @common
 def status(*, every: bool, out: Out) -> int:
     """Show the standing orders, and every guard with its runs, process by process.
 
-    Exit status 1 if a living guard cannot be seen, does not follow the orders, or has lowered itself.
+    Asks every switch of rescind.yaml and RESCIND_URL, and looks into this machine's store, if there is one.
+
+    Exit status 1 if a switch could not take a stop now, or a guard cannot be seen, does not follow the orders, or has
+    lowered itself.
     """
-    store = find_store(given_store())
+    places = find_places(given_places())
+    there = look_at_switches(places.switches, clock=SystemClock()) if places.switches.urls else None
+    here = None if places.store is None else _look_here(places.store)
+    if places.passed_over:
+        out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
+    if there is not None:
+        say_switches(there, out)
+        out.say()
+    orders = _united(there, here)
+    _say_orders(orders, _answering(there), out, every=every)
+    if there is not None:
+        say_waiting_lifts(there, places, out)
+        out.say()
+        say_guards(there, out, every=every)
+    if here is not None:
+        out.say()
+        _say_guards(here.sightings, here.problems, out, every=every)
+    out.emit(_as_json(places, orders, there, here))
+    is_well = there is None or there.is_well
+    return 0 if is_well and (here is None or not any(here.problems.values())) else 1
+
+
+class _Here(msgspec.Struct, frozen=True):
+    """What the local store says."""
+
+    standing: Standing
+    sightings: Sequence[Sighting]
+    problems: dict[str, str]
+
+
+def _look_here(store: Path) -> _Here:
     with orders_of(store) as orders:
         standing = orders.standing()
     sightings = living_guards(store)
-    problems = {sighting.guard_id: problem_of(sighting, standing) for sighting in sightings}
-    _say_orders(standing.orders, out, every=every)
-    out.say()
-    _say_guards(sightings, problems, out, every=every)
-    out.emit(_as_json(store, standing, sightings, problems))
-    return 1 if any(problems.values()) else 0
+    return _Here(standing, sightings, {each.guard_id: problem_of(each, standing) for each in sightings})
+
+
+def _united(there: SwitchesStatus | None, here: _Here | None) -> list[tuple[Order, list[str]]]:
+    """Every order that stands somewhere, most severe first, and where."""
+    places: dict[str, list[str]] = {}
+    found: dict[str, Order] = {}
+    if there is not None:
+        found = {order.order_id: order for order in there.seen.orders}
+        for reply in there.seen.replies:
+            for doc in reply.answer.orders if reply.answer is not None else ():
+                places.setdefault(doc.order_id, []).append(reply.url)
+    for order in here.standing.orders if here is not None else ():
+        found.setdefault(order.order_id, order)
+        places.setdefault(order.order_id, []).append(HERE)
+    ordered = sorted(found.values(), key=lambda order: (-order.level, order.placed_at, order.order_id))
+    return [(order, places[order.order_id]) for order in ordered]
+
+
+def _answering(there: SwitchesStatus | None) -> list[str]:
+    """The switches that say what stands, each of which should hold every order of a switch."""
+    return [] if there is None else [reply.url for reply in there.seen.replies if reply.answer is not None]
 
 
 def problem_of(sighting: Sighting, standing: Standing) -> str:
@@ -57,14 +125,16 @@ def problem_of(sighting: Sighting, standing: Standing) -> str:
     return ""
 
 
-def _say_orders(standing: Sequence[Order], out: Out, *, every: bool) -> None:
+def _say_orders(standing: Sequence[tuple[Order, list[str]]], switches: Sequence[str], out: Out, *, every: bool) -> None:
     out.say(count_of(len(standing), "standing order") if standing else "no standing orders", style="bold")
     shown = standing if every else standing[:_ORDERS_SHOWN]
-    for order in shown:
+    for order, places in shown:
         out.say(f"  {order.level.label} {safe(order.scope)}", style="yellow" if order.level < Level.HALTED else "red")
-        out.say(f"    {order.order_id}, {ago(order.placed_at)} ago by {safe(order.actor)}")
+        out.say(f"    {safe(order.order_id)}, {ago(order.placed_at)} ago by {safe(order.actor)}")
         if order.reason:
             out.say(f"    {safe(order.reason)}")
+        if switches and not set(switches) <= set(places):
+            out.say(f"    only at {list_of(places)}", style="yellow")
     if len(shown) < len(standing):
         out.say(f"  and {len(standing) - len(shown):,} more; --all shows them")
 
@@ -112,16 +182,18 @@ def _steps_by_run(in_flight: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _as_json(
-    store: Path, standing: Standing, sightings: Sequence[Sighting], problems: dict[str, str]
+    places: Places, orders: Sequence[tuple[Order, list[str]]], there: SwitchesStatus | None, here: _Here | None
 ) -> dict[str, Any]:
     return {
-        "store": str(store),
-        "stamp": standing.stamp,
-        "orders": [order_as_json(order) for order in standing.orders],
+        "store": None if here is None else str(places.store),
+        "stamp": None if here is None else here.standing.stamp,
+        "orders": [{**order_as_json(order), "at": at} for order, at in orders],
         "guards": [
-            {"guard_id": each.guard_id, "problem": problems[each.guard_id], "report": _report_as_json(each.report)}
-            for each in sightings
+            {"guard_id": each.guard_id, "problem": here.problems[each.guard_id], "report": _report_as_json(each.report)}
+            for each in (here.sightings if here is not None else ())
+            if here is not None
         ],
+        **({"switches": [], "waiting": [], "guards_at_switches": []} if there is None else switches_as_json(there)),
     }
 
 

@@ -6,7 +6,7 @@ or a handshake that hangs holds nobody up.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -56,8 +56,8 @@ class Request(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
     Attributes:
         read: Makes the value of an answer with one of the `statuses`; raises ValueError, if it is none.
-        repeats: Whether to try again what was refused for the moment: a full disk, too many requests. Without it, too,
-            switches that cannot be reached are tried again.
+        repeats: Whether to try again while there is time: a switch that cannot be reached, or that refuses for the
+            moment, such as for a full disk. Who only looks wants to know at once.
     """
 
     method: str
@@ -117,6 +117,11 @@ class Asking(Generic[T]):
                 del self._awaited[reply.url]
                 yield reply
 
+    def every(self) -> list[Reply[T]]:
+        """Wait for all replies; in the order of the URLs."""
+        replies = {reply.url: reply for reply in self}
+        return [replies[url] for url in dict.fromkeys(self._switches.urls)]
+
     def _pursue(self, url: str) -> None:
         pause_s = _BACK_OFF_S
         while True:
@@ -150,9 +155,10 @@ class Asking(Generic[T]):
         return read_response(url, response, request)
 
     def _may_change(self, reply: Reply[T]) -> bool:
-        if reply.trouble in (Trouble.DOWN, Trouble.NO_HOST, Trouble.SLOW):
-            return True
-        return self._request.repeats and (reply.status == 429 or reply.status >= 500)
+        if not self._request.repeats:
+            return False
+        unreachable = reply.trouble in (Trouble.DOWN, Trouble.NO_HOST, Trouble.SLOW)
+        return unreachable or reply.status == 429 or reply.status >= 500
 
     def _slow(self) -> str:
         return f"did not answer within {self._within_s:g} s"
@@ -176,12 +182,6 @@ def read_response(url: str, response: Response, request: Request[T]) -> Reply[T]
     trouble = troubles.get(response.status, Trouble.REFUSED)
     detail = (problem.detail or problem.title)[:_DETAIL_LENGTH_MAX]
     return Reply(url=url, trouble=trouble, detail=detail, status=response.status)
-
-
-def ask_all(switches: Switches, request: Request[T], *, within_s: float, clock: Clock) -> Sequence[Reply[T]]:
-    """Ask all and wait for every reply; in the order of the URLs."""
-    replies = {reply.url: reply for reply in Asking(switches, request, within_s=within_s, clock=clock)}
-    return [replies[url] for url in dict.fromkeys(switches.urls)]
 
 
 def _no_switch(url: str, response: Response, detail: str) -> Reply[Any]:

@@ -5,15 +5,15 @@ and counts once. Answers come from whatever listens at a URL: they are read stri
 order is only durable if the answer names that very order) and leniently where a newer switch may say more.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from rescind.clock import Clock
 from rescind.model.order import Lift, Order
-from rescind.switch.client.asking import WITHIN_S, Asking, Reply, Request, Switches, ask_all
+from rescind.switch.client.asking import WITHIN_S, Asking, Request, Switches
 from rescind.switch.client.http import Response
 from rescind.switch.wire import LiftDoc, Lifted, OrderDoc, Placed, Standing, lift_doc, order_doc
 
@@ -75,28 +75,25 @@ def post_consent(switches: Switches, lift_id: str, *, within_s: float = WITHIN_S
     return Asking(switches, request, within_s=within_s, clock=clock)
 
 
-def get_standing(switches: Switches, *, within_s: float = WITHIN_S, clock: Clock) -> list[Reply[Standing]]:
+def get_standing(switches: Switches, *, within_s: float = WITHIN_S, clock: Clock) -> Asking[Standing]:
     """What stands at each switch."""
-    return get(switches, "/v1/orders", _reader(_Standing), within_s=within_s, clock=clock)
+    return get(switches, "/v1/orders", _Standing, within_s=within_s, clock=clock)
 
 
 def get(
     switches: Switches,
     path: str,
-    read: Callable[[Response], T],
+    kind: type[T],
     *,
     statuses: tuple[int, ...] = (200,),
     within_s: float = WITHIN_S,
     clock: Clock,
-) -> list[Reply[T]]:
-    """Ask all switches for something; in the order of the URLs."""
-    request = Request(method="GET", path=path, read=read, statuses=statuses, bytes_max=MANY_BYTES_MAX, repeats=False)
-    return list(ask_all(switches, request, within_s=within_s, clock=clock))
-
-
-def read_object(response: Response) -> Mapping[str, Any]:
-    """The JSON object of a response, whatever is in it. Raises: msgspec.DecodeError."""
-    return msgspec.json.decode(response.body, type=dict[str, Any])
+) -> Asking[T]:
+    """Ask all switches once for something of this kind."""
+    request = Request(
+        method="GET", path=path, read=_reader(kind), statuses=statuses, bytes_max=MANY_BYTES_MAX, repeats=False
+    )
+    return Asking(switches, request, within_s=within_s, clock=clock)
 
 
 def _reader(kind: type[T]) -> Callable[[Response], T]:
