@@ -223,7 +223,7 @@ def load_settings(path: str | Path | None = None, *, token: str | None = None) -
     named = os.environ.get(STORE_VARIABLE)
     store = Path(named) if named else base / config.store
     switch = _with_environment(config.switch, base)
-    return Settings(config, store.absolute(), source, switch, _token(switch), fallback)
+    return Settings(config, store.absolute(), source, switch, token if token is not None else _token(switch), fallback)
 
 
 def urls_of_environment() -> tuple[str, ...]:

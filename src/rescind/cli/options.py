@@ -16,7 +16,7 @@ STORE_HELP = "Folder with journal and standing orders."
 JSON_HELP = "Answer with one JSON object."
 DEBUG_HELP = "Show tracebacks."
 SWITCH_HELP = "Only this switch; may be repeated."
-TOKEN_FILE_HELP = "File with the token for switches; else RESCIND_TOKEN."  # noqa: S105  # words about it
+TOKEN_FILE_HELP = "Token for switches, or lines of URL TOKEN."  # noqa: S105  # words about it
 ACTOR_HELP = "On whose behalf; you by default."
 
 _STORE_KEY = "rescind.store"

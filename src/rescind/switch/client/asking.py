@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import ConfigError
 from rescind.switch.client.http import Address, Response, Trouble, Unreachable, fetch
+from rescind.switch.client.tokens import token_for, tokens_by_url
 from rescind.switch.wire import Problem
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Switches(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         urls: `http://HOST:PORT` or `https://HOST:PORT`, each once; may be empty.
-        token: What to show them; empty for nothing.
+        token: What to show them: one token for all, or lines of `URL TOKEN`; empty for nothing.
         ca_file: Whom to believe with https; None for the system's authorities.
     """
 
@@ -47,8 +47,14 @@ class Switches(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for url in self.urls:
             Address.parse(url)
-        if not all("!" <= character <= "~" for character in self.token):
-            raise ConfigError("the token has blanks or characters that no token has; is it the right file?")
+        tokens_by_url(self.token)
+
+    def __repr__(self) -> str:  # whatever prints this must not print the token
+        return f"Switches({', '.join(self.urls)})"
+
+    def token_of(self, url: str) -> str:
+        """What to show to this switch."""
+        return token_for(url, self.token)
 
 
 class Request(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -141,7 +147,7 @@ class Asking(Generic[T]):
                 request.method,
                 request.path,
                 body=request.body,
-                token=self._switches.token,
+                token=self._switches.token_of(url),
                 ca_file=self._switches.ca_file,
                 deadline_s=self._deadline_s,
                 bytes_max=request.bytes_max,

@@ -118,7 +118,7 @@ def _poll(
                 address,
                 "GET",
                 f"{request.path}{held_s:.3f}",
-                token=switches.token,
+                token=switches.token_of(url),
                 ca_file=switches.ca_file,
                 deadline_s=clock.monotonic_s() + held_s + _LATE_S,
                 bytes_max=request.bytes_max,
