@@ -16,13 +16,19 @@ from rescind.clock import Clock
 from rescind.errors import RescindError
 from rescind.model.level import Level
 from rescind.model.order import Order
-from rescind.switch.client.asking import Asking, Reply
+from rescind.switch.client.asking import WITHIN_S, Asking, Reply
 from rescind.switch.client.operator import post_order
 from rescind.switch.desk import place_order
 from rescind.switch.wire import Placed as PlacedAtSwitch
 
 if TYPE_CHECKING:
     from rescind.switch.receipt import Placed
+
+KEEP_TRYING_S = WITHIN_S
+"""How long switches that do not take the order are tried again, before the command ends."""
+
+_SOON_S = 0.25
+"""How long the other switches may take to be named before the receipt, and not after it."""
 
 WHAT_LEVELS_DO = {
     Level.SUPERVISED: "writes wait for approval",
@@ -39,7 +45,7 @@ class Delivery:
         self.order, self.places = order, places
         self.here: Placed | None = None
         self._out, self._clock = out, clock
-        self._asking: Asking[PlacedAtSwitch] = post_order(places.switches, order, clock=clock)
+        self._asking: Asking[PlacedAtSwitch] = post_order(places.switches, order, within_s=KEEP_TRYING_S, clock=clock)
         self._replies: dict[str, Reply[PlacedAtSwitch]] = {}
         self._fault_here = ""
         self._said = False
@@ -67,6 +73,11 @@ class Delivery:
             self._take(reply)
             if reply.answer is not None:
                 return
+
+    def await_others_briefly(self) -> None:
+        """Name the other switches that have it, if they say so at once."""
+        for reply in self._asking.within(_SOON_S):
+            self._take(reply)
 
     def finish(self) -> None:
         """Wait for the other switches, and say which of them lack it, and what then."""

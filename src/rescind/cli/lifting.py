@@ -7,6 +7,7 @@ import msgspec
 
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
+from rescind.cli.stores import shell_line
 from rescind.cli.trouble import failed, reply_as_json, trouble_line
 from rescind.cli.words import list_of
 from rescind.clock import Clock
@@ -60,9 +61,12 @@ class LiftResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def waits_for(self) -> str:
         """What is missing, as the first switch says it that has it; empty if it is in force."""
-        if self.in_force:
-            return ""
-        return next(reply.answer.waits_for for reply in self.replies if reply.answer is not None)
+        return "" if self.in_force else self.answer.waits_for
+
+    @property
+    def answer(self) -> Lifted:
+        """What the first switch says that has it."""
+        return next(reply.answer for reply in self.replies if reply.answer is not None)
 
     @property
     def lifted_before(self) -> list[str]:
@@ -124,10 +128,20 @@ def say_replies(replies: Sequence[Reply[Lifted]], out: Out) -> None:
         out.say("          its guards stay held until it hears of the lift from the others of its federation")
 
 
-def say_waiting(lift_id: str, order_ids: Iterable[str], waits_for: str, command: str, out: Out) -> None:
-    """Say that a lift waits, and how somebody consents to it."""
-    out.say(f"{safe(lift_id)} of {list_of(sorted(order_ids))} waits for {safe(waits_for)}", style="yellow")
-    out.say(f"  consent {command}")
+def say_waiting(lifted: Lifted, urls: Sequence[str], out: Out) -> None:
+    """Say that a lift waits, what it would do and why, and how somebody consents to it.
+
+    Args:
+        lifted: As a switch told it.
+        urls: What `--switch` named; somebody else has to name them again.
+        out: Where to say it.
+    """
+    lift = lifted.lift
+    where = [word for url in urls for word in ("--switch", url)]
+    out.say(f"{safe(lift.lift_id)} waits for {safe(lifted.waits_for)}", style="yellow")
+    out.say(f"  lifts   {list_of(sorted(lift.order_ids))}")
+    out.say(f"  reason  {safe(lift.reason)} ({safe(lift.actor)})")
+    out.say(f"  consent {shell_line('resume', '--consent', lift.lift_id, *where)}")
 
 
 def replies_as_json(replies: Iterable[Reply[Lifted]]) -> list[dict[str, Any]]:

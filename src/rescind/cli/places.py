@@ -46,10 +46,9 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: str = ""
 
     def words(self) -> list[str]:
-        """What another command needs to be told to go to the same places."""
+        """What another command needs to be told to go to the same places. No token: who lifts may be somebody else."""
         named = [word for url in self.given.urls for word in ("--switch", url)]
-        token = ["--token-file", self.given.token_file] if self.given.token_file else []
-        return [*named, *token, *(store_words(self.store) if self.store is not None else [])]
+        return [*named, *(store_words(self.store) if self.store is not None else [])]
 
 
 def find_places(given: Given) -> Places:

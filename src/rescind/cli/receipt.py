@@ -145,7 +145,8 @@ def _verdict(receipt: Receipt) -> tuple[str, str]:
     if receipt.unheard:
         return f"UNHEARD: {list_of(receipt.unheard)} did not answer {waited}; guards that it knows may still act", "red"
     if not receipt.guards:
-        return "no guard lives here; the order binds whoever starts later", "yellow"
+        nobody = "no guard is known to these switches" if receipt.heard else "no guard lives here"
+        return f"{nobody}; the order binds whoever starts later", "yellow"
     if running:
         return f"bound everywhere; {count_of(len(running), 'process', 'processes')} still finishing steps", "yellow"
     if silenced:

@@ -150,7 +150,7 @@ class _Resumption:
         for order_id in before:
             out.say(f"{safe(order_id)} was lifted before")
         if result is not None and not result.in_force:
-            _say_waiting(result, self._places, out)
+            say_waiting(result.answer, self._places.given.urls, out)
             for order_id in sorted(held_back):
                 out.say(
                     f"  {safe(order_id)} stands on this machine too, and does until the lift is in force",
@@ -188,15 +188,10 @@ def _consent(places: Places, lift_id: str, out: Out) -> int:
     if result.in_force:
         out.say(f"{safe(lift_id)} is in force; lifted {list_of(sorted(result.order_ids))}", style="bold")
     else:
-        _say_waiting(result, places, out)
+        say_waiting(result.answer, places.given.urls, out)
     say_replies(result.replies, out)
     out.emit({"lift_id": lift_id, "order_ids": sorted(result.order_ids), **_result_as_json(result)})
     return 0 if result.in_force else 1
-
-
-def _say_waiting(result: LiftResult, places: Places, out: Out) -> None:
-    command = shell_line("resume", "--consent", result.lift_id, *places.words())
-    say_waiting(result.lift_id, result.order_ids, result.waits_for, command, out)
 
 
 def _result_as_json(result: LiftResult | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from rescind.cli.moments import ago
 from rescind.cli.out import Out
 from rescind.cli.places import Places
 from rescind.cli.safe import safe, short
-from rescind.cli.stores import shell_line
 from rescind.cli.trouble import reply_as_json, trouble_line
 from rescind.cli.words import count_of, list_of
 from rescind.clock import Clock
@@ -137,8 +136,7 @@ def say_switches(status: SwitchesStatus, out: Out) -> None:
 def say_waiting_lifts(status: SwitchesStatus, places: Places, out: Out) -> None:
     """Say which lifts wait for somebody."""
     for lifted in status.seen.waiting:
-        command = shell_line("resume", "--consent", lifted.lift.lift_id, *places.words())
-        say_waiting(lifted.lift.lift_id, lifted.lift.order_ids, lifted.waits_for, command, out)
+        say_waiting(lifted, places.given.urls, out)
 
 
 def say_guards(status: SwitchesStatus, out: Out, *, every: bool) -> None:

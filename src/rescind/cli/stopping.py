@@ -51,6 +51,7 @@ def stop_now(
     answer: dict[str, Any] = {"order": order_as_json(order)}
     status = 0
     if wait_s is not None and delivery.is_durable:
+        delivery.await_others_briefly()
         from rescind.cli.receipt import await_everywhere, receipt_status
 
         receipt = await_everywhere(delivery, out, timeout_s=wait_s)

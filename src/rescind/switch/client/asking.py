@@ -25,6 +25,9 @@ WITHIN_S = 3.0
 ANSWER_BYTES_MAX = 1024 * 1024
 """An answer's body: a thousand standing orders take about 300 KiB."""
 
+_HANG_S = 0.2
+"""Beyond the time that all have, for a reply that was given at its very end."""
+
 _BACK_OFF_S, _BACK_OFF_MAX_S = 0.1, 1.0
 
 _DETAIL_LENGTH_MAX = 500
@@ -115,18 +118,32 @@ class Asking(Generic[T]):
 
     def __iter__(self) -> Iterator[Reply[T]]:
         while self._awaited:
-            try:
-                reply = self._replies.get(timeout=max(0.0, self._deadline_s + 0.1 - self._clock.monotonic_s()))
-            except Empty:  # its thread hangs where no timeout reaches, such as in a name server's library
-                reply = Reply[T](url=next(iter(self._awaited)), trouble=Trouble.SLOW, detail=self._slow())
+            left_s = self._deadline_s + _HANG_S - self._clock.monotonic_s()
+            # Its thread may hang where no timeout reaches, such as in a name server's library.
+            reply = self._next(left_s) or Reply[T](
+                url=next(iter(self._awaited)), trouble=Trouble.SLOW, detail=self._slow()
+            )
             if reply.url in self._awaited:
                 del self._awaited[reply.url]
                 yield reply
+
+    def within(self, timeout_s: float) -> Iterator[Reply[T]]:
+        """The replies that come so soon. The others are left for later."""
+        until_s = self._clock.monotonic_s() + timeout_s
+        while self._awaited and (reply := self._next(until_s - self._clock.monotonic_s())) is not None:
+            del self._awaited[reply.url]
+            yield reply
 
     def every(self) -> list[Reply[T]]:
         """Wait for all replies; in the order of the URLs."""
         replies = {reply.url: reply for reply in self}
         return [replies[url] for url in dict.fromkeys(self._switches.urls)]
+
+    def _next(self, timeout_s: float) -> Reply[T] | None:
+        try:
+            return self._replies.get(timeout=max(0.0, timeout_s))
+        except Empty:
+            return None
 
     def _pursue(self, url: str) -> None:
         pause_s = _BACK_OFF_S
