@@ -330,6 +330,9 @@ class Guard:
     def refresh(self) -> int:
         """Read the orders of this machine, and let every open run follow them. Returns the stamp now bound, or -1."""
         self._start_watching()
+        return self._read()
+
+    def _read(self) -> int:
         with self._read_lock:
             standing = self._obeyed.look(self.orders)
             with self._refresh_lock:
@@ -347,7 +350,7 @@ class Guard:
 
     def bind(self) -> tuple[int, frozenset[str]]:
         """See `Subscriber`."""
-        stamp = self.refresh()
+        stamp = self._read()  # the watcher's way: it must not begin another watch while this one is being closed
         return stamp, self.in_flight()
 
     def in_flight(self) -> frozenset[str]:
@@ -400,7 +403,7 @@ class Guard:
         with self._watch_lock:
             if self._watching:
                 return
-            self._watching = True  # first: the watch binds the orders, and so comes by here again
+            self._watching = True
             try:
                 self._subscribe()
                 self._watch = self.stores.watch(self)

@@ -95,6 +95,8 @@ class Listener:
         self._said: tuple[int, int, bool] | None = None
         self._news = asyncio.Event()
         self._reports: Exchange | None = None
+        # Its own: a program that has seeded the common one wants to draw from it undisturbed.
+        self._random = random.Random()  # noqa: S311  # to spread guards, not to keep a secret
 
     # --- the stream ---
 
@@ -114,7 +116,7 @@ class Listener:
             self._is_connected = False
             # A connection that held for a while was a good one; one that broke at once counts as an attempt.
             attempts = 0 if self._common.clock.boot_s() - began_s > BACKOFF_MAX_S else attempts + 1
-            await asyncio.sleep(random.uniform(*pause_s))  # noqa: S311  # to spread guards, not to keep a secret
+            await asyncio.sleep(self._random.uniform(*pause_s))
 
     async def _hear(self) -> None:
         exchange = Exchange(self._origin, self._common.sockets)
@@ -182,10 +184,10 @@ class Listener:
             wait_s = due_s - now_s
             if self._is_connected and (news != self._said or wait_s <= 0):
                 if await self._send_report(news):
-                    due_s, poll_s, attempts = now_s + random.uniform(*REPORT_S), DRAIN_POLL_S[0], 0  # noqa: S311
+                    due_s, poll_s, attempts = now_s + self._random.uniform(*REPORT_S), DRAIN_POLL_S[0], 0
                     continue
                 attempts += 1
-                await asyncio.sleep(random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(attempts, 10))))  # noqa: S311
+                await asyncio.sleep(self._random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(attempts, 10))))
                 continue
             if self._pending:
                 wait_s, poll_s = poll_s, min(poll_s * 2, DRAIN_POLL_S[1])
