@@ -277,10 +277,10 @@ class _Answer:
         return found
 
     def _rest(self) -> bytes:
-        while self._receive(may_end=True):
-            if len(self._held) > self._bytes_max:
-                raise self._too_large()
-        return bytes(self._held)
+        while len(self._held) <= self._bytes_max:
+            if not self._receive(may_end=True):
+                return bytes(self._held)
+        raise self._too_large()
 
     def _receive(self, *, may_end: bool = False) -> bool:
         self._connection.settimeout(self._time_left())
