@@ -153,7 +153,7 @@ class _Resumption:
             say_waiting(result.answer, self._places.given.urls, out)
             for order_id in sorted(held_back):
                 out.say(
-                    f"  {safe(order_id)} stands on this machine too, and does until the lift is in force",
+                    f"  {safe(order_id)} stands on this machine too, until the lift is in force",
                     style="yellow",
                 )
         _say(lifted, left, out)
