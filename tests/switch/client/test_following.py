@@ -1,4 +1,4 @@
-"""A guard that follows switches: real sockets, a scripted switch, and the guard's own thread."""
+"""A guard that follows switches: real sockets, a switch that does as it is told, and the guard's own thread."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ from rescind.config import SwitchConfig
 from rescind.errors import CallDenied, ConfigError, RunHalted
 from rescind.guard.guard import Guard
 from rescind.model.level import Level
-from switch.client.scripted import ScriptedSwitch, eventually
+from switch.client.told_switch import ToldSwitch, eventually
 
 TTL_S = 1.0
 
 
 @pytest.fixture
-def switch() -> Iterator[ScriptedSwitch]:
-    with ScriptedSwitch() as switch:
+def switch() -> Iterator[ToldSwitch]:
+    with ToldSwitch() as switch:
         yield switch
 
 
@@ -65,7 +65,7 @@ class Desk:
 
 
 def test_an_order_of_a_switch_binds_is_acknowledged_and_goes_when_it_is_lifted(
-    tmp_path: Path, switch: ScriptedSwitch
+    tmp_path: Path, switch: ToldSwitch
 ) -> None:
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1", tenant="acme", run_id="run-1"):
         assert desk.writes()
@@ -82,7 +82,7 @@ def test_an_order_of_a_switch_binds_is_acknowledged_and_goes_when_it_is_lifted(
     assert set(switch.tokens) == {"Bearer sesame"}
 
 
-def test_a_halt_by_a_switch_ends_a_run_that_makes_no_call(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_a_halt_by_a_switch_ends_a_run_that_makes_no_call(tmp_path: Path, switch: ToldSwitch) -> None:
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1") as run:
         switch.bound(switch.place(an_order("ord-1", "agent:shop")))
         assert run.halted
@@ -98,7 +98,7 @@ def test_a_halt_by_a_switch_ends_a_run_that_makes_no_call(tmp_path: Path, switch
 
 
 def test_an_order_that_stood_before_the_guard_began_stands_at_its_first_call(
-    tmp_path: Path, switch: ScriptedSwitch
+    tmp_path: Path, switch: ToldSwitch
 ) -> None:
     switch.place(an_order(level=Level.READ_ONLY))
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
@@ -106,7 +106,7 @@ def test_an_order_that_stood_before_the_guard_began_stands_at_its_first_call(
         assert not desk.writes()
 
 
-def test_a_lift_on_this_machine_lifts_no_order_of_a_switch(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_a_lift_on_this_machine_lifts_no_order_of_a_switch(tmp_path: Path, switch: ToldSwitch) -> None:
     from builders import a_lift
 
     order = an_order(level=Level.READ_ONLY)
@@ -123,7 +123,7 @@ def test_a_lift_on_this_machine_lifts_no_order_of_a_switch(tmp_path: Path, switc
         assert desk.writes()
 
 
-def test_calls_in_flight_are_named_and_their_end_is_a_second_report(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_calls_in_flight_are_named_and_their_end_is_a_second_report(tmp_path: Path, switch: ToldSwitch) -> None:
     import threading
 
     began, may_end = threading.Event(), threading.Event()
@@ -150,7 +150,7 @@ def test_calls_in_flight_are_named_and_their_end_is_a_second_report(tmp_path: Pa
         thread.join()
 
 
-def test_silence_lowers_within_the_lease_and_a_voice_raises_again(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_silence_lowers_within_the_lease_and_a_voice_raises_again(tmp_path: Path, switch: ToldSwitch) -> None:
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1") as run:
         assert desk.writes()
         assert desk.guard.fault() == ""
@@ -170,7 +170,7 @@ def test_silence_lowers_within_the_lease_and_a_voice_raises_again(tmp_path: Path
 
 @pytest.mark.parametrize(("level", "reads"), [("supervised", True), ("paused", False), ("halted", False)])
 def test_a_silence_holds_at_the_configured_level_and_is_no_halt(
-    tmp_path: Path, switch: ScriptedSwitch, level: str, reads: bool
+    tmp_path: Path, switch: ToldSwitch, level: str, reads: bool
 ) -> None:
     with Desk(tmp_path, switch.url, on_silence=level) as desk, desk.guard.run("shop@1") as run:
         switch.silent = True
@@ -183,7 +183,7 @@ def test_a_silence_holds_at_the_configured_level_and_is_no_halt(
         eventually(desk.writes, "the lease to be renewed")
 
 
-def test_a_switch_that_could_not_take_a_stop_renews_nothing(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_a_switch_that_could_not_take_a_stop_renews_nothing(tmp_path: Path, switch: ToldSwitch) -> None:
     switch.renews = False
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
         assert not desk.writes()
@@ -193,7 +193,7 @@ def test_a_switch_that_could_not_take_a_stop_renews_nothing(tmp_path: Path, swit
 
 
 def test_a_guard_that_hears_nobody_starts_lowered_after_a_bounded_wait(tmp_path: Path) -> None:
-    with ScriptedSwitch() as gone:
+    with ToldSwitch() as gone:
         url = gone.url
     with Desk(tmp_path, url, start_within_s=0.2) as desk:
         began = time.monotonic()
@@ -202,12 +202,12 @@ def test_a_guard_that_hears_nobody_starts_lowered_after_a_bounded_wait(tmp_path:
             assert not desk.writes()
             assert desk.reads()
             port = int(url.rpartition(":")[2])
-            with ScriptedSwitch(port=port):
+            with ToldSwitch(port=port):
                 eventually(desk.writes, "the switch that came up")
 
 
 def test_one_of_two_switches_is_enough_to_go_on_and_to_stop(tmp_path: Path) -> None:
-    with ScriptedSwitch(switch_id="a") as one, ScriptedSwitch(switch_id="b") as other:
+    with ToldSwitch(switch_id="a") as one, ToldSwitch(switch_id="b") as other:  # noqa: SIM117
         with Desk(tmp_path, one.url, other.url) as desk, desk.guard.run("shop@1"):
             one.report_of(lambda report: report.hears == ("a", "b"))
             one.silent = True
@@ -221,7 +221,7 @@ def test_one_of_two_switches_is_enough_to_go_on_and_to_stop(tmp_path: Path) -> N
 
 
 def test_a_lift_that_one_switch_tells_counts_although_another_has_not_heard_of_it(tmp_path: Path) -> None:
-    with ScriptedSwitch(switch_id="a") as one, ScriptedSwitch(switch_id="b") as other:
+    with ToldSwitch(switch_id="a") as one, ToldSwitch(switch_id="b") as other:
         for each in (one, other):
             each.place(an_order("ord-1", level=Level.READ_ONLY))
         with Desk(tmp_path, one.url, other.url) as desk, desk.guard.run("shop@1"):
@@ -245,7 +245,7 @@ def test_a_lift_that_one_switch_tells_counts_although_another_has_not_heard_of_i
     ],
 )
 def test_garbage_loosens_nothing_and_is_followed_by_a_new_connection(
-    tmp_path: Path, switch: ScriptedSwitch, garbage: bytes
+    tmp_path: Path, switch: ToldSwitch, garbage: bytes
 ) -> None:
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
         switch.bound(switch.place(an_order("ord-1", level=Level.READ_ONLY)))
@@ -256,9 +256,7 @@ def test_garbage_loosens_nothing_and_is_followed_by_a_new_connection(
         assert desk.writes()
 
 
-def test_an_event_of_a_newer_switch_is_skipped_and_new_fields_are_ignored(
-    tmp_path: Path, switch: ScriptedSwitch
-) -> None:
+def test_an_event_of_a_newer_switch_is_skipped_and_new_fields_are_ignored(tmp_path: Path, switch: ToldSwitch) -> None:
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
         switch.say(b'event: weather\ndata: {"sky": "blue"}\n\n')
         switch.say(
@@ -271,7 +269,7 @@ def test_an_event_of_a_newer_switch_is_skipped_and_new_fields_are_ignored(
 
 
 @pytest.mark.parametrize("status", [401, 403, 409, 410, 302])
-def test_a_refused_token_is_said_and_never_shown(tmp_path: Path, switch: ScriptedSwitch, status: int) -> None:
+def test_a_refused_token_is_said_and_never_shown(tmp_path: Path, switch: ToldSwitch, status: int) -> None:
     switch.status = status
     with Desk(tmp_path, switch.url, token="open-sesame", start_within_s=0.3) as desk, desk.guard.run("shop@1"):
         fault = eventually(lambda: str(status) in (said := desk.guard.fault()) and said, "the fault")
@@ -282,7 +280,7 @@ def test_a_refused_token_is_said_and_never_shown(tmp_path: Path, switch: Scripte
 
 
 def test_a_switch_that_refuses_reports_is_heard_all_the_same(tmp_path: Path) -> None:
-    with ScriptedSwitch(switch_id="a") as one, ScriptedSwitch(switch_id="b") as other:
+    with ToldSwitch(switch_id="a") as one, ToldSwitch(switch_id="b") as other:  # noqa: SIM117
         with Desk(tmp_path, one.url, other.url) as desk, desk.guard.run("shop@1"):
             one.report_of(lambda report: report.hears == ("a", "b"))
             one.status = 403
@@ -296,7 +294,7 @@ def test_a_switch_that_refuses_reports_is_heard_all_the_same(tmp_path: Path) -> 
 
 
 def test_a_switch_that_is_slow_to_answer_delays_neither_its_own_stream_nor_the_other(tmp_path: Path) -> None:
-    with ScriptedSwitch(switch_id="a") as slow, ScriptedSwitch(switch_id="b") as other:
+    with ToldSwitch(switch_id="a") as slow, ToldSwitch(switch_id="b") as other:
         slow.answer_s = 3.0
         with Desk(tmp_path, slow.url, other.url) as desk, desk.guard.run("shop@1"):
             assert desk.writes()
@@ -308,7 +306,7 @@ def test_a_switch_that_is_slow_to_answer_delays_neither_its_own_stream_nor_the_o
             assert time.monotonic() - began < 2.0
 
 
-def test_closing_says_goodbye_and_whoever_goes_on_is_registered_again(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_closing_says_goodbye_and_whoever_goes_on_is_registered_again(tmp_path: Path, switch: ToldSwitch) -> None:
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
         assert desk.writes()
         desk.guard.close()
@@ -318,7 +316,7 @@ def test_closing_says_goodbye_and_whoever_goes_on_is_registered_again(tmp_path: 
         assert len(switch.hellos) == 2
 
 
-def test_closing_takes_a_bounded_time_when_nobody_answers(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_closing_takes_a_bounded_time_when_nobody_answers(tmp_path: Path, switch: ToldSwitch) -> None:
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
         switch.answer_s = 4.0
         began = time.monotonic()
@@ -326,7 +324,7 @@ def test_closing_takes_a_bounded_time_when_nobody_answers(tmp_path: Path, switch
         assert time.monotonic() - began < 2.5
 
 
-def test_nothing_begins_before_the_first_run(tmp_path: Path, switch: ScriptedSwitch) -> None:
+def test_nothing_begins_before_the_first_run(tmp_path: Path, switch: ToldSwitch) -> None:
     import threading
 
     before = {thread.name for thread in threading.enumerate()}
@@ -350,7 +348,7 @@ def test_an_asynchronous_program_waits_without_blocking_its_loop(tmp_path: Path)
         async with desk.guard.run("shop@1"):
             assert ticks > 10
             assert not desk.writes()
-            with ScriptedSwitch(port=port) as switch:
+            with ToldSwitch(port=port) as switch:
                 while not desk.writes():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 switch.place(an_order(level=Level.READ_ONLY))
@@ -360,14 +358,14 @@ def test_an_asynchronous_program_waits_without_blocking_its_loop(tmp_path: Path)
         with contextlib.suppress(asyncio.CancelledError):
             await ticker
 
-    with ScriptedSwitch() as gone:
+    with ToldSwitch() as gone:
         port = gone.port
     with Desk(tmp_path, f"http://127.0.0.1:{port}", start_within_s=0.3) as desk:
         asyncio.run(asyncio.wait_for(program(desk), 20))
 
 
 def test_a_run_that_is_given_up_while_it_waits_for_a_switch_is_not_open(tmp_path: Path) -> None:
-    with ScriptedSwitch() as gone:
+    with ToldSwitch() as gone:
         url = gone.url
 
     async def program(desk: Desk) -> None:
@@ -392,7 +390,7 @@ def test_an_unusable_configuration_is_said_at_the_first_run(tmp_path: Path) -> N
 
 
 def test_a_guard_follows_as_its_configuration_says(
-    tmp_path: Path, switch: ScriptedSwitch, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, switch: ToldSwitch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "agent.token").write_text("from-a-file\n")
     (tmp_path / "rescind.yaml").write_text(f"switch:\n  urls: ['{switch.url}/']\n  token_file: agent.token\n")
