@@ -95,6 +95,8 @@ def test_a_switch_that_does_not_answer_may_have_the_order_all_the_same() -> None
         (answer(404, b"<html>nginx</html>", kind="text/html"), Trouble.NO_SWITCH, 1, "answers 404"),
         (answer(200, b"<html>hello</html>", kind="text/html"), Trouble.NO_SWITCH, 1, "none of a switch"),
         (answer(201, {"switch_id": "sw", "sequence": "x"}), Trouble.NO_SWITCH, 1, "none of a switch"),
+        (answer(200, b'{"more":' + b"[" * 100_000), Trouble.NO_SWITCH, 1, "none of a switch"),
+        (answer(400, b'{"more":' + b"[" * 100_000), Trouble.NO_SWITCH, 1, "answers 400"),
         (answer(200, b"[" * 100_000), Trouble.NO_SWITCH, 1, "none of a switch"),
         (answer(200, b"\xff\xfe"), Trouble.NO_SWITCH, 1, "none of a switch"),
         (b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n", Trouble.NO_SWITCH, 1, "answers 302"),

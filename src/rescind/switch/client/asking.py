@@ -131,8 +131,9 @@ class Asking(Generic[T]):
         """The replies that come so soon. The others are left for later."""
         until_s = self._clock.monotonic_s() + timeout_s
         while self._awaited and (reply := self._next(until_s - self._clock.monotonic_s())) is not None:
-            del self._awaited[reply.url]
-            yield reply
+            if reply.url in self._awaited:
+                del self._awaited[reply.url]
+                yield reply
 
     def every(self) -> list[Reply[T]]:
         """Wait for all replies; in the order of the URLs."""
@@ -172,9 +173,9 @@ class Asking(Generic[T]):
             )
         except Unreachable as error:
             detail = self._slow() if error.trouble is Trouble.SLOW else error.detail
-            return Reply(
-                url=url, trouble=error.trouble, detail=detail + _PERHAPS * (error.sent and request.method != "GET")
-            )
+            # What is no switch has no order either; the others may have died between their disk and the answer.
+            unsure = error.sent and request.method != "GET" and error.trouble is not Trouble.NO_SWITCH
+            return Reply(url=url, trouble=error.trouble, detail=detail + (_PERHAPS if unsure else ""))
         return read_response(url, response, request)
 
     def _may_change(self, reply: Reply[T]) -> bool:
@@ -190,16 +191,20 @@ class Asking(Generic[T]):
 _PERHAPS = "; it may have it all the same"
 
 
+_UNREADABLE = (ValueError, RecursionError)
+"""What decoding raises: msgspec's errors and Unicode's are ValueErrors; something nested very deep is neither."""
+
+
 def read_response(url: str, response: Response, request: Request[T]) -> Reply[T]:
     """The reply that a response is."""
     if response.status in request.statuses:
         try:
             return Reply(url=url, answer=request.read(response), status=response.status)
-        except (ValueError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             return _no_switch(url, response, f"its answer is none of a switch: {error}")
     try:
         problem = msgspec.json.decode(response.body, type=Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return _no_switch(url, response, f"it answers {response.status} without a word that a switch would say")
     troubles = {401: Trouble.NO_TOKEN, 403: Trouble.WRONG_ROLE}
     trouble = troubles.get(response.status, Trouble.REFUSED)
