@@ -1,8 +1,9 @@
 """A connection of the switch's HTTP server, with bounds that keep hostile or dead peers from holding it.
 
 - Who has sent no complete request head within a few seconds is cut off: a slow one must not hold a place.
-- If more such connections wait than we like, the oldest is cut off, not the newest: a stop sends its request at once,
-  so it is never the one that has dawdled longest, and gets in however many others dawdle.
+- If more such connections wait than we like, those that have dawdled for a second are cut off, the oldest first. A stop
+  sends its request at once, so it gets in however many others dawdle; and so does a herd of guards that come back in the
+  same moment, whose requests are here and only not read yet.
 - The kernel gives up a peer that acknowledges nothing for half a minute: a cable that was pulled says no goodbye.
 """
 
@@ -14,13 +15,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_WITHIN_S = 10.0
 DAWDLERS_MAX = 1_024
+DAWDLES_AFTER_S = 1.0
 SILENT_PEER_MS = 30_000
 
 
 class SwitchProtocol(HttpToolsProtocol):
     """See the module."""
 
-    _dawdlers: ClassVar[dict["SwitchProtocol", None]] = {}
+    _dawdlers: ClassVar[dict["SwitchProtocol", float]] = {}  # and since when
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A peer has connected."""
@@ -46,11 +48,14 @@ class SwitchProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _await_head(self) -> None:
-        dawdlers = SwitchProtocol._dawdlers
-        self._head_timer = asyncio.get_running_loop().call_later(HEAD_WITHIN_S, self._cut)
-        dawdlers[self] = None
+        loop = asyncio.get_running_loop()
+        dawdlers, now_s = SwitchProtocol._dawdlers, loop.time()
+        self._head_timer = loop.call_later(HEAD_WITHIN_S, self._cut)
+        dawdlers[self] = now_s
         if len(dawdlers) > DAWDLERS_MAX:
-            next(iter(dawdlers))._cut()  # one of us
+            oldest, since_s = next(iter(dawdlers.items()))
+            if now_s - since_s > DAWDLES_AFTER_S:
+                oldest._cut()  # one of us
 
     def _head_is_here(self) -> None:
         timer, self._head_timer = self._head_timer, None
