@@ -1,9 +1,11 @@
 """The fallback in front of an ASGI application: refused, ended and translated, and never an error of our own."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.outcome import Completed
 from rescind.model.scope import Scope as OrderScope
+from rescind.switch.store import SqliteOrders
 
 AGENT = "billing-agent@2.4.0"
 EVENTS = "text/event-stream"
@@ -235,6 +238,22 @@ def test_orders_that_cannot_be_read_are_said_once_and_what_stood_goes_on_standin
 
     run(story())
     assert caplog.text.count("the disk is gone") == 1
+
+
+def test_an_order_that_another_process_placed_on_this_machine_is_seen(tmp_path: Path) -> None:
+    async def story() -> None:
+        guard, app = Guard.at(tmp_path / "store"), Streaming()
+        client = Client(in_front_of(app, guard))
+        async with client.open() as exchange:
+            await client.until(lambda client: client.body)
+            with contextlib.closing(SqliteOrders(tmp_path / "store")) as elsewhere:
+                elsewhere.place(an_order())
+            await exchange
+        assert client.is_complete
+        assert (await Client(in_front_of(answering, guard)).exchange()).status == 503
+        guard.close()
+
+    run(story())
 
 
 @pytest.mark.parametrize("options", [{"agent": "a b"}, {"paths": ("chat",)}, {"exempt": ("health",)}])
