@@ -42,6 +42,10 @@ DRAIN_POLL_S = (0.01, 0.25)
 _DETAIL_LENGTH_MAX = 200
 
 
+_News = tuple[int, int, bool, int]
+"""Connection, bound, drained, requests: what makes a report worth sending once one of them has changed."""
+
+
 class _Refused(RescindError):
     """The switch has answered, and said no."""
 
@@ -92,7 +96,8 @@ class Listener:
         self._heard_s = 0.0
         self._bound = NOTHING_BOUND
         self._pending: frozenset[str] = frozenset()  # admitted before the last binding, and running still
-        self._said: tuple[int, int, bool] | None = None
+        self._requests = 0
+        self._said: _News | None = None
         self._news = asyncio.Event()
         self._reports: Exchange | None = None
         # Its own: a program that has seeded the common one wants to draw from it undisturbed.
@@ -180,7 +185,7 @@ class Listener:
             self._news.clear()
             self._pending &= self._common.in_flight() if self._pending else frozenset()
             now_s = self._common.clock.boot_s()
-            news = (self._connection, self._bound, not self._pending)
+            news = (self._connection, self._bound, not self._pending, self._requests)
             wait_s = due_s - now_s
             if self._is_connected and (news != self._said or wait_s <= 0):
                 if await self._send_report(news):
@@ -195,7 +200,7 @@ class Listener:
 
     def speak(self) -> None:
         """Send a report soon, although nothing was ordered."""
-        self._said = None
+        self._requests += 1
         self._news.set()
 
     async def leave(self) -> None:
@@ -210,7 +215,7 @@ class Listener:
             self._reports.close()
             self._reports = None
 
-    async def _send_report(self, news: tuple[int, int, bool]) -> bool:
+    async def _send_report(self, news: "_News") -> bool:
         try:
             async with _within(ANSWER_S):
                 await self._put(leaving=False)

@@ -107,6 +107,7 @@ class Subscription:
         )
         tls = _tls(switch)
         self._listeners = [Listener(Origin.of(url, tls), line, common) for url, line in self._lines.items()]
+        self._said_hears: tuple[str, ...] = ()
         self._first = threading.Event()
         self._patient_until_s = clock.monotonic_s() + switch.start_within_s
         self._lease_lock = threading.Lock()
@@ -188,7 +189,7 @@ class Subscription:
             lease_ttl_s=self._switch.lease_ttl_s,
             on_silence=self._lease.on_silence.label,
             switches=len(self._lines),
-            hears=tuple(sorted({line.switch_id for line in self._lines.values() if line.switch_id})),
+            hears=self._hears(),
             fault=report.fault or "; ".join(refusals),
         )
 
@@ -197,6 +198,13 @@ class Subscription:
             if not self._is_closing:
                 self._lease.extend(line.lease.until_s)
         self._first.set()
+        hears = self._hears()
+        if hears != self._said_hears:  # a switch whose name is new: the others want to know whom else we may obey
+            self._said_hears = hears
+            self._report()
+
+    def _hears(self) -> tuple[str, ...]:
+        return tuple(sorted({line.switch_id for line in self._lines.values() if line.switch_id}))
 
     def _patience_s(self) -> float:
         return max(0.0, self._patient_until_s - self._clock.monotonic_s())
