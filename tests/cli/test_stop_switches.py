@@ -1,6 +1,11 @@
 """`rescind stop` and its neighbours with switches: which of them have the order, which do not, and what then."""
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +18,8 @@ from rescind.cli.durations import is_duration, parse_duration
 from switch.client.scripted import Asked, Script, answer, nobody, placed, problem, saying, serving
 
 pytestmark = pytest.mark.usefixtures("folder", "impatient")
+
+RESCIND = [sys.executable, "-c", "import sys; from rescind.cli import main; sys.exit(main())"]
 
 FULL = problem(507, "the disk is full")
 
@@ -351,3 +358,35 @@ def test_what_is_no_duration_is_none(text: str) -> None:
     assert not is_duration(text)
     with pytest.raises(ValueError, match="is no duration"):
         parse_duration(text, least_s=0.0, most_s=3600.0)
+
+
+def test_somebody_who_watches_a_terminal_sees_the_receipt_grow(folder: Path) -> None:
+    stages = iter(["unknown", "bound", "bound"])
+
+    def grow(asked: Asked) -> bytes:
+        if asked[0] == "POST":
+            return placed(asked)
+        return a_receipt(asked, {"guard_id": "g1", "state": next(stages, "drained"), "pid": 11, "in_flight": ["r/7"]})
+
+    watched, terminal = pty.openpty()
+    with serving(saying(grow)) as switch:
+        stop = subprocess.Popen(
+            [*RESCIND, "stop", "agent:x", "--wait", "10s", *of(switch.url)],
+            stdout=terminal,
+            stderr=terminal,
+            env=dict(os.environ) | {"TERM": "xterm", "COLUMNS": "100"},
+        )
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes to a terminal any more
+            while piece := os.read(watched, 65_536):
+                shown += piece
+        os.close(watched)
+        assert stop.wait(10.0) == 0
+
+    text = shown.decode()
+    places = [
+        text.index(word) for word in ("unknown  pid 11", "bound    pid 11", "drained  pid 11", "holds everywhere")
+    ]
+    assert places == sorted(places)
+    assert "in flight: r/7" in text
