@@ -12,7 +12,7 @@ COMMANDS = [
     ("status",),
     ("undo",),
     *(("review", name) for name in ("list", "show", "resolve")),
-    *(("audit", name) for name in ("verify", "log", "export", "import", "seal")),
+    *(("audit", name) for name in ("verify", "log", "orders", "export", "import", "seal")),
 ]
 
 
