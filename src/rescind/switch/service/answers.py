@@ -1,6 +1,5 @@
 """ASGI by hand, for the few requests that come from every guard at once: reading a body, sending an answer."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -14,9 +13,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-BODY_WITHIN_S = 10.0
-"""A body that drips in is not waited for any longer."""
 
 JSON, PROBLEM, EVENTS = b"application/json", b"application/problem+json", b"text/event-stream"
 
@@ -40,29 +36,25 @@ def origin(scope: Scope) -> str:
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body.
+    """The whole body. One that drips in ends with its connection: see `connection`.
 
-    Raises: Refused (413, 408), if it is too long or too slow; Gone.
+    Raises: Refused (413), if it is too long; Gone.
     """
     declared = header(scope, b"content-length")
     if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
         raise _too_long()
     chunks: list[bytes] = []
     length = 0
-    try:
-        async with asyncio.timeout(BODY_WITHIN_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Gone
-                chunks.append(message.get("body", b""))
-                length += len(chunks[-1])
-                if length > BODY_BYTES_MAX:
-                    raise _too_long()
-                if not message.get("more_body"):
-                    return b"".join(chunks)
-    except TimeoutError:
-        raise Refused(408, f"the body did not come within {BODY_WITHIN_S:g} s") from None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        chunks.append(message.get("body", b""))
+        length += len(chunks[-1])
+        if length > BODY_BYTES_MAX:
+            raise _too_long()
+        if not message.get("more_body"):
+            return b"".join(chunks)
 
 
 async def answer(send: Send, status: int, body: bytes, *, kind: bytes = JSON, retry_after_s: int | None = None) -> None:

@@ -123,7 +123,7 @@ class Federation:
             self._in_place_of(peer, mine) if answer is None else answer
             for peer, answer in zip(others, theirs, strict=True)
         ]
-        return join_receipts([mine, *said])
+        return join_receipts([mine, *said]) if said else mine
 
     async def _mine(self, order_id: str, wait_s: float) -> Receipt:
         board, registry = self._board, self._board.registry

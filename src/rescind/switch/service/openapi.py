@@ -38,7 +38,7 @@ def add_streams(document: OpenAPI) -> None:
             request_body=_report(),
             responses={
                 "200": OpenAPIResponse(description="Taken up", content=_json(Heard)),
-                **_refusals(400, 401, 403, 408, 413, 429),
+                **_refusals(400, 401, 403, 413, 429),
             },
         )
     )
@@ -51,7 +51,7 @@ def add_streams(document: OpenAPI) -> None:
             request_body=_report(),
             responses={
                 "200": OpenAPIResponse(description="The stream", content=_EVENTS),
-                **_refusals(400, 401, 403, 408, 413, 503),
+                **_refusals(400, 401, 403, 413, 503),
             },
         )
     )
