@@ -46,7 +46,7 @@ class Desk:
         return record.outcome
 
 
-async def _in_a_thread(function: Callable[[], None]) -> None:
+async def _in_a_thread(function: Callable[[], Any]) -> None:
     thread = threading.Thread(target=function)
     thread.start()
     while thread.is_alive():  # noqa: ASYNC110
@@ -54,7 +54,7 @@ async def _in_a_thread(function: Callable[[], None]) -> None:
     thread.join()
 
 
-async def _halted_while(desk: Desk, halt: Callable[[], None]) -> RunHalted:
+async def _halted_while(desk: Desk, halt: Callable[[], Any]) -> RunHalted:
     async with desk.guard.run("shop@1", fallback="Please call us."):
         call = asyncio.ensure_future(desk.send("ada"))
         await desk.began.wait()
@@ -92,9 +92,8 @@ def test_an_order_that_halts_just_this_action_cancels_it_too() -> None:
 def test_a_pushed_order_of_a_switch_cancels_like_one_of_this_machine() -> None:
     async def program() -> None:
         desk = Desk()
-        in_flight: list[frozenset[str]] = []
-        await _halted_while(desk, lambda: in_flight.append(desk.guard.take_up((an_order(),))))
-        assert len(in_flight[0]) == 1  # it was running, and is named
+        await _halted_while(desk, lambda: desk.guard.take_up((an_order(),)))
+        assert isinstance(desk.outcome, Unknown)
 
     asyncio.run(program())
 

@@ -84,13 +84,21 @@ def _(step: rescind.PastStep) -> None: ...
 def send(to: str) -> None: ...
 
 
+@guard.write("page.fetch", irreversible="it costs money", cancellable=True)
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
 async def agent() -> None:
     async with guard.run("billing-agent@2.4.0", tenant="acme") as run:
         assert_type(run, rescind.Run)
         assert_type(set_status("inv_1", "void"), int)
         assert_type(set_status.keyed("order-17")("inv_1", "void"), int)
         assert_type(await charge("4242", cents=500), str)
-        with run.branch(), run.spawn(agent="mailer@1"):
+        assert_type(await fetch("https://example.com"), bytes)
+        assert_type(run.environment(), dict[str, str])
+        with run.branch(), run.spawn(agent="mailer@1") as child:
+            assert_type(child, rescind.Run)
             send("ada@example.com")
         try:
             send("grace@example.com")

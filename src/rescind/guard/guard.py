@@ -395,7 +395,7 @@ class Guard:
 
     def _lead(self) -> None:
         for run in list(self._runs.values()):
-            run.follow(self._obeyed.view_of(run.info.subject))
+            run.follow(self._obeyed)
 
     def _start_watching(self) -> None:
         if self._watching:

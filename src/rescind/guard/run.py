@@ -25,6 +25,7 @@ from rescind.switch.port import LiveRun
 if TYPE_CHECKING:
     from rescind.guard.cancelling import Cancelling
     from rescind.guard.guard import Guard
+    from rescind.guard.obeyed import Obeyed
 
 logger = logging.getLogger("rescind")
 
@@ -314,9 +315,9 @@ class Run:
         event = Refused(action=action, level=level.label, reason=verdict.reason, order_ids=orders)
         self.guard.journal.submit((Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us()),))
 
-    def follow(self, view: View) -> None:
+    def follow(self, obeyed: "Obeyed") -> None:
         """Take up new orders; a halt among them is latched even if no call meets it (G3)."""
-        self._page = self.guard.page
+        view, self._page = obeyed.view_of(self._subject), obeyed.page
         # What a tool is doing that could be cancelled counts like a call: an order may halt whoever does just that.
         for action in ("", *(each.action for each in list(self._held.values()))) if view.orders else ():
             verdict = self._halt or judge(view, self._subject, action, writes=False, limits=Limits())

@@ -2,14 +2,22 @@
 
 import asyncio
 import contextlib
+import ipaddress
+import ssl
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from builders import an_order
+from builders import a_lift, an_order
 from rescind.config import SwitchConfig
 from rescind.errors import CallDenied, ConfigError, RunHalted
 from rescind.guard.guard import Guard
@@ -107,8 +115,6 @@ def test_an_order_that_stood_before_the_guard_began_stands_at_its_first_call(
 
 
 def test_a_lift_on_this_machine_lifts_no_order_of_a_switch(tmp_path: Path, switch: ToldSwitch) -> None:
-    from builders import a_lift
-
     order = an_order(level=Level.READ_ONLY)
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
         desk.guard.orders.place(order)
@@ -124,8 +130,6 @@ def test_a_lift_on_this_machine_lifts_no_order_of_a_switch(tmp_path: Path, switc
 
 
 def test_calls_in_flight_are_named_and_their_end_is_a_second_report(tmp_path: Path, switch: ToldSwitch) -> None:
-    import threading
-
     began, may_end = threading.Event(), threading.Event()
     with Desk(tmp_path, switch.url) as desk:
 
@@ -260,8 +264,8 @@ def test_an_event_of_a_newer_switch_is_skipped_and_new_fields_are_ignored(tmp_pa
     with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
         switch.say(b'event: weather\ndata: {"sky": "blue"}\n\n')
         switch.say(
-            b'event: order\ndata: {"sequence": 7, "because": "new", "order": {"scope": "everything", "level": "read_only",'
-            b'"order_id": "ord-9", "placed_at": "2026-11-21T12:00:00Z", "colour": "red"}}\n\n'
+            b'event: order\ndata: {"sequence": 7, "because": "new", "order": {"scope": "everything",'
+            b'"level": "read_only", "order_id": "ord-9", "placed_at": "2026-11-21T12:00:00Z", "colour": "red"}}\n\n'
         )
         switch.bound(7)
         assert not desk.writes()
@@ -325,8 +329,6 @@ def test_closing_takes_a_bounded_time_when_nobody_answers(tmp_path: Path, switch
 
 
 def test_nothing_begins_before_the_first_run(tmp_path: Path, switch: ToldSwitch) -> None:
-    import threading
-
     before = {thread.name for thread in threading.enumerate()}
     desk = Desk(tmp_path, switch.url)
     assert not switch.hellos
@@ -387,6 +389,72 @@ def test_an_unusable_configuration_is_said_at_the_first_run(tmp_path: Path) -> N
         pytest.raises(ConfigError, match="ca_file"),
     ):
         desk.guard.run("shop@1").__enter__()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, ssl.SSLContext]]:
+    """For a name or address: a certificate that vouches for itself, and a server's context with it."""
+
+    def make(name: str) -> tuple[Path, ssl.SSLContext]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
+        san = x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+        certificate = (
+            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+            .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([san]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        folder = tmp_path_factory.mktemp("tls")
+        (folder / "ca.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / "key.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
+        return folder / "ca.pem", context
+
+    return make
+
+
+Certificates = Callable[[str], tuple[Path, ssl.SSLContext]]
+
+
+def test_a_switch_with_tls_is_followed_by_who_believes_its_certificate(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    authorities, tls = certificates("127.0.0.1")
+    with ToldSwitch(tls=tls) as switch:
+        with Desk(tmp_path / "a", switch.url, ca_file=str(authorities)) as desk, desk.guard.run("shop@1"):
+            switch.bound(switch.place(an_order(level=Level.READ_ONLY)))
+            assert not desk.writes()
+        heard = len(switch.hellos)
+        with Desk(tmp_path / "b", switch.url, start_within_s=0.3) as desk, desk.guard.run("shop@1"):
+            eventually(lambda: "certificate" in desk.guard.fault(), "the fault")
+            assert len(switch.hellos) == heard  # nothing was said to it, least of all the token
+
+
+def test_a_certificate_for_another_name_is_not_believed(tmp_path: Path, certificates: Certificates) -> None:
+    authorities, tls = certificates("switch.example")
+    with ToldSwitch(tls=tls) as switch:  # noqa: SIM117
+        with Desk(tmp_path, switch.url, ca_file=str(authorities), start_within_s=0.3) as desk, desk.guard.run("a@1"):
+            eventually(lambda: "certificate" in desk.guard.fault(), "the fault")
+            assert not switch.hellos
+            assert not desk.writes()
+
+
+def test_a_line_that_is_silent_for_three_beats_and_a_second_is_taken_up_anew(
+    tmp_path: Path, switch: ToldSwitch
+) -> None:
+    with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
+        switch.silent = True
+        began = time.monotonic()
+        eventually(lambda: len(switch.hellos) >= 2, "the second connection")
+        assert 1.2 < time.monotonic() - began < 3.0
 
 
 def test_a_guard_follows_as_its_configuration_says(

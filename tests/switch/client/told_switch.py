@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -45,7 +46,9 @@ class ToldSwitch:
         answer_s: How long it thinks about each report.
     """
 
-    def __init__(self, *, switch_id: str = "switch-1", beat_s: float = BEAT_S, port: int = 0) -> None:
+    def __init__(
+        self, *, switch_id: str = "switch-1", beat_s: float = BEAT_S, port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.switch_id, self.beat_s = switch_id, beat_s
         self.reports: list[tuple[str, Report]] = []
         self.hellos: list[tuple[str, Report]] = []
@@ -58,6 +61,9 @@ class ToldSwitch:
         self._streams: list[queue.Queue[bytes | None]] = []
         self._closing = False
         self._server = _Server(("127.0.0.1", port), _handler_of(self))
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
@@ -67,7 +73,7 @@ class ToldSwitch:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     # --- what it does ---
 
