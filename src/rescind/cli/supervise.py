@@ -15,18 +15,19 @@ from rescind.cli.supervise_words import words_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.config import Settings, load_settings
 from rescind.errors import UsageError
+from rescind.guard.lineage import PARENT_VARIABLE, ancestors_of_environment, said_to_children
+from rescind.guard.report import SUPERVISOR_VARIABLE
 from rescind.guard.run import new_info
 from rescind.model.level import Level
 from rescind.model.step import RunInfo
 from rescind.switch.supervisor.channels import Channels, Following, open_orders
-from rescind.switch.supervisor.loop import Result, Supervisor, Terms, environment_of
+from rescind.switch.supervisor.loop import Result, Supervisor, Terms
 from rescind.switch.supervisor.ruling import ends_on_silence
 from rescind.switch.supervisor.run import SupervisedRun
 from rescind.switch.supervisor.signals import Signals
 from rescind.switch.supervisor.voice import Voice
 
 GRACE_DEFAULT_S = 5.0
-PARENT_VARIABLE = "RESCIND_PARENT_RUN"
 
 
 @click.command(
@@ -97,6 +98,7 @@ def supervise(
     """
     level = _level(act_at)
     settings = load_settings()
+    ancestors = ancestors_of_environment()
     run = new_info(
         run_id=run_id or SystemIds().new_id("run"),
         agent=agent,
@@ -104,7 +106,7 @@ def supervise(
         workflow=workflow,
         session="",
         trace_id=SystemIds().new_trace_id(),
-        ancestors=tuple(filter(None, [os.environ.get(PARENT_VARIABLE, "").strip()])),
+        ancestors=ancestors,
     )
     silent_level = Level.parse(settings.switch.on_silence)
     terms = Terms(
@@ -126,6 +128,7 @@ def _supervise(
         switch=settings.switch,
         token=settings.token,
         guard_id=SystemIds().new_id("guard"),
+        ends_on_silence=terms.ends_on_silence,
     )
     voice = Voice(sys.stderr)
     with Signals() as signals:
@@ -137,7 +140,7 @@ def _supervise(
             channels.start()
             supervisor = Supervisor(
                 command,
-                environment_of(run.run_id, following.guard_id),
+                _environment(run, following.guard_id),
                 supervised,
                 terms,
                 signals=signals,
@@ -154,6 +157,12 @@ def _supervise(
         voice.say(json.dumps(_as_json(result, run), ensure_ascii=True))
     voice.close()
     return result
+
+
+def _environment(run: RunInfo, guard_id: str) -> dict[str, str]:
+    # Guards inside name this run as their ancestor, and the supervisor as who saw them end.
+    lineage = said_to_children(run.run_id, run.ancestors)
+    return {**os.environ, SUPERVISOR_VARIABLE: guard_id, PARENT_VARIABLE: lineage}
 
 
 def _level(text: str) -> Level:

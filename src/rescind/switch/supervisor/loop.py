@@ -4,7 +4,6 @@ It reads what they have left in memory and acts on it: between an order that is 
 no network, and no lock that anybody holds for long.
 """
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -118,6 +117,7 @@ class Supervisor:
         self._asked_at_s = self._killed_at_s = 0.0
         self._how = "exited"
         self._stuck: tuple[int, ...] = ()
+        self._others: dict[int, Ended] = {}
 
     def supervise(self) -> Result:
         """Start the program and return when nothing of it is left, and nothing is to be started again.
@@ -131,10 +131,10 @@ class Supervisor:
             if refusal is not None:
                 return self._refuse(refusal, again=again)
             began_s = self._clock.monotonic_s()
-            ended = self._one_program()
+            ended, others = self._one_program()
             failures = 1 if self._clock.monotonic_s() - began_s >= STABLE_S else failures + 1
             delay = delay_s(failures) if self._is_to_be_repeated(ended) else None
-            self._run.has_ended(ended, for_good=delay is None)
+            self._run.has_ended(ended, *others, for_good=delay is None)
             self._tell(news.Finished(ended, self._reason))
             if delay is None:
                 return self._result(ended)
@@ -194,8 +194,8 @@ class Supervisor:
 
     # --- one program ---
 
-    def _one_program(self) -> Ended:
-        self._reason, self._how, self._stuck = Reason(), "exited", ()
+    def _one_program(self) -> tuple[Ended, list[Ended]]:
+        self._reason, self._how, self._stuck, self._others = Reason(), "exited", (), {}
         takes_terminal = self._terminal.goes_to_program
         streams = Streams(stdout=self._stdout, mask=self._signals.mask_before, takes_terminal=takes_terminal)
         program = Program(self._command, self._environment, streams)
@@ -210,7 +210,8 @@ class Supervisor:
             program.refuse_if_failed()
         # Without a status its keeper was killed before it could start anything.
         status = -signal.SIGKILL if program.status is None else program.status
-        return Ended(pid=program.pid, how=self._how, status=status)
+        self._others.pop(program.pid, None)
+        return Ended(pid=program.pid, how=self._how, status=status), list(self._others.values())
 
     def _follow(self, program: Program) -> None:
         state, has_started = State.RUNNING, False
@@ -265,6 +266,7 @@ class Supervisor:
             self._kill(program, is_first=fact is Fact.USELESS_TO_WAIT)
 
     def _ask(self, program: Program, *, by_us: bool) -> None:
+        living = self._note(program, "terminated", signal.SIGTERM)
         program.ask()
         self._asked_at_s = self._clock.monotonic_s()
         if by_us:
@@ -274,10 +276,8 @@ class Supervisor:
             if self._reason.orders or self._reason.silence:
                 self._run.latch()
             self._tell(news.Asked(self._reason, self._terms.grace_s))
-        else:
-            left = tuple(kin.pid for kin in program.living())
-            if left:
-                self._tell(news.LeftBehind(left, self._terms.grace_s))
+        elif living:
+            self._tell(news.LeftBehind(living, self._terms.grace_s))
 
     def _kill(self, program: Program, *, is_first: bool) -> None:
         now_s = self._clock.monotonic_s()
@@ -287,15 +287,22 @@ class Supervisor:
             if not program.leader_left:
                 self._how = "killed"
             self._tell(news.Killed(suspended))
+        living = self._note(program, "killed", signal.SIGKILL)
         program.kill()
         if now_s < self._killed_at_s + _PATIENCE_S:
             return
-        living = tuple(kin.pid for kin in program.living())
         if not living:
             program.kill_keeper()
         elif living != self._stuck:
             self._stuck = living
             self._tell(news.OutOfReach(living))
+
+    def _note(self, program: Program, how: str, number: int) -> tuple[int, ...]:
+        # A guard in one of them is known by its pid; once nothing is left, its receipt can say that it was ended. How
+        # its own parent saw it end, only that one knows: its status is the signal that it was sent last.
+        living = tuple(kin.pid for kin in program.living())
+        self._others |= {pid: Ended(pid=pid, how=how, status=-number) for pid in living}
+        return living
 
     def _wait(self, program: Program, state: State) -> None:
         timeout_s = {State.RUNNING: _IDLE_S, State.ASKED: _ASKED_S}.get(state, _KILLING_S)
@@ -355,8 +362,3 @@ class Supervisor:
             self._told_silence = silence
             if silence:
                 self._tell(news.GoesOnInSilence(silence))
-
-
-def environment_of(run_id: str, guard_id: str) -> dict[str, str]:
-    """The environment of a program: ours, and under whom it runs. Guards in it name this run as their ancestor."""
-    return {**os.environ, "RESCIND_SUPERVISOR": guard_id, "RESCIND_PARENT_RUN": run_id}

@@ -5,9 +5,11 @@ wake the supervisor's loop; the loop reads what they left and does nothing that 
 
 The program is one step, `RUN/process`: admitted when it is started, in flight until the last process of it has ended.
 So the receipts of guards mean the same for it: *bound*, no program is started under older orders; *drained*, and none
-runs that was started before.
+runs that was started before. An order that it cannot obey is therefore bound and never drained, as long as it runs.
 """
 
+import os
+import socket
 import threading
 from collections.abc import Callable
 
@@ -18,18 +20,19 @@ from rescind.model.order import Order
 from rescind.model.step import RunInfo
 from rescind.switch.port import LiveRun, Orders
 from rescind.switch.supervisor.ruling import Ruling, rule
-from rescind.switch.wire import Ended
+from rescind.switch.watcher import program_name
+from rescind.switch.wire import Ended, Report, RunDoc
 
 STEP = "process"
 
 _NEVER_SETTLED = -1
 
 ENDED_MAX = 100
-"""Ended processes that are remembered for reports: more restarts than anybody will read about."""
+"""Ended processes that are remembered for reports, the latest."""
 
 
 class SupervisedRun:
-    """A `Subscriber` whose only step is a program. All methods are thread-safe; those of the loop never wait."""
+    """A `Subscriber` and a `Follower` whose only step is a program. Thread-safe; methods for the loop never wait."""
 
     def __init__(
         self, run: RunInfo, orders: Orders, *, act_at: Level, clock: Clock, wake: Callable[[], None] = lambda: None
@@ -62,7 +65,7 @@ class SupervisedRun:
 
     @property
     def ended(self) -> tuple[Ended, ...]:
-        """The programs of this run that have ended, oldest first."""
+        """The processes of this run that have ended, those of the oldest program first."""
         return self._ended
 
     @property
@@ -90,10 +93,10 @@ class SupervisedRun:
         """The run is being ended by an order or a silence; it does not begin again, whatever is lifted."""
         self._latched = True
 
-    def has_ended(self, ended: Ended, *, for_good: bool) -> None:
-        """The last process of a program has ended; `for_good` if no other is to be started."""
+    def has_ended(self, *ended: Ended, for_good: bool) -> None:
+        """The last process of a program has ended; `for_good` if no other program is to be started."""
         with self._lock:
-            self._ended = (*self._ended, ended)[-ENDED_MAX:]
+            self._ended = (*self._ended, *ended)[-ENDED_MAX:]
             self._running = not for_good
 
     def give_up(self) -> None:
@@ -106,7 +109,7 @@ class SupervisedRun:
     def bind(self) -> tuple[int, frozenset[str]]:
         """See `Subscriber`."""
         stamp = self._refresh()
-        return stamp, self.in_flight()
+        return stamp, self._covered()
 
     def in_flight(self) -> frozenset[str]:
         """See `Subscriber`."""
@@ -120,12 +123,50 @@ class SupervisedRun:
         """See `Subscriber`: why the orders of this machine cannot be followed."""
         return self._fault
 
-    def hear(self, orders: tuple[Order, ...]) -> None:
-        """What stands at the switches."""
+    def take_up(self, orders: tuple[Order, ...]) -> frozenset[str]:
+        """See `Follower`."""
         with self._lock:
             self._elsewhere = orders
             self._rule()
+            covered = self._covered()
         self._wake()
+        return covered
+
+    def describe(self) -> Report:
+        """See `Follower`."""
+        run = self.run
+        return Report(
+            kind="supervisor",
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            program=program_name(),
+            agent=run.agent,
+            runs=(
+                RunDoc(
+                    run_id=run.run_id,
+                    agent=run.agent,
+                    tenant=run.tenant,
+                    workflow=run.workflow,
+                    ancestors=run.ancestors,
+                    level=self._ruling.level.label,
+                    halted=self._latched,
+                ),
+            ),
+            runs_open=1,
+            fault=self._fault or self._disobedience(),
+            ended=self._ended,
+        )
+
+    def _covered(self) -> frozenset[str]:
+        # A program that no order covers keeps no order's receipt waiting.
+        return self.in_flight() if self._ruling.ending or self._ruling.unheeded else frozenset()
+
+    def _disobedience(self) -> str:
+        unheeded = self._ruling.unheeded
+        if not unheeded or self._ruling.ending:
+            return ""
+        named = ", ".join(f"{order.order_id} ({order.level.label})" for order in unheeded[:5])
+        return f"its program cannot obey {named} and goes on; it is ended at {self._act_at.label}"
 
     def _refresh(self) -> int:
         try:
