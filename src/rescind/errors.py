@@ -69,6 +69,7 @@ class CallDenied(RescindError):
 class RunHalted(RescindError):
     """A standing order halts this run. Clean up and leave; every later call is refused.
 
+    Without `order_ids` it is a silence of all switches that holds the run at `halted`, for as long as it lasts.
     `fallback` is what to show to the user instead of an answer; `fallback_json` is the same for programs, if there is
     more to say than the text, and `retry_after_s` when asking again may help, if anybody knows.
     """

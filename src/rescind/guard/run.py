@@ -332,7 +332,7 @@ class Run:
         if self._halt is None:
             self._halt = halt
             self.view = View(UNSEEN.stamp, self.view.orders, self.view.fault)
-        for held in list(self._held.values()):
+        for held in reversed(list(self._held.values())):  # of two that are one in another, the inner one first
             held.cut(halt)
         for child in list(self._children.values()):
             child.latch(halt)
