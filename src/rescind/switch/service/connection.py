@@ -12,7 +12,6 @@ queue, in the order of arrival, and a look at its head once a second is enough (
 
 import asyncio
 import socket
-from itertools import islice
 from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -21,6 +20,9 @@ REQUEST_WITHIN_S = 10.0
 DAWDLERS_MAX = 1_024
 DAWDLES_AFTER_S = 1.0
 SILENT_PEER_MS = 30_000
+
+DIRECT = "rescind.write"
+"""The extension of a request's scope that writes to its connection at once: see `SwitchProtocol.write_now`."""
 
 _HEAD = b"HTTP/1.1 "
 
@@ -47,23 +49,33 @@ class SwitchProtocol(HttpToolsProtocol):
             self._await_request()
         super().data_received(data)
 
+    def on_headers_complete(self) -> None:
+        """The head of a request is here."""
+        cast("dict[str, Any]", self.scope)["extensions"] = {DIRECT: self.write_now}
+        super().on_headers_complete()
+
+    def write_now(self, data: bytes) -> bool:
+        """Send encoded bytes of the answer under way, past the application; whether they could be sent at once."""
+        if self.flow.write_paused or self.transport.is_closing() or not _is_streaming(self):
+            return False
+        self.transport.write(data)
+        return True
+
     def on_message_complete(self) -> None:
         """A request is here, head and body."""
         SwitchProtocol._dawdlers.pop(self, None)
         super().on_message_complete()
 
     def _await_request(self) -> None:
-        dawdlers, now_s = SwitchProtocol._dawdlers, asyncio.get_running_loop().time()
-        dawdlers.setdefault(self, now_s)
-        if len(dawdlers) > DAWDLERS_MAX:
-            cut_dawdlers(now_s - DAWDLES_AFTER_S, most=1)
+        SwitchProtocol._dawdlers.setdefault(self, asyncio.get_running_loop().time())
 
     @classmethod
-    def cut(cls, before_s: float, most: int) -> None:
-        """See `cut_dawdlers`."""
-        for connection, since_s in list(islice(cls._dawdlers.items(), most)):
-            if since_s > before_s:
-                return
+    def cut_dawdlers(cls, now_s: float) -> None:
+        """Cut off who is too slow, and, where many are slow, who is slow at all. `now_s` is the loop's clock."""
+        many = len(cls._dawdlers) - DAWDLERS_MAX
+        for number, (connection, since_s) in enumerate(list(cls._dawdlers.items())):
+            if now_s - since_s <= (DAWDLES_AFTER_S if number < many else REQUEST_WITHIN_S):
+                return  # they stand in the order of their arrival
             del cls._dawdlers[connection]
             connection.transport.abort()
 
@@ -103,21 +115,15 @@ class _HeadWithBody:
             self._transport.write(head)
 
 
-def cut_dawdlers(before_s: float, *, most: int) -> None:
-    """Cut off connections whose request has not been complete since before this moment of the loop's clock.
-
-    Args:
-        before_s: The moment.
-        most: How many at most, oldest first.
-    """
-    SwitchProtocol.cut(before_s, most)
-
-
 async def watch_dawdlers() -> None:
-    """Cut off who is too slow, until cancelled."""
+    """Cut off dawdlers, until cancelled.
+
+    Once a second and not when somebody connects: by its turn, the loop has read whatever was there to be read. So a
+    loop that is late itself takes nobody for slow.
+    """
     while True:
         await asyncio.sleep(1.0)
-        cut_dawdlers(asyncio.get_running_loop().time() - REQUEST_WITHIN_S, most=DAWDLERS_MAX * 64)
+        SwitchProtocol.cut_dawdlers(asyncio.get_running_loop().time())
 
 
 def _set_kernel_bounds(transport: asyncio.Transport) -> None:
@@ -128,6 +134,11 @@ def _set_kernel_bounds(transport: asyncio.Transport) -> None:
     option: Any = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
     if option is not None:
         connection.setsockopt(socket.IPPROTO_TCP, option, SILENT_PEER_MS)
+
+
+def _is_streaming(protocol: HttpToolsProtocol) -> bool:
+    cycle = cast("Any", protocol).cycle
+    return cycle is not None and bool(cycle.chunked_encoding) and not cycle.response_complete
 
 
 def _is_between_requests(protocol: HttpToolsProtocol) -> bool:

@@ -16,16 +16,30 @@ RING_MAX = 1_024
 """Events that a slow stream may lie behind before it is told the whole set instead."""
 
 
+Write = Callable[[bytes], bool]
+"""Sends encoded bytes on a stream at once; False if that must wait, and then nothing was sent."""
+
+
 class Listener:
-    """One stream: its place in the ring, and how it is woken."""
+    """One stream: its place in the ring, and how it is woken.
 
-    __slots__ = ("_waiting", "beats", "is_gone", "place")
+    A stream that waits for news, as nearly all do, is written to directly (`write`): waking ten thousand tasks for one
+    event each takes twice as long as telling them. Whoever has something under way is woken, so nothing overtakes.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_waiting", "_write", "beats", "is_gone", "place")
+
+    def __init__(self, write: Write | None = None) -> None:
         self.place = -1  # before everything: the whole set comes first
         self.beats = 0
         self.is_gone = False
+        self._write = write
         self._waiting: asyncio.Future[None] | None = None
+
+    def write(self, chunk: bytes) -> bool:
+        """Send it if the stream has nothing under way; whether it was sent."""
+        waiting = self._waiting
+        return self._write is not None and waiting is not None and not waiting.done() and self._write(chunk)
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -41,8 +55,10 @@ class Listener:
     async def wait(self) -> None:
         """Until there may be something to send."""
         self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
-        self._waiting = None
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
 
 
 class Hub:
@@ -68,14 +84,24 @@ class Hub:
     def publish(self, event: bytes) -> None:
         """Tell everybody of a change."""
         self._ring.append(event)
-        self._count += 1
-        self._wake()
+        before, self._count = self._count, self._count + 1
+        chunk = _chunk(event)
+        for listener in self._listeners:
+            if listener.place == before and listener.write(chunk):
+                listener.place = self._count
+            else:
+                listener.wake()
 
     def beat(self, event: bytes) -> None:
         """Tell everybody that we live. A stream that missed beats is told the last one only."""
         self._beat = event
         self._beats += 1
-        self._wake()
+        chunk = _chunk(event)
+        for listener in self._listeners:
+            if listener.place == self._count and listener.write(chunk):
+                listener.beats = self._beats
+            else:
+                listener.wake()
 
     def join(self, listener: Listener) -> None:
         """A stream begins."""
@@ -108,6 +134,7 @@ class Hub:
             chunk = chunk if is_lost else chunk + self._beat  # the whole set carries the time itself
         return chunk
 
-    def _wake(self) -> None:
-        for listener in self._listeners:
-            listener.wake()
+
+def _chunk(event: bytes) -> bytes:
+    """As HTTP/1.1 sends a piece of a body whose length nobody knows."""
+    return b"%x\r\n%s\r\n" % (len(event), event)

@@ -24,6 +24,7 @@ from rescind.switch.service.answers import (
     refusal_of,
     refuse,
 )
+from rescind.switch.service.connection import DIRECT
 from rescind.switch.service.hub import Listener
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.problems import Refused
@@ -67,7 +68,7 @@ class Streams:
             caller = self._board.caller(header(scope, b"authorization"), origin(scope))
             if scope["path"] == "/v1/stream":
                 self._board.require(caller, Power.LOOK)
-                await self._stream(None, receive, send)
+                await self._stream(None, scope, receive, send)
             else:
                 await self._guard(scope, receive, send, caller)
         except Refused as refused:
@@ -89,7 +90,7 @@ class Streams:
         report = self._report(await read_body(scope, receive))
         guard, heard = self._board.heard(guard_id, caller, report)
         if listens:
-            await self._stream(guard, receive, send)
+            await self._stream(guard, scope, receive, send)
         else:
             await answer(send, 200, msgspec.json.encode(heard))
 
@@ -106,11 +107,11 @@ class Streams:
             raise Refused(400, "lease_ttl_s is from 0.1 to 3600 seconds, switches from 1 to 100")
         return report
 
-    async def _stream(self, guard: Guard | None, receive: Receive, send: Send) -> None:
+    async def _stream(self, guard: Guard | None, scope: Scope, receive: Receive, send: Send) -> None:
         hub = self._board.hub
         if len(hub) >= STREAMS_MAX:
             raise Refused(503, f"{STREAMS_MAX:,} streams are open at this switch; use another one", retry_after_s=5)
-        listener = Listener()
+        listener = Listener(scope.get("extensions", {}).get(DIRECT))
         hub.join(listener)
         if guard is not None:
             self._board.registry.stream_began(guard)
