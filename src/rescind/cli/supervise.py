@@ -129,6 +129,7 @@ def _supervise(
         token=settings.token,
         guard_id=SystemIds().new_id("guard"),
         ends_on_silence=terms.ends_on_silence,
+        grace_s=terms.grace_s,
     )
     voice = Voice(sys.stderr)
     with Signals() as signals:

@@ -8,6 +8,7 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.config import SwitchConfig
+from rescind.errors import UsageError
 from rescind.model.level import Level
 from rescind.switch.client.lease import Lease
 from rescind.switch.desk import open_store
@@ -18,6 +19,9 @@ from rescind.switch.watcher import Watcher
 
 if TYPE_CHECKING:
     from rescind.switch.client.subscription import Subscription
+
+LEASE_TTL_S_MAX = 600.0
+"""The longest lease of a configuration. The grace counts: so long after it fell silent, a program may still act."""
 
 LINGER_S = 0.5
 """How long a stopped supervisor stays in the register, so that whoever waits for the receipt reads that it drained."""
@@ -33,6 +37,7 @@ class Following(msgspec.Struct, frozen=True, kw_only=True):
         guard_id: Who follows.
         ends_on_silence: Whether the program is ended when the lease runs out. If it is not, silence holds nobody, and
             the switches are told so.
+        grace_s: How long it may go on after the lease has run out.
     """
 
     store: Path
@@ -40,6 +45,24 @@ class Following(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     guard_id: str
     ends_on_silence: bool
+    grace_s: float
+
+
+class _EarlyLease(Lease):
+    """A lease that runs out early enough for the program to be dead when it has run out at the switches.
+
+    They are told the sum of lease and grace, and from that they reckon when the silent are known to be harmless.
+    """
+
+    __slots__ = ("_early_s",)
+
+    def __init__(self, *, early_s: float, on_silence: Level) -> None:
+        super().__init__(until_s=-math.inf, on_silence=on_silence)
+        self._early_s = early_s
+
+    def extend(self, until_s: float) -> None:
+        """See `Lease`."""
+        super().extend(until_s - self._early_s)
 
 
 class Channels:
@@ -53,7 +76,8 @@ class Channels:
     def start(self) -> None:
         """Be registered, and follow. When this returns, the standing orders are known, or `silence` says why not.
 
-        Raises: OrdersUnavailable, if no stop of this machine would know of the program; ConfigError.
+        Raises: OrdersUnavailable, if no stop of this machine would know of the program; UsageError, if the switches
+            cannot be followed as configured.
         """
         self._watcher.start()
         if self._following.switch.urls:
@@ -67,7 +91,9 @@ class Channels:
         unreadable_s = self._run.unreadable_for_s()
         if unreadable_s > ttl_s:
             return f"the orders of this machine could not be read for {unreadable_s:.0f} s: {self._run.fault()}"
-        return "" if self._subscription is None else self._subscription.silence()
+        silence = "" if self._subscription is None else self._subscription.silence()
+        # In its words the lease is longer than ours by the grace, and it is a guard that is held.
+        return f"no switch has been heard for {ttl_s:g} s {silence[silence.find('(') :]}" if silence else ""
 
     def close(self, *, linger: bool) -> None:
         """Leave. With `linger`, first let those who wait for a receipt see the end."""
@@ -81,14 +107,21 @@ class Channels:
     def _subscribe(self) -> "Subscription":
         from rescind.switch.client.subscription import Subscription  # with asyncio and ssl, for those who follow any
 
-        on_silence = Level.HALTED if self._following.ends_on_silence else Level.NORMAL
+        following = self._following
+        ttl_s = following.switch.lease_ttl_s + following.grace_s
+        if ttl_s > LEASE_TTL_S_MAX:
+            raise UsageError(
+                f"lease_ttl_s and --grace are {ttl_s:g} s together, and a silent program must be known to have ended "
+                f"after {LEASE_TTL_S_MAX:g} s; shorten one of them"
+            )
+        on_silence = Level.HALTED if following.ends_on_silence else Level.NORMAL
         return Subscription(
             self._run,
-            guard_id=self._following.guard_id,
-            switch=self._following.switch,
-            token=self._following.token,
+            guard_id=following.guard_id,
+            switch=msgspec.structs.replace(following.switch, lease_ttl_s=ttl_s),
+            token=following.token,
             clock=self._clock,
-            lease=Lease(until_s=-math.inf, on_silence=on_silence),
+            lease=_EarlyLease(early_s=following.grace_s, on_silence=on_silence),
         )
 
 
