@@ -12,10 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from builders import an_order
 from rescind.clock import SystemClock, SystemIds
 from rescind.model.level import Level
-from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.switch.desk import place
 from rescind.switch.receipt import Placed
@@ -38,20 +36,21 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.005)
 
 
+def state_of(pid: int) -> str:
+    """Its state as the kernel names it: R runs, S sleeps, T is suspended, Z is a zombie; X if it does not exist."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat[stat.rindex(")") + 2]
+    return "X"
+
+
 def lives(pid: int) -> bool:
     """Whether a process may act or could be continued; a zombie cannot."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat[stat.rindex(")") + 2] not in "ZX"
+    return state_of(pid) not in "ZX"
 
 
 def is_suspended(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat[stat.rindex(")") + 2] == "T"
-    return False
+    return state_of(pid) == "T"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -149,7 +148,3 @@ def script(folder: Path, name: str, text: str) -> str:
     path = folder / name
     path.write_text(text)
     return str(path)
-
-
-def standing(order_id: str = "ord-1", scope: str = "everything", level: Level = Level.HALTED) -> Order:
-    return an_order(order_id, scope, level)

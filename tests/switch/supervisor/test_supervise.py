@@ -20,6 +20,7 @@ from switch.supervisor.supervised import (
     is_suspended,
     lives,
     script,
+    state_of,
     until,
 )
 
@@ -406,13 +407,9 @@ def test_a_reader_who_sleeps_does_not_keep_the_supervisor_from_killing(tmp_path:
     floods = NAMES_ITSELF + 'trap "" TERM; while :; do echo flood >&2; done'
     with Supervise(tmp_path, "--grace", "0.2", "--", "sh", "-c", floods, "pid") as supervised:
         pid = supervised.pid_in("pid")
-        until(lambda: _is_waiting_for_a_pipe(pid), "a full pipe")
+        until(lambda: state_of(pid) == "S", "a full pipe, for it never sleeps otherwise")
         operator.stop()
         until(lambda: not lives(pid), "the end of the program")
-
-
-def _is_waiting_for_a_pipe(pid: int) -> bool:
-    return "pipe" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from builders import an_order
 from rescind.model.level import Level
 from switch.client.told_switch import ToldSwitch
-from switch.supervisor.supervised import MAIN, NAMES_ITSELF, PATIENCE_S, Supervise, lives, script, until
+from switch.supervisor.supervised import MAIN, NAMES_ITSELF, PATIENCE_S, Supervise, lives, script, state_of, until
 
 IGNORES = NAMES_ITSELF + 'trap "" TERM; while :; do sleep 0.02; done'
 SLEEPS = NAMES_ITSELF + "exec sleep 600"
@@ -177,7 +177,7 @@ def test_a_guard_that_hangs_is_killed_in_the_receipt_of_a_real_switch(tmp_path: 
         supervised.process.stdin.write("hang\n")
         supervised.process.stdin.flush()
         hung = supervised.pid_in("pid")
-        until(lambda: "R" in state_of(hung), "a hung guard")
+        until(lambda: state_of(hung) == "R", "a hung guard")
         order = asked(f"{real_switch}/v1/orders", {"scope": "tree:run-7", "level": "halted", "reason": "a test"})
         receipt = asked(f"{real_switch}/v1/orders/{order['order']['order_id']}/receipt?wait_s=15")
         supervised.finish()
@@ -189,8 +189,3 @@ def test_a_guard_that_hangs_is_killed_in_the_receipt_of_a_real_switch(tmp_path: 
     assert final["all_drained"]
     assert receipt["all_bound"]
     assert not lives(hung)
-
-
-def state_of(pid: int) -> str:
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat[stat.rindex(")") + 2]
