@@ -29,6 +29,16 @@ _DATA = click.option(
     metavar="DIR",
     help="The switch's folder.",
 )
+_MANY_DATA = click.option(
+    "--data",
+    type=click.Path(),
+    default=(".rescind-switch",),
+    multiple=True,
+    show_default=True,
+    envvar="RESCIND_SWITCH_DATA",
+    metavar="DIR",
+    help="The switch's folder; may be given again.",
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 _DEBUG = click.option("--debug", is_flag=True, expose_value=False, help=DEBUG_HELP)
 
@@ -56,27 +66,54 @@ def token() -> None:
 Examples:
   rescind token create --role operator --name alice
   rescind token create --role agent --name billing --identity agent:billing-agent > agent.token
+  rescind token create --data switch-a --data switch-b --role peer --name federation > peer.token
 """
 )
 @click.option("--role", type=click.Choice(ROLES), required=True, help="What it is good for.")
 @click.option("--name", required=True, metavar="NAME", help="The person or program that will hold it.")
 @click.option("--identity", default="", metavar="SCOPE", help="Of an agent: what it is, such as agent:billing-agent.")
-@_DATA
+@_MANY_DATA
 @_JSON
 @_DEBUG
-def create(*, role: str, name: str, identity: str, data: str, as_json: bool) -> int:
-    """Make a token and show it once; only its hash is kept. A running switch knows it within two seconds."""
-    from rescind.switch.service.ledger import Note
+def create(*, role: str, name: str, identity: str, data: tuple[str, ...], as_json: bool) -> int:
+    """Make a token and show it once; only its hash is kept.
+
+    With several --data, one token is good at several switches. A running switch knows it within two seconds.
+    """
     from rescind.switch.service.tokens import Role, new_token
 
     out = Out(json=as_json)
     secret, kept = new_token(Role(role), name, identity, clock=SystemClock(), ids=SystemIds())
-    with _ledger(data, make=True) as ledger:
-        ledger.add_token(kept, Note(what="token.created", subject=kept.name, actor=whoami(), detail=role))
+    _keep(kept, data)
     out.note(f"{role} {safe(kept.name)}, {kept.token_id}. This is the only time it is shown:")
     if not as_json:
         out.say(secret)
     out.emit({"token_id": kept.token_id, "role": role, "name": kept.name, "identity": kept.identity, "token": secret})
+    return 0
+
+
+@token.command(
+    epilog="""\b
+Example, on another switch's machine:
+  rescind token add --role operator --name alice < alice.token
+"""
+)
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What it is good for.")
+@click.option("--name", required=True, metavar="NAME", help="The person or program that holds it.")
+@click.option("--identity", default="", metavar="SCOPE", help="Of an agent: what it is, such as agent:billing-agent.")
+@_MANY_DATA
+@_JSON
+@_DEBUG
+def add(*, role: str, name: str, identity: str, data: tuple[str, ...], as_json: bool) -> int:
+    """Make a token of another switch good here too. It is read from standard input."""
+    from rescind.switch.service.tokens import Role, known_token
+
+    out = Out(json=as_json)
+    secret = click.get_text_stream("stdin").readline().strip()
+    kept = known_token(secret, Role(role), name, identity, clock=SystemClock(), ids=SystemIds())
+    _keep(kept, data)
+    out.say(f"{role} {safe(kept.name)}, {kept.token_id}")
+    out.emit({"token_id": kept.token_id, "role": role, "name": kept.name, "identity": kept.identity})
     return 0
 
 
@@ -130,6 +167,19 @@ def revoke(*, token_id: str, data: str, as_json: bool) -> int:
     out.say(f"{token_id} of {safe(found.name)} is worthless now")
     out.emit({"token_id": token_id, "revoked": True})
     return 0
+
+
+def _keep(kept: "Token", folders: tuple[str, ...]) -> None:
+    from rescind.switch.service.ledger import Note
+
+    for data in dict.fromkeys(folders):
+        with _ledger(data, make=True) as ledger:
+            if any(known.hash == kept.hash for known in ledger.tokens()):
+                raise UsageError(
+                    f"this token is known in {Path(data).absolute()} already; `rescind token list` shows it"
+                )
+            note = Note(what="token.created", subject=kept.name, actor=whoami(), detail=kept.role.value)
+            ledger.add_token(kept, note)
 
 
 def _line(each: "Token") -> str:

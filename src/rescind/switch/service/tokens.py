@@ -95,6 +95,17 @@ def new_token(role: Role, name: str, identity: str, *, clock: Clock, ids: IdSour
 
     Raises: UsageError, if the name is none, or an agent has no identity that could be read.
     """
+    secret = PREFIX + secrets.token_urlsafe(32)
+    return secret, known_token(secret, role, name, identity, clock=clock, ids=ids)
+
+
+def known_token(secret: str, role: Role, name: str, identity: str, *, clock: Clock, ids: IdSource) -> Token:
+    """What is kept of a token that was made at another switch.
+
+    Raises: UsageError, as `new_token`, or if the secret is none of ours.
+    """
+    if not secret.startswith(PREFIX) or len(secret) < len(PREFIX) + 40:
+        raise UsageError(f"this is no token: one begins with {PREFIX} and is made by `rescind token create`")
     if not name.strip() or not name.isprintable() or len(name) > NAME_LENGTH_MAX:
         raise UsageError(f"a token needs the name of its holder, printable and at most {NAME_LENGTH_MAX} characters")
     if (role is Role.AGENT) != bool(identity):
@@ -107,8 +118,7 @@ def new_token(role: Role, name: str, identity: str, *, clock: Clock, ids: IdSour
         scope = str(Scope.parse(identity)) if identity else ""
     except ValueError as error:
         raise UsageError(f"--identity: {error}") from error
-    secret = PREFIX + secrets.token_urlsafe(32)
-    kept = Token(
+    return Token(
         token_id=ids.new_id("tok"),
         hash=hash_of(secret),
         role=role,
@@ -116,7 +126,6 @@ def new_token(role: Role, name: str, identity: str, *, clock: Clock, ids: IdSour
         identity=scope,
         created_at_us=clock.now_us(),
     )
-    return secret, kept
 
 
 def hash_of(secret: str) -> str:
