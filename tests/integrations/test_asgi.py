@@ -532,11 +532,12 @@ def test_a_response_with_a_length_runs_out_after_a_stop() -> None:
 
 def test_the_user_is_told_at_once_and_a_write_in_flight_may_end_before_the_application_is_cancelled() -> None:
     async def story() -> None:
-        guard, may_end = a_guard(), asyncio.Event()
+        guard, begun, may_end = a_guard(), asyncio.Event(), asyncio.Event()
         cancelled = False
 
         @guard.write("price.set", irreversible="a test")
         async def put(item: str) -> str:
+            begun.set()
             await may_end.wait()
             return "done"
 
@@ -554,7 +555,7 @@ def test_the_user_is_told_at_once_and_a_write_in_flight_may_end_before_the_appli
 
         client = Client(in_front_of(app, guard))
         async with client.open() as exchange:
-            await until(guard.in_flight)
+            await begun.wait()
             guard.orders.place(an_order())
             await client.until(lambda client: client.is_complete)
             assert not cancelled

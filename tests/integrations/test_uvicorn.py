@@ -4,9 +4,8 @@ import asyncio
 import itertools
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import pytest
@@ -56,7 +55,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.guard = a_guard(fallback="Please call us.")
-        self.cancelled = threading.Event()
+        self.left = threading.Event()
         self.in_background = threading.Event()
         self.bare = Starlette(
             routes=[
@@ -78,19 +77,24 @@ class Desk:
         self.in_background.set()
 
     async def stream(self, request: Request) -> Response:
-        async def numbers() -> Any:
-            try:
-                for number in itertools.count():
-                    yield f"data: {number}\n\n"
-                    await asyncio.sleep(0.005)
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
+        async def numbers() -> AsyncGenerator[str]:
+            for number in itertools.count():
+                yield f"data: {number}\n\n"
+                await asyncio.sleep(0.005)
 
-        return StreamingResponse(numbers(), media_type="text/event-stream")
+        desk = self
+
+        class Watched(StreamingResponse):
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+                try:
+                    await super().__call__(scope, receive, send)
+                finally:
+                    desk.left.set()
+
+        return Watched(numbers(), media_type="text/event-stream")
 
     async def half(self, request: Request) -> Response:
-        async def parts() -> Any:
+        async def parts() -> AsyncGenerator[bytes]:
             yield b"12345"
             raise RunHalted("halted", fallback="Please call us.", run_id="run-1")
 
@@ -136,7 +140,7 @@ def test_a_day_of_a_desk(http: str, place: Callable[[Desk], App]) -> None:
             rest = "".join(events)
         assert rest.count("event: agent_paused\nretry: 30000\ndata: {") == 1
         assert rest.endswith("}\n\n")
-        assert desk.cancelled.wait(DEADLINE_S)
+        assert desk.left.wait(DEADLINE_S)
 
         large = client.post("/chat", content=b"x" * 3_000_000)
         assert (large.status_code, large.headers["retry-after"]) == (503, "30")
@@ -175,7 +179,7 @@ def test_a_client_that_goes_away_in_mid_stream_ends_its_application_alone() -> N
     with served(desk.around()) as at:
         with httpx.stream("GET", f"http://{at}/stream", timeout=DEADLINE_S) as response:
             next(response.iter_text())
-        assert desk.cancelled.wait(DEADLINE_S)
+        assert desk.left.wait(DEADLINE_S)
         assert httpx.get(f"http://{at}/health", timeout=DEADLINE_S).text == "fine"
 
 
