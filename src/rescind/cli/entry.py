@@ -19,8 +19,9 @@ DEBUG_VARIABLE = "RESCIND_DEBUG"
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. With `--debug`, unexpected exceptions come through."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments or bool(os.environ.get(DEBUG_VARIABLE))
-    as_json = "--json" in arguments
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments  # the rest is somebody else's command
+    debug = "--debug" in ours or bool(os.environ.get(DEBUG_VARIABLE))
+    as_json = "--json" in ours
     _never_fail_to_print()
     # A console script ends with its answer; whoever calls `main` with words goes on, and wants its stdout back.
     with stdout_kept_for_answers(for_good=argv is None) if as_json else nullcontext():

@@ -64,8 +64,8 @@ Exit status: that of CMD, or 128 and the number of the signal that ended it;
 )
 @click.option(
     "--on-silence",
-    type=click.Choice(["as-configured", "kill", "keep"]),
-    default="as-configured",
+    type=click.Choice(["kill", "as-configured", "keep"]),
+    default="kill",
     show_default=True,
     help="When nobody can be heard who could stop it. As configured: switch.on_silence, measured by --act-at.",
 )

@@ -1,5 +1,6 @@
 """`rescind token`: who may do what at a switch. Works on the switch's own folder, on its own machine."""
 
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ _DATA = click.option(
 _MANY_DATA = click.option(
     "--data",
     type=click.Path(),
-    default=(".rescind-switch",),
+    default=[".rescind-switch"],
     multiple=True,
     show_default=True,
     envvar="RESCIND_SWITCH_DATA",
@@ -109,7 +110,7 @@ def add(*, role: str, name: str, identity: str, data: tuple[str, ...], as_json: 
     from rescind.switch.service.tokens import Role, known_token
 
     out = Out(json=as_json)
-    secret = click.get_text_stream("stdin").readline().strip()
+    secret = sys.stdin.readline().strip()
     kept = known_token(secret, Role(role), name, identity, clock=SystemClock(), ids=SystemIds())
     _keep(kept, data)
     out.say(f"{role} {safe(kept.name)}, {kept.token_id}")
