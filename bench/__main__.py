@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable
 
-from bench import cold, gate, probes, scale, stop, undo, writes
+from bench import cold, cold_switch, gate, probes, scale, stop, switch, undo, writes
 from bench.form import Row, show
 
 SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
     "core": (gate.measure, writes.measure, stop.measure, probes.measure, cold.measure, undo.measure, scale.measure),
+    "stop": (switch.measure, cold_switch.measure),
 }
 
 

@@ -71,7 +71,7 @@ def measure() -> list[Row]:
     token = current.set(HandWritten())
     try:
         with guard.run("bench@1", allow={"price.read", "price.read.async"}, calls_max=10**12, timeout_s=3600):
-            ours, reference = interleaved(lambda: _per_call(guarded), lambda: _per_call(by_hand(price)), rounds=ROUNDS)
+            ours, reference = interleaved(lambda: per_call(guarded), lambda: per_call(by_hand(price)), rounds=ROUNDS)
             ours_async, reference_async = asyncio.run(_measure_async(guarded_async, by_hand_async(price_async)))
     finally:
         current.reset(token)
@@ -82,7 +82,7 @@ def measure() -> list[Row]:
     ]
 
 
-def _per_call(function: Callable[[str], Any]) -> float:
+def per_call(function: Callable[[str], Any]) -> float:
     numbers = range(CALLS)
     began = time.perf_counter()
     for _ in numbers:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from bench.fleet import Fleet, raise_file_limit
 from bench.form import Row, row
@@ -63,10 +64,9 @@ def _stops(count: int, service: "Service", fleet: Fleet, subscribers: "_Subscrib
     redis_ms: list[float] = []
     for number in range(ROUNDS + 1):
         began_s = time.perf_counter()
-        order: list[str] = []
-        bound = sorted(fleet.bind_order(lambda order=order: order.append(service.place())))
+        order_id, bound = fleet.bind_order(service.place)
         fleet.acknowledge()
-        service.await_complete(order[0], count)
+        service.await_complete(order_id, count)
         took_s = time.perf_counter() - began_s
         delivered_s = subscribers.deliver()
         if number:  # the first one warms up
@@ -142,12 +142,12 @@ class Service:
         assert receipt["all_drained"], "not every guard has acknowledged"
         assert len(receipt["guards"]) == count, "the receipt lacks guards"
 
-    def _ask(self, method: str, path: str, body: str | None = None) -> dict[str, "object"]:
+    def _ask(self, method: str, path: str, body: str | None = None) -> dict[str, Any]:
         connection = http.client.HTTPConnection(*self.address, timeout=60)
         try:
             connection.request(method, path, body, {"content-type": "application/json"})
             answer = connection.getresponse()
-            found = json.loads(answer.read())
+            found: dict[str, Any] = json.loads(answer.read())
             assert answer.status < 300, found
             return found
         finally:
