@@ -273,7 +273,7 @@ def test_one_in_another_cuts_both_short() -> None:
             await _in_a_thread(desk.halt)
             with pytest.raises(RunHalted):
                 await call
-        outcomes = [record.outcome for record in steps_of(desk.guard.journal)]
+        outcomes: list[Any] = [record.outcome for record in steps_of(desk.guard.journal)]
         assert [type(each) for each in outcomes] == [Unknown, Unknown]
         assert "cancelled by a stop" in outcomes[1].reason
 
