@@ -10,6 +10,7 @@ from rescind.demo.crew import FAR, AgentDied, Crew, crew_of
 from rescind.demo.desk import open_desk
 from rescind.demo.oncall import NotStopped, OnCall
 from rescind.demo.opening import ACME, GLOBEX, Opening, complain, make_opening
+from rescind.demo.service import switch_of
 from rescind.demo.story import ROGUE
 from rescind.demo.world import World
 
@@ -31,7 +32,7 @@ def until(done: Callable[[], bool], crew: Crew, *, within_s: float = 30.0) -> No
 def test_without_a_stop_the_agent_wrongs_who_complains_and_with_it_nobody_more(tmp_path: Path) -> None:
     opening, world = opened_at(tmp_path), World(tmp_path)
     desk = open_desk(tmp_path)
-    with crew_of(tmp_path, tmp_path / "log") as crew:
+    with switch_of(tmp_path, tmp_path / "switch.log") as url, crew_of(tmp_path, tmp_path / "log") as crew:
         agent = crew.hire(ROGUE, ACME, worker=0, workers=WORKERS)
         agent.go_on_until(FAR)
         until(lambda: agent.position == 400, crew)
@@ -41,24 +42,24 @@ def test_without_a_stop_the_agent_wrongs_who_complains_and_with_it_nobody_more(t
         until(lambda: agent.position == 580 + WORKERS, crew)
         second = len(world.mails(ROGUE))
 
-        stopped = OnCall(tmp_path, desk).stop(ROGUE, reason="test")
+        stopped = OnCall(tmp_path, desk, url).stop(ROGUE, reason="test")
         complain(tmp_path / "billing.db", opening.wronged[:WORKERS])
         until(lambda: agent.refused >= 3, crew)
     desk.guard.close()
     assert 0 < first < second == len(world.mails(ROGUE))
     assert (stopped.acknowledged, stopped.unknown, len(stopped.covered)) == (1, 0, 1)
-    assert world.effects_since(ROGUE, stopped.first_acknowledged_s) == 0
+    assert world.effects_since(ROGUE, stopped.acknowledged_s) == 0
 
 
 def test_a_stop_that_nobody_hears_is_no_success(tmp_path: Path) -> None:
     opened_at(tmp_path)
     desk = open_desk(tmp_path)
-    with crew_of(tmp_path, tmp_path / "log") as crew:
+    with switch_of(tmp_path, tmp_path / "switch.log") as url, crew_of(tmp_path, tmp_path / "log") as crew:
         agent = crew.hire("subscriptions-agent@2.3.9", GLOBEX)
         agent.go_on_until(FAR)
         until(lambda: agent.writes > 0, crew)
         with pytest.raises(NotStopped, match="no process of billing-agent"):
-            OnCall(tmp_path, desk).stop("billing-agent", reason="test")
+            OnCall(tmp_path, desk, url).stop("billing-agent", reason="test")
     desk.guard.close()
 
 

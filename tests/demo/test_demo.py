@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
         demo.send_signal(signal.SIGINT)
         _, errors = demo.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
-    assert len(agents) == 4
+    assert len(agents) == 5  # and a switch
     assert not [pid for pid in agents if Path(f"/proc/{pid}").exists()]
     assert list(tmp_path.iterdir()) == []
 

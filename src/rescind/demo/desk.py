@@ -16,9 +16,11 @@ from sqlalchemy.event import listen
 
 import rescind
 from rescind.clock import SystemClock
+from rescind.config import SwitchConfig
 from rescind.guard.declare import GuardedWrite
 
 DATABASE, OUTBOX, STORE = "billing.db", "outbox.jsonl", ".rescind"
+SWITCH_DATA, SWITCH_URL = "switch", "switch.url"
 
 SET_STATUS, CHARGE, MAIL = "subscription.set_status", "customer.charge", "customer.mail"
 
@@ -49,8 +51,10 @@ class Desk:
 
 
 def open_desk(folder: Path) -> Desk:
-    """The desk whose books lie in this folder. Declares everything, and touches nothing yet."""
-    guard = rescind.Guard.at(folder / STORE)
+    """The desk whose books lie in this folder, under the switch that runs there. Nothing is touched yet."""
+    url = folder / SWITCH_URL
+    switch = SwitchConfig(urls=(url.read_text(encoding="utf-8"),)) if url.exists() else None
+    guard = rescind.Guard.at(folder / STORE, switch=switch)
     database = _engine(folder / DATABASE)
     set_subscription, move_to_plan = _subscription_tools(guard, database)
     return Desk(

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from rescind.compensation.port import ReviewReason
+from rescind.demo.desk import SWITCH_DATA
 from rescind.demo.screen import ACCENT, BAD, GOOD, QUIET, Screen, dollars
 from rescind.demo.story import ROGUE, Told
 from rescind.model.history import ReviewTask
@@ -58,4 +59,8 @@ def _tell_commands(screen: Screen, kept: Path) -> None:
         "rescind audit verify",
     ):
         screen.command(command)
-    screen.command(f"rescind resume agent:{ROGUE}", "--reason 'mended in 2.4.1'")
+    screen.blank()
+    screen.say(
+        f"The switch has ended with the demo. Its ledger is in {SWITCH_DATA}/; rescind.yaml says how to start it.",
+        style=QUIET,
+    )

@@ -9,19 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rescind.demo.desk import DATABASE, OUTBOX, STORE
+from rescind.demo.desk import DATABASE, OUTBOX, STORE, SWITCH_DATA, SWITCH_URL
 from rescind.errors import UsageError
 
 MARKER = ".rescind-demo"
+SWITCH_LOG = "switch.log"
 MORNING, LOG, RESULT, APP, CONFIG = "morning.db", "agents.log", "result.json", "desk.py", "rescind.yaml"
 
-_MADE_BY_US = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", OUTBOX, STORE, MORNING, LOG, RESULT, APP, CONFIG)
+_MADE_BY_US = (
+    *(DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", OUTBOX, STORE, MORNING, LOG, RESULT, APP, CONFIG),
+    *(SWITCH_DATA, SWITCH_URL, SWITCH_LOG),
+)
 
 _MARKER_TEXT = "Made by `rescind demo --keep`. The next demo in this folder replaces what this one made.\n"
 
 _CONFIG_TEXT = f"""\
 # Commands that are called in this folder find the stop orders and the journal here.
 store: {STORE}
+"""
+
+_SWITCH_TEXT = """\
+# This switch ran while the demo did: rescind switch --data {data} --port {port}
+switch:
+  urls: [{url}]
 """
 
 _APP_TEXT = '''\
@@ -37,6 +47,22 @@ from rescind.demo.desk import open_desk
 desk = open_desk(Path(__file__).parent)
 guard = desk.guard
 '''
+
+
+def write_config(folder: Path, url: str | None) -> None:
+    """Write the folder's `rescind.yaml`: with the switch at this URL, or, for None, without it any more.
+
+    A switch that was named before stays in the file as a comment, for whoever wants to start it again.
+    """
+    path = folder / CONFIG
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    if url is not None:
+        port = url.rpartition(":")[2]
+        path.write_text(_CONFIG_TEXT + _SWITCH_TEXT.format(data=SWITCH_DATA, port=port, url=url), encoding="utf-8")
+    elif "\nswitch:" in before:
+        path.write_text(before.replace("\nswitch:\n  ", "\n# switch:\n#   "), encoding="utf-8")
+    else:
+        path.write_text(_CONFIG_TEXT, encoding="utf-8")
 
 
 @contextmanager
@@ -78,7 +104,7 @@ def _claim(folder: Path) -> IO[str]:
         if not held.tell():
             held.write(_MARKER_TEXT)
             held.flush()
-        (folder / CONFIG).write_text(_CONFIG_TEXT, encoding="utf-8")
+        write_config(folder, None)
         (folder / APP).write_text(_APP_TEXT, encoding="utf-8")
     except BaseException:
         held.close()

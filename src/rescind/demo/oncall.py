@@ -21,8 +21,11 @@ from rescind.model.level import Level
 from rescind.model.scope import Scope
 from rescind.model.step import Target
 from rescind.recovery.review import list_tasks
-from rescind.switch import desk as switch
-from rescind.switch.receipt import GuardReceipt, GuardState, Receipt, await_receipt
+from rescind.switch.client.asking import Switches
+from rescind.switch.client.operator import post_order
+from rescind.switch.client.receipts import await_receipts
+from rescind.switch.desk import new_order
+from rescind.switch.receipt import GuardReceipt, GuardState, Receipt
 
 ACTOR = "on-call"
 
@@ -42,13 +45,13 @@ class Stopped:
         order_id: The order.
         receipt: As `rescind stop --wait` prints it.
         ms: From the press to the receipt.
-        first_acknowledged_s: Machine-wide monotonic clock, when the first process with runs of the agent took it up.
+        acknowledged_s: Machine-wide monotonic clock, when the last process of the agent had acknowledged and drained.
     """
 
     order_id: str
     receipt: Receipt
     ms: float
-    first_acknowledged_s: float
+    acknowledged_s: float
 
     @property
     def covered(self) -> list[GuardReceipt]:
@@ -93,31 +96,33 @@ class Undone:
 class OnCall:
     """The person on call, at one desk."""
 
-    def __init__(self, folder: Path, desk: Desk) -> None:
+    def __init__(self, folder: Path, desk: Desk, switch_url: str) -> None:
         self._store, self._desk = folder / STORE, desk
+        self._switches = Switches(urls=(switch_url,))
         self._clock, self._ids = SystemClock(), SystemIds()
 
     def stop(self, agent: str, *, reason: str) -> Stopped:
-        """Halt the agent, and wait for the receipt.
+        """Halt the agent through the switch, and wait for the receipt.
 
-        Raises: NotStopped, OrdersUnavailable.
+        Raises: NotStopped, which says what the switch said.
         """
         pressed_s = self._clock.monotonic_s()
-        scope = Scope.parse(f"agent:{agent}")
-        orders = switch.open_store(self._store, create=False)
-        try:
-            placed = switch.place(
-                orders, scope, Level.HALTED, reason=reason, actor=ACTOR, clock=self._clock, ids=self._ids
-            )
-            receipt = await_receipt(self._store, placed, timeout_s=RECEIPT_WITHIN_S, clock=self._clock)
-        finally:
-            orders.close()
+        order = new_order(
+            Scope.parse(f"agent:{agent}"), Level.HALTED, reason=reason, actor=ACTOR, clock=self._clock, ids=self._ids
+        )
+        (reply,) = post_order(self._switches, order, clock=self._clock).every()
+        if reply.answer is None:
+            raise NotStopped(f"the switch did not take the order: {reply.detail}")
+        durable_s = self._clock.monotonic_s()
+        receipt = await_receipts(self._switches, order.order_id, timeout_s=RECEIPT_WITHIN_S, clock=self._clock)
         ms = (self._clock.monotonic_s() - pressed_s) * 1000
-        bound_ms = [guard.bound_ms for guard in receipt.guards if guard.runs_covered and guard.bound_ms is not None]
-        if not bound_ms:
-            raise NotStopped(f"no process of {agent} acknowledged the order {placed.order.order_id}")
-        first_s = placed.placed_at_s + min(bound_ms) / 1000
-        return Stopped(placed.order.order_id, receipt, round(ms, 1), first_s)
+        drained_ms = [guard.drained_ms for guard in receipt.guards if guard.runs_covered]
+        known_ms = [each for each in drained_ms if each is not None]
+        if not known_ms or len(known_ms) < len(drained_ms):
+            which = "not every" if known_ms else "no"
+            raise NotStopped(f"{which} process of {agent} acknowledged the order {order.order_id}")
+        last_s = durable_s + max(known_ms) / 1000
+        return Stopped(order.order_id, receipt, round(ms, 1), last_s)
 
     def plan(self, agent: str) -> Plan:
         """What an undo of everything that the agent did would do. Changes nothing."""

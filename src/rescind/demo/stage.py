@@ -7,9 +7,10 @@ import msgspec
 from rescind.demo.crew import crew_of
 from rescind.demo.desk import open_desk
 from rescind.demo.ending import tell_end
-from rescind.demo.folder import LOG, RESULT, demo_folder
+from rescind.demo.folder import LOG, RESULT, SWITCH_LOG, demo_folder
 from rescind.demo.oncall import OnCall
 from rescind.demo.screen import Screen
+from rescind.demo.service import switch_of
 from rescind.demo.story import Story, Told
 
 
@@ -30,8 +31,8 @@ def perform(*, keep: Path | None, as_json: bool) -> int:
 def _tell(folder: Path, screen: Screen) -> Told:
     desk = open_desk(folder)
     try:
-        with crew_of(folder, folder / LOG) as crew:
-            return Story(folder, screen, crew, OnCall(folder, desk)).tell()
+        with switch_of(folder, folder / SWITCH_LOG) as url, crew_of(folder, folder / LOG) as crew:
+            return Story(folder, screen, crew, OnCall(folder, desk, url)).tell()
     finally:
         desk.guard.close()
         desk.database.dispose()

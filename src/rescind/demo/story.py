@@ -83,14 +83,14 @@ class Story:
         with bystanders.at_work():
             self._release()
             stopped = self._stop()
-            after_stop = self._world.effects_since(ROGUE, stopped.first_acknowledged_s)
+            after_stop = self._world.effects_since(ROGUE, stopped.acknowledged_s)
             undone = self._undo()
         bystanders.finish()
         self._wait_for(lambda: bystanders.are_done, "the other agents to finish their day")
         self._screen.act("Proof: the books against a truth that rescind does not know")
         checks = self._check(undone)
         # Counted twice: an undo could hide a late change of a subscription, and one could come later still.
-        after_stop = max(after_stop, self._world.effects_since(ROGUE, stopped.first_acknowledged_s))
+        after_stop = max(after_stop, self._world.effects_since(ROGUE, stopped.acknowledged_s))
         lost, refused = bystanders.lost(self._world), sum(agent.refused for agent in self._rogues)
         self._crew.dismiss()
         self._show_checks(checks, after_stop=after_stop, lost=lost, refused=refused)
