@@ -7,8 +7,9 @@ O2. A lift names the ids it lifts. An order that the lifter had not seen survive
 O3. A lifted id stays lifted, whichever of order and lift arrives first.
 O4. The effective level is the highest level of all standing orders whose scope covers the call; scope never matters
     beyond covering.
-O5. Where lifts need consent, a lift lifts nothing until enough switches and enough persons have consented. Consents are
-    only ever added, so what is in force stays in force, whatever else arrives and in whatever order.
+O5. Where lifts need consent, a lift lifts nothing until enough switches and enough persons have consented to lifting
+    these very orders. Consents are only ever added, so what is in force stays in force, whatever else arrives and in
+    whatever order.
 """
 
 from collections.abc import Iterable
@@ -42,9 +43,14 @@ class Lift(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consent(msgspec.Struct, frozen=True, kw_only=True):
-    """A person's yes to a lift, given to one switch."""
+    """A person's yes to a lift, given to one switch.
+
+    It names what it lifts, and not only by which id: of two lifts that were given one id, at two switches in the same
+    moment, each needs its own consents.
+    """
 
     lift_id: str
+    order_ids: frozenset[str]
     switch_id: str
     person: str
     consented_at: datetime
@@ -56,9 +62,14 @@ class LiftRule(msgspec.Struct, frozen=True):
     switches: int = 1
     persons: int = 1
 
-    def missing(self, consents: Iterable[Consent]) -> tuple[int, int]:
-        """How many switches and how many persons a lift with these consents still lacks; (0, 0) if it is in force."""
-        given = tuple(consents)
+    def missing(self, lift: Lift, consents: Iterable[Consent]) -> tuple[int, int]:
+        """How many switches and how many persons a lift still lacks; (0, 0) if it is in force.
+
+        Args:
+            lift: The lift.
+            consents: Any; those to other lifts, or to lifting other orders, do not count.
+        """
+        given = [each for each in consents if (each.lift_id, each.order_ids) == (lift.lift_id, lift.order_ids)]
         switches = {consent.switch_id for consent in given}
         persons = {consent.person for consent in given}
         return max(0, self.switches - len(switches)), max(0, self.persons - len(persons))

@@ -287,7 +287,7 @@ def order_of(doc: OrderDoc) -> Order:
         level=level,
         reason=doc.reason,
         actor=doc.actor,
-        placed_at=_utc("placed_at", doc.placed_at),
+        placed_at=utc("placed_at", doc.placed_at),
     )
 
 
@@ -300,7 +300,7 @@ def lift_of(doc: LiftDoc) -> Lift:
         order_ids=frozenset(doc.order_ids),
         reason=doc.reason,
         actor=doc.actor,
-        lifted_at=_utc("lifted_at", doc.lifted_at),
+        lifted_at=utc("lifted_at", doc.lifted_at),
     )
 
 
@@ -310,7 +310,11 @@ def sse(event: str, data: Any, *, sequence: int | None = None) -> bytes:
     return b"event: %s\n%sdata: %s\n\n" % (event.encode(), identity, msgspec.json.encode(data))
 
 
-def _utc(what: str, moment: datetime) -> datetime:
+def utc(what: str, moment: datetime) -> datetime:
+    """The same moment in UTC. Raises: ValueError, which names what it is, if there is none."""
     if moment.tzinfo is None:
         raise ValueError(f"{what} has no time zone; write it in UTC, with a Z at its end")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{what} is no moment of our calendar in UTC") from error

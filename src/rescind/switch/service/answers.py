@@ -1,6 +1,7 @@
 """ASGI by hand, for the few requests that come from every guard at once: reading a body, sending an answer."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -57,21 +58,47 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
-async def answer(send: Send, status: int, body: bytes, *, kind: bytes = JSON, retry_after_s: int | None = None) -> None:
+def refuse_other_types(scope: Scope) -> None:
+    """Raises: Refused (415), if the body is not said to be JSON.
+
+    Not for form's sake: a web page may send any other type to a switch on its visitor's machine without asking first.
+    """
+    kind = header(scope, b"content-type").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refused(415, "send the body as JSON, and say so: `Content-Type: application/json`")
+
+
+def refuse_ambiguous(body: bytes) -> None:
+    """Raises: Refused (400), if the body is no JSON, or names a field twice: which of them counts is nobody's guess."""
+    try:
+        json.loads(body, object_pairs_hook=_once_each)
+    except RecursionError as error:
+        raise Refused(400, "the body is nested too deeply") from error
+    except ValueError as error:
+        raise Refused(400, f"the body is no JSON: {error}") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a field is named twice")
+    return fields
+
+
+async def answer(
+    send: Send, status: int, body: bytes, *, kind: bytes = JSON, headers: Mapping[str, str] | None = None
+) -> None:
     """Send a whole answer."""
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-    if retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % retry_after_s))
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    sent = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+    sent += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
     await send({"type": "http.response.body", "body": body})
 
 
 async def refuse(send: Send, refused: Refused) -> None:
     """Send a problem document."""
     body = msgspec.json.encode(refused.problem)
-    await answer(send, refused.status, body, kind=PROBLEM, retry_after_s=refused.retry_after_s)
+    await answer(send, refused.status, body, kind=PROBLEM, headers=refused.headers)
 
 
 def refusal_of(error: OrdersUnavailable) -> Refused:

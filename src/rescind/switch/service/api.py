@@ -9,10 +9,12 @@ from rescind.switch.alerts import Alerts
 from rescind.switch.receipt import Receipt
 from rescind.switch.service.documents import GuardDoc, Health, Known, Merged, RecordPage
 from rescind.switch.service.federation import Federation
+from rescind.switch.service.intake import checked_id
 from rescind.switch.service.ledger import AuditLine
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.problems import Refused
-from rescind.switch.service.switchboard import PAGE_MAX, Switchboard
+from rescind.switch.service.publisher import PAGE_MAX
+from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.tokens import Caller, Power, asker_of
 from rescind.switch.wire import LiftDoc, Lifted, OrderDoc, Placed, Standing, order_doc
 
@@ -105,9 +107,12 @@ async def give_records(board: Switchboard, caller: Caller, after: Place = 0, lim
     """In order of sequence."""
     board.require(caller, Power.EXCHANGE)
     page = await board.records(after, limit)
+    until = page[-1][0] if page else after
     return RecordPage(
         switch_id=board.switch_id,
-        until=page[-1][0] if page else after,
+        until=until,
+        # What is on disk may be ahead of the book.
+        sequence=max(until, board.sequence) if page else board.sequence,
         records=tuple(record for _, record in page),
         guards=board.registry.names(),
     )
@@ -115,11 +120,11 @@ async def give_records(board: Switchboard, caller: Caller, after: Place = 0, lim
 
 @post("/v1/peer/records", tags=["federation"], summary="Records of another switch", status_code=200)
 async def take_records(data: RecordPage, board: Switchboard, caller: Caller) -> Merged:
-    """On disk and on the streams when this answers."""
+    """On disk and on the streams when this answers, apart from those that it names."""
     board.require(caller, Power.EXCHANGE)
     if len(data.records) > PAGE_MAX:
         raise Refused(413, f"at most {PAGE_MAX:,} records at once")
-    return Merged(switch_id=board.switch_id, new=await board.merge(data.records, data.switch_id))
+    return await board.merge(data.records, checked_id("switch_id", data.switch_id), caller.name)
 
 
 @get("/health", tags=["health"], summary="Whether it could take a stop now", security=[{}])

@@ -1,7 +1,6 @@
 """The switch's ASGI application: guards' requests by hand, everybody else's through Litestar."""
 
 import logging
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -23,9 +22,10 @@ from rescind.switch.service.federation import Federation
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.openapi import add_streams
 from rescind.switch.service.problems import Refused
-from rescind.switch.service.streams import Streams
+from rescind.switch.service.streams import STREAMS_MAX, Streams
 from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.tokens import Caller
+from rescind.switch.service.upkeep import Upkeep
 from rescind.switch.wire import BODY_BYTES_MAX
 
 logger = logging.getLogger("rescind.switch")
@@ -39,8 +39,16 @@ AnyRequest = Request[Any, Any, State]
 class SwitchApp:
     """What the HTTP server calls."""
 
-    def __init__(self, board: Switchboard, federation: Federation, alerts: Alerts, clock: Clock) -> None:
-        self._streams = Streams(board, clock)
+    def __init__(
+        self,
+        board: Switchboard,
+        upkeep: Upkeep,
+        federation: Federation,
+        alerts: Alerts,
+        clock: Clock,
+        streams_max: int = STREAMS_MAX,
+    ) -> None:
+        self._streams = Streams(board, upkeep, clock, streams_max)
         self._rest = _litestar(board, federation, alerts, Limit(rate=REQUEST_RATE, burst=REQUEST_BURST, clock=clock))
 
     async def __call__(self, scope: answers.Scope, receive: answers.Receive, send: answers.Send) -> None:
@@ -52,6 +60,9 @@ class SwitchApp:
             return
         try:
             body = await answers.read_body(scope, receive)
+            if body and scope["method"] == "POST":
+                answers.refuse_other_types(scope)
+                answers.refuse_ambiguous(body)
         except Refused as refused:
             await answers.refuse(send, refused)
         except answers.Gone:
@@ -130,7 +141,7 @@ def _bad_request(_: AnyRequest, error: HTTPException) -> Response[Any]:
     extra = error.extra
     if isinstance(extra, list):
         detail = "; ".join(f"{each.get('key', 'body')}: {each.get('message', '')}" for each in extra) or detail
-    return _problem(Refused(error.status_code, detail), headers=dict(error.headers or {}))
+    return _problem(Refused(error.status_code, detail), **(error.headers or {}))
 
 
 def _unexpected(_: AnyRequest, error: Exception) -> Response[Any]:
@@ -140,11 +151,8 @@ def _unexpected(_: AnyRequest, error: Exception) -> Response[Any]:
     return _problem(Refused(500, "this should not have happened; the switch's log says more"))
 
 
-def _problem(refused: Refused, headers: dict[str, str] | None = None) -> Response[Any]:
-    headers = headers or {}
-    if refused.retry_after_s is not None:
-        headers["retry-after"] = str(refused.retry_after_s)
-    if refused.status == HTTPStatus.UNAUTHORIZED:
-        headers["www-authenticate"] = "Bearer"
+def _problem(refused: Refused, **headers: str) -> Response[Any]:
     body = msgspec.json.encode(refused.problem)
-    return Response(body, status_code=refused.status, media_type=answers.PROBLEM.decode(), headers=headers)
+    return Response(
+        body, status_code=refused.status, media_type=answers.PROBLEM.decode(), headers={**headers, **refused.headers}
+    )

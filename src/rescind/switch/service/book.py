@@ -76,24 +76,24 @@ class Book:
             lift
             for same in self._lifts.values()
             for lift in same
-            if self.missing(lift.lift_id) != (0, 0) and any(self.is_standing(each) for each in lift.order_ids)
+            if self.missing(lift) != (0, 0) and any(self.is_standing(each) for each in lift.order_ids)
         )
 
-    def missing(self, lift_id: str) -> tuple[int, int]:
+    def missing(self, lift: Lift) -> tuple[int, int]:
         """How many switches and how many persons a lift lacks."""
-        return self.rule.missing(self._consents.get(lift_id, ()))
+        return self.rule.missing(lift, self.consents(lift.lift_id))
 
     def consents(self, lift_id: str) -> tuple[Consent, ...]:
-        """Who consented to it."""
+        """Who consented to lifts with this id."""
         return tuple(self._consents.get(lift_id, ()))
 
     def orders(self, order_id: str) -> tuple[Order, ...]:
         """The orders with this id: one, unless two switches were given different ones at the same time."""
         return tuple(self._orders.get(order_id, ()))
 
-    def lift(self, lift_id: str) -> Lift | None:
-        """The lift with this id."""
-        return next(iter(self._lifts.get(lift_id, ())), None)
+    def lifts(self, lift_id: str) -> tuple[Lift, ...]:
+        """The lifts with this id: one, as for `orders`."""
+        return tuple(self._lifts.get(lift_id, ()))
 
     def is_lifted(self, order_id: str) -> bool:
         """Whether a lift in force names it."""
@@ -115,9 +115,8 @@ class Book:
         return Change(placed=order)
 
     def _lift(self, lift_id: str) -> Change:
-        if lift_id not in self._lifts or self.missing(lift_id) != (0, 0):
-            return Change()
-        named = (order_id for lift in self._lifts[lift_id] for order_id in sorted(lift.order_ids))
+        in_force = [lift for lift in self.lifts(lift_id) if self.missing(lift) == (0, 0)]
+        named = (order_id for lift in in_force for order_id in sorted(lift.order_ids))
         new = tuple(order_id for order_id in dict.fromkeys(named) if order_id not in self._lifted)
         if new:
             self._standing = None

@@ -4,6 +4,9 @@
 - If more such connections wait than we like, those that have dawdled for a second are cut off, the oldest first. A stop
   sends its request at once, so it gets in however many others dawdle; and so does a herd of guards that come back in
   the same moment, whose requests are here and only not read yet.
+- If there are more connections than files may be open, those go first that dawdle, and then those that were kept open
+  and ask for nothing, the oldest first. Streams stay, and have a bound of their own.
+- A head that does not end is refused before it fills the memory.
 - The kernel gives up a peer that acknowledges nothing for half a minute: a cable that was pulled says no goodbye.
 
 There is no timer per request, which would be a third of what an acknowledgement costs: whoever waits stands in one
@@ -12,14 +15,19 @@ queue, in the order of arrival, and a look at its head once a second is enough (
 
 import asyncio
 import socket
+from itertools import chain
 from typing import Any, ClassVar, cast
 
+import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from rescind.switch.service.problems import Refused
 
 REQUEST_WITHIN_S = 10.0
 DAWDLERS_MAX = 1_024
 DAWDLES_AFTER_S = 1.0
 SILENT_PEER_MS = 30_000
+HEAD_BYTES_MAX = 64 * 1024
 
 DIRECT = "rescind.write"
 """The extension of a request's scope that writes to its connection at once: see `SwitchProtocol.write_now`."""
@@ -30,27 +38,46 @@ _HEAD = b"HTTP/1.1 "
 class SwitchProtocol(HttpToolsProtocol):
     """See the module."""
 
+    connections_max: ClassVar[int] = 20_000
     _dawdlers: ClassVar[dict["SwitchProtocol", float]] = {}  # whose request is not complete, and since when
+    _idle: ClassVar[dict["SwitchProtocol", None]] = {}  # who keeps a connection and asks for nothing
+
+    _has_head = False
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A peer has connected."""
         super().connection_made(cast("asyncio.Transport", _HeadWithBody(transport)))
         _set_kernel_bounds(transport)
         self._await_request()
+        if len(self.connections) > self.connections_max:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
         SwitchProtocol._dawdlers.pop(self, None)
+        SwitchProtocol._idle.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came. A further request on the same connection is as bounded as the first."""
         if _is_between_requests(self):
+            SwitchProtocol._idle.pop(self, None)
             self._await_request()
         super().data_received(data)
+        if not self._has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(Refused(431, f"the head of a request has at most {HEAD_BYTES_MAX:,} bytes"))
+
+    def on_message_begin(self) -> None:
+        """The first bytes of a request are here."""
+        self._has_head, self._head_bytes = False, 0
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """The head of a request is here."""
+        self._has_head = True
         cast("dict[str, Any]", self.scope)["extensions"] = {DIRECT: self.write_now}
         super().on_headers_complete()
 
@@ -65,6 +92,33 @@ class SwitchProtocol(HttpToolsProtocol):
         """A request is here, head and body."""
         SwitchProtocol._dawdlers.pop(self, None)
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer was sent."""
+        super().on_response_complete()
+        if not self.transport.is_closing() and _is_between_requests(self):
+            SwitchProtocol._idle[self] = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(Refused(400, msg))
+
+    def _refuse(self, refused: Refused) -> None:
+        # Not in the middle of another answer: the peer would take it for a part of that one.
+        if not _is_within_request(self):
+            body = msgspec.json.encode(refused.problem)
+            head = b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            head %= refused.status, refused.problem.title.encode(), len(body)
+            self.transport.write(head + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+    def _make_room(self) -> None:
+        others = (each for each in chain(self._dawdlers, self._idle) if each is not self)
+        oldest = next(others, None)
+        if oldest is not None:
+            SwitchProtocol._dawdlers.pop(oldest, None)
+            SwitchProtocol._idle.pop(oldest, None)
+            oldest.transport.abort()
 
     def _await_request(self) -> None:
         SwitchProtocol._dawdlers.setdefault(self, asyncio.get_running_loop().time())
@@ -139,6 +193,11 @@ def _set_kernel_bounds(transport: asyncio.Transport) -> None:
 def _is_streaming(protocol: HttpToolsProtocol) -> bool:
     cycle = cast("Any", protocol).cycle
     return cycle is not None and bool(cycle.chunked_encoding) and not cycle.response_complete
+
+
+def _is_within_request(protocol: HttpToolsProtocol) -> bool:
+    cycle = cast("Any", protocol).cycle
+    return cycle is not None and not cycle.response_complete
 
 
 def _is_between_requests(protocol: HttpToolsProtocol) -> bool:

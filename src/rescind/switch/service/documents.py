@@ -28,20 +28,28 @@ class RecordPage(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         until: The place of the last one; ask for what comes after it.
+        sequence: The end of its ledger.
         guards: The guards that this switch has to do with, so that the other one knows whom it may not see.
     """
 
     switch_id: str
     until: int
     records: tuple[Record, ...]
+    sequence: int = 0
     guards: tuple[tuple[str, str], ...] = ()
 
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to another switch: how many of its records were new."""
+    """The answer to another switch.
+
+    Attributes:
+        new: How many of its records were new.
+        not_understood: Those that were left out, and why; it does not have these.
+    """
 
     switch_id: str
     new: int
+    not_understood: tuple[str, ...] = ()
 
 
 class PeerHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,11 @@
 
 Records are united, so it does not matter who tells whom, how often, or in which order. What is kept per peer:
 
-- `taken`: up to which place of *its* ledger we have taken over. Asked again from the start when it is another ledger.
-- `given`: up to which place of *our* ledger it is known to have everything, and since when: receipts need that.
+- `taken`: up to which place of *its* ledger we have taken over. Asked again from the start when it is another ledger,
+  or one that ends before that place, such as one restored from a backup.
+- `sent`: up to which place of *our* ledger it has been told.
+- `given`: up to which place it is known to have everything, and since when: receipts need that. It stays behind `sent`
+  if the peer could not understand a record, as one from a newer switch.
 - the guards it spoke of last: when it does not answer, those that we do not see ourselves are unknown.
 
 A peer that is gone costs one request per round; nothing waits for it.
@@ -11,10 +14,13 @@ A peer that is gone costs one request per round; nothing waits for it.
 
 import asyncio
 import contextlib
+import logging
 import random
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -23,10 +29,14 @@ from rescind.errors import OrdersUnavailable
 from rescind.switch.receipt import GuardReceipt, GuardState, Receipt, join_receipts
 from rescind.switch.service.documents import Merged, PeerHealth, RecordPage
 from rescind.switch.service.problems import Refused
+from rescind.switch.service.records import Record
 from rescind.switch.service.switchboard import Switchboard
+from rescind.switch.wire import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
     import httpx
+
+logger = logging.getLogger("rescind.switch")
 
 T = TypeVar("T")
 
@@ -38,6 +48,8 @@ TIMEOUT_S = 3.0
 """How long a peer may take to answer."""
 
 _GIVEN_MAX = 256
+
+_PROBLEM_LENGTH_MAX = 500
 
 
 class PeerConfig(msgspec.Struct, frozen=True):
@@ -53,17 +65,17 @@ class Peer:
     def __init__(self, config: PeerConfig) -> None:
         self.config = config
         self.switch_id = ""
-        self.taken = 0
-        self.given: deque[tuple[int, float]] = deque([(0, 0.0)], maxlen=_GIVEN_MAX)
         self.guards: dict[str, str] = {}
+        self.begin_anew()
         self.problem = "not heard of yet"
         self.wake = asyncio.Event()
 
-    def met(self, switch_id: str) -> None:
-        """It has said who it is. Another one than before has none of what the other one had."""
-        if switch_id != self.switch_id:
-            self.switch_id, self.taken = switch_id, 0
-            self.given = deque([(0, 0.0)], maxlen=_GIVEN_MAX)
+    def begin_anew(self) -> None:
+        """What we took of its ledger and gave to it says nothing any more."""
+        self.taken = self.sent = 0
+        self.given: deque[tuple[int, float]] = deque(maxlen=_GIVEN_MAX)
+        self.lacks = ""  # what it could not understand
+        self.not_understood = ""  # what we could not
 
     def has_since_s(self, sequence: int) -> float | None:
         """Since when it is known to have everything up to a place of our ledger; None if it is not."""
@@ -74,7 +86,7 @@ class Federation:
     """The other switches, and how we stand with them."""
 
     def __init__(
-        self, board: Switchboard, peers: Sequence[PeerConfig], *, clock: Clock, sync_s: float, verify: "str | bool"
+        self, board: Switchboard, peers: Sequence[PeerConfig], *, clock: Clock, sync_s: float, tls: ssl.SSLContext
     ) -> None:
         """A federation that has not begun: see `live`.
 
@@ -83,22 +95,22 @@ class Federation:
             peers: The others.
             clock: The time.
             sync_s: How often each is asked.
-            verify: For HTTPS: a file of certificates to believe, or True for the system's.
+            tls: For HTTPS.
         """
         self.peers = [Peer(config) for config in peers]
-        self._board, self._clock, self._sync_s, self._verify = board, clock, sync_s, verify
+        self._board, self._clock, self._sync_s, self._tls = board, clock, sync_s, tls
         self._client: httpx.AsyncClient | None = None
         board.elsewhere = self._elsewhere
         board.on_records = self._wake
 
     async def live(self) -> None:
-        """Exchange until cancelled."""
+        """Exchange until cancelled; without others there is nothing to do."""
         if not self.peers:
             return
         import httpx
 
         # Not through a proxy that some variable names: a stop goes the way that was configured for it.
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=self._verify) as client:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=self._tls) as client:
             self._client = client
             async with asyncio.TaskGroup() as tasks:
                 for peer in self.peers:
@@ -117,8 +129,12 @@ class Federation:
         """What is known of an order, here and, unless `here`, at the others. Raises: Refused (404)."""
         others = [] if here else self.peers
         asking = [asyncio.ensure_future(self._theirs(peer, order_id, wait_s)) for peer in others]
-        mine = await self._mine(order_id, wait_s)
-        theirs = await asyncio.gather(*asking)
+        try:
+            mine = await self._mine(order_id, wait_s)
+            theirs = await asyncio.gather(*asking)
+        finally:
+            for each in asking:  # nobody goes on asking for what nobody awaits any more
+                each.cancel()
         said = [
             self._in_place_of(peer, mine) if answer is None else answer
             for peer, answer in zip(others, theirs, strict=True)
@@ -156,12 +172,13 @@ class Federation:
             return None
         try:
             answer = await self._client.get(
-                f"{peer.config.url}/v1/orders/{order_id}/receipt",
+                f"{peer.config.url}/v1/orders/{quote(order_id, safe='')}/receipt",
                 params={"here": "true", "wait_s": f"{wait_s:g}"},
                 headers=_headers(peer),
                 timeout=TIMEOUT_S + wait_s,
             )
-            return msgspec.json.decode(answer.content, type=Receipt) if answer.status_code == 200 else None
+            receipt = msgspec.json.decode(answer.content, type=Receipt) if answer.status_code == 200 else None
+            return receipt if receipt is not None and receipt.order_id == order_id else None
         except _unanswered():
             return None
 
@@ -196,9 +213,12 @@ class Federation:
             try:
                 await self._pull(peer)
                 await self._push(peer)
-                peer.problem = ""
+                peer.problem = peer.lacks or peer.not_understood
             except _unanswered() as error:
-                peer.problem = f"{type(error).__name__}: {error}"[:500]
+                peer.problem = f"{type(error).__name__}: {error}"[:_PROBLEM_LENGTH_MAX]
+            except Exception as error:  # a task that died in silence would never exchange a stop again
+                logger.exception("the exchange with %s failed in a way that should not happen", peer.config.url)
+                peer.problem = f"{type(error).__name__}: {error}"[:_PROBLEM_LENGTH_MAX]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(peer.wake.wait(), self._sync_s * random.uniform(0.75, 1.25))  # noqa: S311
 
@@ -207,34 +227,34 @@ class Federation:
             page = await self._ask(peer, "GET", RecordPage, params={"after": peer.taken, "limit": PAGE})
             if page.switch_id == self._board.switch_id:
                 raise ValueError(f"{peer.config.url} is this very switch; name the others only")
-            if page.switch_id != peer.switch_id:
-                is_known = bool(peer.taken)
-                peer.met(page.switch_id)
-                if is_known:
+            if page.switch_id != peer.switch_id or page.sequence < peer.taken:
+                was_cut_elsewhere = bool(peer.taken)
+                peer.switch_id = page.switch_id
+                peer.begin_anew()
+                if was_cut_elsewhere:
                     continue  # the page was cut out of another ledger than we had in mind
             peer.guards = dict(page.guards)
-            if not page.records:
+            if not page.records or page.until <= peer.taken:
                 return
-            await self._board.merge(page.records, peer.switch_id)
+            merged = await self._board.merge(page.records, peer.switch_id)
+            if merged.not_understood:
+                peer.not_understood = f"this switch cannot understand {merged.not_understood[0]}; upgrade it"
             peer.taken = page.until
 
     async def _push(self, peer: Peer) -> None:
-        while True:
-            given, _ = peer.given[-1]
-            if given == self._board.sequence:
-                return
-            records = await self._board.records(given, PAGE)
+        while peer.sent < self._board.sequence:
+            records = await self._board.records(peer.sent, PAGE)
             if not records:
                 return
-            page = RecordPage(
-                switch_id=self._board.switch_id,
-                until=records[-1][0],
-                records=tuple(record for _, record in records),
-            )
-            merged = await self._ask(peer, "POST", Merged, body=msgspec.json.encode(page))
+            page, body = _page_that_fits(self._board.switch_id, self._board.sequence, records)
+            merged = await self._ask(peer, "POST", Merged, body=body)
             if merged.switch_id != peer.switch_id:
                 return  # another one answers there now; the next round begins anew
-            peer.given.append((page.until, self._clock.boot_s()))
+            peer.sent = page.until
+            if merged.not_understood:
+                peer.lacks = f"it cannot understand {merged.not_understood[0]}; upgrade it"
+            if not peer.lacks:
+                peer.given.append((page.until, self._clock.boot_s()))
 
     async def _ask(
         self, peer: Peer, method: str, kind: type[T], *, params: dict[str, int] | None = None, body: bytes | None = None
@@ -254,6 +274,21 @@ class Federation:
     def _wake(self) -> None:
         for peer in self.peers:
             peer.wake.set()
+
+
+def _page_that_fits(switch_id: str, sequence: int, records: Sequence[tuple[int, Record]]) -> tuple[RecordPage, bytes]:
+    """As many of these records as a request may hold; one at least, since each is far smaller than that."""
+    while True:
+        page = RecordPage(
+            switch_id=switch_id,
+            until=records[-1][0],
+            sequence=sequence,
+            records=tuple(record for _, record in records),
+        )
+        body = msgspec.json.encode(page)
+        if len(body) <= BODY_BYTES_MAX or len(records) == 1:
+            return page, body
+        records = records[: len(records) // 2]
 
 
 def _headers(peer: Peer) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 Laws:
 L1. What `append` has returned is on disk, together with its lines of the audit log; or neither is.
-L2. A record is kept once, whichever way and however often it comes.
+L2. A record is kept once, whichever way and however often it comes, and so is its line of the audit log.
 L3. A disk that cannot take a record refuses it aloud (`OrdersUnavailable`); nothing is half there.
 
 One thread at a time; the service gives it one thread of its own, so that a disk that hangs holds up nothing else.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import sqlite3
@@ -18,13 +19,18 @@ from pathlib import Path
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import OrdersUnavailable
+from rescind.errors import OrdersUnavailable, UsageError
 from rescind.switch import database
 from rescind.switch.service.records import Record
 from rescind.switch.service.tokens import Role, Token
 from rescind.switch.wire import Report
 
 LEDGER_NAME = "switch.db"
+LOCK_NAME = "switch.lock"
+
+_OURS = ("switch.db", LOCK_NAME)
+"""How the names of our files begin."""
+
 LEDGER = database.Kind(
     "a switch's ledger",
     0x72737731,  # "rsw1"
@@ -68,6 +74,21 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """A record, and what the audit log is to say of it; nothing, if another entry beside it says it."""
+
+    record: Record
+    note: Note | None = None
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A guard that may be out there: whose it is, and what lasts of its report."""
+
+    guard_id: str
+    owner: str
+    report: Report
+
+
 class Appended(msgspec.Struct, frozen=True):
     """What became of a record: its place, and whether it was new."""
 
@@ -91,8 +112,12 @@ class Ledger:
         database.create_if_missing(self.path, LEDGER)
         with database.translating(self.path):
             self._connection = database.open_file(self.path)
-            database.check_format(self._connection, self.path, LEDGER)
-            (self.switch_id,) = self._connection.execute("SELECT switch_id FROM switch").fetchone()
+            try:
+                database.check_format(self._connection, self.path, LEDGER)
+                (self.switch_id,) = self._connection.execute("SELECT switch_id FROM switch").fetchone()
+            except BaseException:
+                self._connection.close()
+                raise
         self._identity = database.identity_of(self.path)
 
     def close(self) -> None:
@@ -101,15 +126,15 @@ class Ledger:
 
     # --- records ---
 
-    def append(self, records: Sequence[Record], notes: Sequence[Note]) -> tuple[Appended, ...]:
-        """Add what is not there yet, and the notes if anything was added (L1, L2).
+    def append(self, entries: Sequence[Entry]) -> tuple[Appended, ...]:
+        """Add what is not there yet, and the notes of what was added (L1, L2). In the order of the entries.
 
         Raises: OrdersUnavailable, and then nothing was added.
         """
         with self._writing() as connection:
-            appended = tuple(self._add(connection, record) for record in records)
-            if any(each.is_new for each in appended):
-                self._note(connection, notes)
+            appended = tuple(self._add(connection, entry.record) for entry in entries)
+            added = [entry.note for entry, each in zip(entries, appended, strict=True) if each.is_new]
+            self._note(connection, [note for note in added if note is not None])
             return appended
 
     def records(self, after: int, limit: int) -> tuple[tuple[int, Record], ...]:
@@ -224,21 +249,23 @@ class Ledger:
 
     # --- guards ---
 
-    def save_guards(self, seen: Sequence[tuple[str, Report]], left: Sequence[str]) -> None:
+    def save_guards(self, seen: Sequence[Seen], left: Sequence[str]) -> None:
         """Keep who was seen, and forget who has left. Raises: OrdersUnavailable."""
         with self._writing() as connection:
             now_us = self._clock.now_us()
             connection.executemany(
-                "INSERT OR REPLACE INTO guards VALUES (?, ?, ?)",
-                ((guard_id, msgspec.json.encode(report).decode(), now_us) for guard_id, report in seen),
+                "INSERT OR REPLACE INTO guards VALUES (?, ?, ?, ?)",
+                ((each.guard_id, each.owner, msgspec.json.encode(each.report).decode(), now_us) for each in seen),
             )
             connection.executemany("DELETE FROM guards WHERE guard_id = ?", ((guard_id,) for guard_id in left))
 
-    def guards(self) -> tuple[tuple[str, Report], ...]:
-        """Who was seen and has not left. Raises: OrdersUnavailable."""
+    def guards(self) -> tuple[Seen, ...]:
+        """Who was seen and has not left, by id. Raises: OrdersUnavailable."""
         with database.translating(self.path):
-            rows = self._connection.execute("SELECT guard_id, report FROM guards ORDER BY guard_id")
-            return tuple((guard_id, msgspec.json.decode(report, type=Report)) for guard_id, report in rows)
+            rows = self._connection.execute("SELECT guard_id, owner, report FROM guards ORDER BY guard_id")
+            return tuple(
+                Seen(guard_id, owner, msgspec.json.decode(report, type=Report)) for guard_id, owner, report in rows
+            )
 
     # --- the file ---
 
@@ -255,13 +282,37 @@ class Ledger:
 
 
 def restrict(directory: Path) -> None:
-    """Make the folder readable by its owner alone: it holds hashes of tokens, and the power to lift.
+    """Make the folder, readable by its owner alone: it holds hashes of tokens, and the power to lift.
+
+    One that holds files of others too, such as somebody's home, is left as it is; our files in it are private anyhow.
 
     Raises: OrdersUnavailable.
     """
     with database.translating(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chmod(directory, 0o700)
+        if all(name.startswith(_OURS) for name in os.listdir(directory)):
+            os.chmod(directory, 0o700)
+
+
+@contextlib.contextmanager
+def sole_use(directory: Path) -> Generator[None]:
+    """Serve this folder alone: two switches on one ledger would each know half of what stands.
+
+    Raises: UsageError, if another process serves it; OrdersUnavailable.
+    """
+    with database.translating(directory):
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # The kernel lets go of it when the process ends, however that is.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"another switch runs on {directory.absolute()}; stop it first, or name another folder with --data"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _audit_line(row: tuple[int, int, str, str, str, str, str, str, str]) -> AuditLine:

@@ -6,15 +6,16 @@ from datetime import datetime
 import msgspec
 
 from rescind.model.order import Consent, Lift, Order
-from rescind.switch.wire import LiftDoc, OrderDoc, lift_doc, lift_of, order_doc, order_of
+from rescind.switch.wire import LiftDoc, OrderDoc, lift_doc, lift_of, order_doc, order_of, utc
 
 ORDER, LIFT, CONSENT = "order", "lift", "consent"
 
 
 class ConsentDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The document of a consent."""
+    """The document of a consent; ids sorted."""
 
     lift_id: str
+    order_ids: tuple[str, ...]
     switch_id: str
     person: str
     consented_at: datetime
@@ -48,7 +49,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind == CONSENT:
             doc = msgspec.json.decode(self.body, type=ConsentDoc)
             return Consent(
-                lift_id=doc.lift_id, switch_id=doc.switch_id, person=doc.person, consented_at=doc.consented_at
+                lift_id=doc.lift_id,
+                order_ids=frozenset(doc.order_ids),
+                switch_id=doc.switch_id,
+                person=doc.person,
+                consented_at=utc("consented_at", doc.consented_at),
             )
         raise ValueError(f"a record of kind {self.kind!r} comes from a newer switch; upgrade this one")
 
@@ -63,6 +68,7 @@ def record_of(content: Order | Lift | Consent) -> Record:
         case Consent():
             doc = ConsentDoc(
                 lift_id=content.lift_id,
+                order_ids=tuple(sorted(content.order_ids)),
                 switch_id=content.switch_id,
                 person=content.person,
                 consented_at=content.consented_at,

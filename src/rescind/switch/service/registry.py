@@ -6,7 +6,8 @@ What is known of a guard that does not answer, by the protocol's argument about 
   streams, or when the guard's last stream ended, if that was before.
 - The same holds of every other switch it follows, from when that one is known to have the order.
 - So it is `silenced` once the last of these moments has passed, and `unknown` until then; and `unknown` without an end,
-  while any switch it may follow is not known to have the order.
+  while any switch it may follow is not known to have the order. That includes a switch that it has not yet said the
+  name of: it may hear one that nobody here knows.
 """
 
 from collections import deque
@@ -16,10 +17,12 @@ from datetime import datetime, timedelta
 import msgspec
 
 from rescind.clock import Clock, from_us
-from rescind.errors import UsageError
+from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope, Subject
 from rescind.switch.receipt import GuardReceipt, GuardState, Receipt
+from rescind.switch.service.ledger import Seen
+from rescind.switch.service.problems import Refused
 from rescind.switch.wire import Report, RunDoc
 
 GUARDS_MAX = 50_000
@@ -28,7 +31,10 @@ GUARDS_MAX = 50_000
 GUARDS_PER_TOKEN_MAX = 20_000
 
 FORGOTTEN_AFTER_S = 3_600.0
-"""How long a guard is remembered that left, or fell silent."""
+"""How long a guard is remembered that left, or fell silent. No lease is longer."""
+
+WAITING_MAX = 2_000
+"""Requests that wait for receipts. Each acknowledgement is held against all of them."""
 
 MARGIN_S = 0.25
 """Added to a lease before a silent guard is called silenced: two clocks do not run exactly alike."""
@@ -48,7 +54,7 @@ class Binding(msgspec.Struct):
 class Guard:
     """A guard as a switch knows it."""
 
-    __slots__ = ("bindings", "guard_id", "heard_at_s", "left", "owner", "report", "streams", "told_until_s")
+    __slots__ = ("bindings", "guard_id", "heard_at_s", "is_kept", "left", "owner", "report", "streams", "told_until_s")
 
     def __init__(self, guard_id: str, owner: str, now_s: float) -> None:
         self.guard_id, self.owner = guard_id, owner
@@ -58,6 +64,7 @@ class Guard:
         self.heard_at_s = now_s
         self.bindings: deque[Binding] = deque(maxlen=_BINDINGS_MAX)
         self.left = False
+        self.is_kept = False  # on disk, as far as it lasts
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,36 +105,47 @@ class Registry:
         self._owned: dict[str, int] = {}
         self._waiting: set[Waiting] = set()
         self._dirty: dict[str, None] = {}
+        self.on_unsaved: Callable[[], None] = lambda: None
 
-    def remember(self, guards: Iterable[tuple[str, Report]]) -> None:
+    def remember(self, guards: Iterable[Seen]) -> None:
         """After a restart: who was out there. Their leases may have been renewed until just now."""
-        for guard_id, report in guards:
-            guard = Guard(guard_id, "", self._clock.boot_s())
-            guard.report = report
-            self.guards[guard_id] = guard
+        for seen in guards:
+            guard = Guard(seen.guard_id, seen.owner, self._clock.boot_s())
+            guard.report, guard.is_kept = seen.report, True
+            self.guards[seen.guard_id] = guard
+            self._count(seen.owner, 1)
 
     # --- what guards say ---
 
     def report(self, guard_id: str, owner: str, report: Report) -> Guard:
-        """Take up what a guard says of itself. The first to use an id owns it.
+        """Take up what a guard says of itself. The first token to use an id owns it.
 
-        Raises: UsageError, if the id is another's, or there are too many.
+        Args:
+            guard_id: Its id.
+            owner: The name of its token; empty where none was shown.
+            report: What it says.
+
+        Raises: Refused, if the id is another's, or there are too many.
         """
         guard = self.guards.get(guard_id)
         if guard is None:
             guard = self._new(guard_id, owner)
         elif guard.owner != owner:
             if guard.owner:
-                raise UsageError(f"guard {guard_id} belongs to another token")
-            self._own(guard, owner)
+                raise Refused(403, f"guard {guard_id} belongs to another token")
+            self._count("", -1)
+            self._count(owner, 1)
+            guard.owner = owner
+            self._remark(guard)
         guard.heard_at_s = self._clock.boot_s()
         if report.bound >= 0:
             self._bind(guard, report)
         if report.leaving and not guard.left:
             self._settle(guard_id)
-        if guard.left != report.leaving or guard.report.lease_ttl_s != report.lease_ttl_s or not guard.report.pid:
-            self._dirty[guard_id] = None
+        is_news = guard.left != report.leaving or not guard.is_kept or _lasts(guard.report) != _lasts(report)
         guard.left, guard.report = report.leaving, report
+        if is_news:
+            self._remark(guard)
         return guard
 
     def stream_began(self, guard: Guard) -> None:
@@ -140,16 +158,34 @@ class Registry:
         guard.told_until_s = self._clock.boot_s()
 
     def _new(self, guard_id: str, owner: str) -> Guard:
-        if len(self.guards) >= GUARDS_MAX or self._owned.get(owner, 0) >= GUARDS_PER_TOKEN_MAX:
-            raise UsageError("this switch knows as many guards as it can remember; old ones are forgotten in an hour")
-        guard = Guard(guard_id, "", self._clock.boot_s())
-        self.guards[guard_id] = guard
-        self._own(guard, owner)
+        if self._is_full(owner):
+            self._forget_left()
+        if self._is_full(owner):
+            raise Refused(503, "this switch knows as many guards as it can remember; use another one", retry_after_s=60)
+        guard = self.guards[guard_id] = Guard(guard_id, owner, self._clock.boot_s())
+        self._count(owner, 1)
         return guard
 
-    def _own(self, guard: Guard, owner: str) -> None:
-        guard.owner = owner
-        self._owned[owner] = self._owned.get(owner, 0) + 1
+    def _is_full(self, owner: str) -> bool:
+        return len(self.guards) >= GUARDS_MAX or self._owned.get(owner, 0) >= GUARDS_PER_TOKEN_MAX
+
+    def _forget_left(self) -> None:
+        # A fleet that is started anew every few minutes leaves many names behind, and must not lock itself out.
+        for guard in [guard for guard in self.guards.values() if guard.left and not guard.streams]:
+            self._forget_guard(guard)
+
+    def _forget_guard(self, guard: Guard) -> None:
+        del self.guards[guard.guard_id]
+        self._count(guard.owner, -1)
+        self._remark(guard)
+
+    def _remark(self, guard: Guard) -> None:
+        guard.is_kept = False
+        self._dirty[guard.guard_id] = None
+        self.on_unsaved()
+
+    def _count(self, owner: str, by: int) -> None:
+        self._owned[owner] = self._owned.get(owner, 0) + by
 
     def _bind(self, guard: Guard, report: Report) -> None:
         now_s = self._clock.boot_s()
@@ -194,7 +230,14 @@ class Registry:
         )
 
     def await_drained(self, placement: Placement, wake: Callable[[], None]) -> Waiting:
-        """Be woken when nobody is outstanding. Hand it to `forget` in the end."""
+        """Be woken when nobody is outstanding. Hand it to `forget` in the end.
+
+        Raises: Refused (503), if more wait than could be served.
+        """
+        if len(self._waiting) >= WAITING_MAX:
+            raise Refused(
+                503, f"{WAITING_MAX:,} requests wait for receipts already; ask without wait_s", retry_after_s=5
+            )
         outstanding = {
             guard.guard_id
             for guard in self.guards.values()
@@ -211,8 +254,10 @@ class Registry:
     def silent_until_s(self, guard: Guard, placement: Placement) -> float | None:
         """When it will be certain that a silent guard has no lease that ignores the order; None if nobody can say."""
         report = guard.report
-        known = {self._switch_id, *placement.elsewhere}
-        if not known.issuperset(report.hears) or report.switches > len(known):
+        if report.on_silence == Level.NORMAL.label:
+            return None  # it has said that silence does not hold it
+        hears = {self._switch_id, *report.hears}
+        if len(hears) < report.switches or not hears <= {self._switch_id, *placement.elsewhere}:
             return None
         here_s = placement.at_s if guard.streams else min(placement.at_s, guard.told_until_s)
         moments_s = [here_s, *(placement.elsewhere[each] for each in report.hears if each != self._switch_id)]
@@ -270,22 +315,31 @@ class Registry:
             if not guard.left
         )
 
-    def unsaved(self) -> tuple[list[tuple[str, Report]], list[str]]:
-        """What the ledger has not been told: who is out there, and who has left. It counts as told from here on."""
+    def unsaved(self) -> tuple[list[Seen], list[str]]:
+        """What the ledger has not been told: who is out there, and who has left. Followed by `saved` or `not_saved`."""
         dirty, self._dirty = self._dirty, {}
         known = [guard for guard_id in dirty if (guard := self.guards.get(guard_id)) is not None]
-        seen = [(guard.guard_id, _lasting(guard.report)) for guard in known if not guard.left]
+        seen = [Seen(guard.guard_id, guard.owner, _lasting(guard.report)) for guard in known if not guard.left]
         return seen, [guard_id for guard_id in dirty if guard_id not in self.guards or self.guards[guard_id].left]
+
+    def saved(self, seen: Iterable[Seen]) -> None:
+        """These are on disk."""
+        for each in seen:
+            guard = self.guards.get(each.guard_id)
+            if guard is not None and each.guard_id not in self._dirty:
+                guard.is_kept = True
+
+    def not_saved(self, seen: Iterable[Seen], left: Iterable[str]) -> None:
+        """The ledger could not be told; to be tried again."""
+        self._dirty |= dict.fromkeys((*(each.guard_id for each in seen), *left))
+        self.on_unsaved()
 
     def tidy(self) -> None:
         """Forget who has been away for long."""
         before_s = self._clock.boot_s() - FORGOTTEN_AFTER_S
         for guard in list(self.guards.values()):
             if not guard.streams and max(guard.heard_at_s, guard.told_until_s) < before_s:
-                del self.guards[guard.guard_id]
-                self._dirty[guard.guard_id] = None
-                if guard.owner:
-                    self._owned[guard.owner] -= 1
+                self._forget_guard(guard)
 
 
 def _state(
@@ -297,16 +351,19 @@ def _state(
 ) -> GuardState:
     report = guard.report
     if binding is not None and binding.drained_at_s is not None:
-        return GuardState.DRAINED
+        return GuardState.KILLED if _has_ended_its_program(report) else GuardState.DRAINED
     if (report.supervisor, report.host, report.pid) in ended:
-        return GuardState.KILLED
-    if report.kind == "supervisor" and report.ended and report.drained:
         return GuardState.KILLED
     if guard.left:
         return GuardState.GONE
     if binding is not None:
         return GuardState.BOUND
     return GuardState.SILENCED if until_s is not None and until_s <= now_s else GuardState.UNKNOWN
+
+
+def _has_ended_its_program(report: Report) -> bool:
+    # A run that is halted begins no other program; what ended before may have been a crash that was followed by one.
+    return report.kind == "supervisor" and bool(report.ended) and all(run.halted for run in report.runs)
 
 
 def _detail(guard: Guard, state: GuardState, until_s: float | None) -> str:
@@ -348,7 +405,12 @@ def _subject(run: RunDoc) -> Subject:
 
 
 def _lasting(report: Report) -> Report:
-    return msgspec.structs.replace(report, runs=(), in_flight=(), bound=-1, fault="")
+    return msgspec.structs.replace(report, runs=(), runs_open=0, in_flight=(), in_flight_count=0, bound=-1, fault="")
+
+
+def _lasts(report: Report) -> tuple[object, ...]:
+    # What a receipt needs after a restart, and what people know it by.
+    return report.lease_ttl_s, report.switches, report.hears, report.supervisor, report.host, report.pid, report.program
 
 
 def _ms(placement: Placement, moment_s: float) -> float:

@@ -8,8 +8,10 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable, Generator
+import ssl
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvicorn
@@ -21,8 +23,10 @@ from rescind.switch.alerts import Alerts, channels_of
 from rescind.switch.service.app import SwitchApp
 from rescind.switch.service.connection import SwitchProtocol, watch_dawdlers
 from rescind.switch.service.federation import SYNC_S, Federation, PeerConfig
-from rescind.switch.service.ledger import Ledger, restrict
+from rescind.switch.service.ledger import Ledger, restrict, sole_use
+from rescind.switch.service.streams import STREAMS_MAX
 from rescind.switch.service.switchboard import Switchboard
+from rescind.switch.service.upkeep import Upkeep
 from rescind.switch.service.writer import Writer
 
 logger = logging.getLogger("rescind.switch")
@@ -36,6 +40,9 @@ BACKLOG = 8_192
 """Connections that may wait to be accepted. After a restart every guard knocks within the same second."""
 
 FILES_WANTED = 65_536
+
+FILES_OF_OURS = 128
+"""For the ledger, other switches, alerts, and connections that were accepted and not yet counted."""
 
 CLOSE_WITHIN_S = 2.0
 
@@ -91,55 +98,70 @@ def serve(settings: SwitchSettings, *, on_start: Callable[[Started], None]) -> N
 
 async def _serve(settings: SwitchSettings, on_start: Callable[[Started], None], clock: Clock, ids: IdSource) -> None:
     restrict(settings.data)
-    ledger = Ledger(settings.data, clock=clock)
-    try:
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(sole_use(settings.data))
+        ledger = Ledger(settings.data, clock=clock)
+        closing.callback(ledger.close)
         has_tokens = bool(ledger.tokens())
         refuse_unsafe(settings, has_tokens=has_tokens)
-        listening = _listen(settings)
-    except BaseException:
-        ledger.close()
-        raise
-    writer = Writer(clock)
-    alerts = Alerts(channels_of(settings.alert_urls, settings.webhook_secret), clock=clock)
-    alerts.start()
-    board = Switchboard(
-        ledger, writer, rule=settings.rule, beat_s=settings.beat_s, clock=clock, ids=ids, alert=alerts.put
-    )
-    await board.load()
-    federation = Federation(
-        board, settings.peers, clock=clock, sync_s=settings.sync_s, verify=settings.peer_ca_file or True
-    )
-    server = _Server(_uvicorn_config(settings, SwitchApp(board, federation, alerts, clock)), board)
-    _raise_file_limit()
-    _collect_rarely()
-    lives = [asyncio.create_task(life) for life in (board.live(), federation.live(), watch_dawdlers())]
-    on_start(Started(board.switch_id, _url(settings, listening), has_tokens))
+        alerts = Alerts(channels_of(settings.alert_urls, settings.webhook_secret), clock=clock)
+        peers_tls = _peers_tls(settings)
+        listening = closing.enter_context(_listen(settings))
+        writer = Writer(clock)
+        board = Switchboard(
+            ledger, writer, rule=settings.rule, beat_s=settings.beat_s, clock=clock, ids=ids, alert=alerts.put
+        )
+        upkeep = Upkeep(board, ledger, writer, beat_s=settings.beat_s, clock=clock, alert=alerts.put)
+        federation = Federation(board, settings.peers, clock=clock, sync_s=settings.sync_s, tls=peers_tls)
+        app = SwitchApp(board, upkeep, federation, alerts, clock, _bound_connections())
+        config = _uvicorn_config(settings, app)
+        await board.load()
+        _collect_rarely()
+        alerts.start()
+        server = _Server(
+            config, board, lambda: on_start(Started(board.switch_id, _url(settings, listening), has_tokens))
+        )
+        try:
+            await _live(server, listening, [upkeep.live(), federation.live(), watch_dawdlers()])
+        finally:
+            alerts.close(CLOSE_WITHIN_S)
+            if not writer.close(CLOSE_WITHIN_S):
+                closing.pop_all()  # its thread hangs in the ledger, and would hold up whoever closes that
+
+
+async def _live(server: "_Server", listening: socket.socket, work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Serve until told to leave, and do the work beside it. Work that fails ends the switch: half of one is worse."""
+    lives = [asyncio.create_task(each) for each in work]
+    for life in lives:
+        life.add_done_callback(server.leave_if_failed)
     try:
         await server.serve(sockets=[listening])
     finally:
         for life in lives:
+            life.remove_done_callback(server.leave_if_failed)
             life.cancel()
-        await asyncio.gather(*lives, return_exceptions=True)
-        writer.close(CLOSE_WITHIN_S)
-        alerts.close(CLOSE_WITHIN_S)
-        ledger.close()
+        ends = await asyncio.gather(*lives, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end
 
 
 def refuse_unsafe(settings: SwitchSettings, *, has_tokens: bool) -> None:
     """Raises: UsageError, if the switch would give power to people it does not know, or secrets to the wire."""
     if bool(settings.cert_file) != bool(settings.key_file):
         raise UsageError("--cert and --key go together")
-    if _is_loopback(settings.host):
+    if _is_loopback(settings.host) and not settings.behind_proxy:
         return
+    where = f"a proxy in front of {settings.host}" if _is_loopback(settings.host) else settings.host
     if not has_tokens and not settings.open_to_anyone:
         raise UsageError(
-            f"{settings.host} can be reached from other machines, and this switch has no tokens, so anybody there "
+            f"{where} can be reached from other machines, and this switch has no tokens, so anybody there "
             "could stop your agents. Make tokens with `rescind token create`, listen on 127.0.0.1, or say "
             "--open-to-anyone"
         )
     if not settings.cert_file and not settings.behind_proxy and not settings.open_to_anyone:
         raise UsageError(
-            f"{settings.host} can be reached from other machines, and without TLS tokens can be read on the way. "
+            f"{where} can be reached from other machines, and without TLS tokens can be read on the way. "
             "Give --cert and --key, or say --behind-proxy if a reverse proxy does TLS"
         )
 
@@ -179,8 +201,18 @@ def _url(settings: SwitchSettings, listening: socket.socket) -> str:
     return f"{'https' if settings.cert_file else 'http'}://{host}:{listening.getsockname()[1]}"
 
 
+def _peers_tls(settings: SwitchSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.peer_ca_file)
+    except OSError as error:
+        raise UsageError(
+            f"--peer-ca-file {settings.peer_ca_file} cannot be used: {error.strerror or error}; it holds certificates "
+            "as PEM"
+        ) from error
+
+
 def _uvicorn_config(settings: SwitchSettings, app: SwitchApp) -> uvicorn.Config:
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         http=SwitchProtocol,
         ws="none",
@@ -198,14 +230,34 @@ def _uvicorn_config(settings: SwitchSettings, app: SwitchApp) -> uvicorn.Config:
         ssl_keyfile=settings.key_file,
         proxy_headers=settings.behind_proxy,
     )
+    try:
+        config.load()
+    except OSError as error:  # of the system, or of TLS
+        raise UsageError(
+            f"--cert {settings.cert_file} and --key {settings.key_file} cannot be used: {error.strerror or error}; "
+            "they hold a certificate with its chain, and its private key, as PEM"
+        ) from error
+    return config
 
 
 class _Server(uvicorn.Server):
     """Ends the streams when it is asked to leave: they have no end of their own, and it waits for all requests."""
 
-    def __init__(self, config: uvicorn.Config, board: Switchboard) -> None:
+    def __init__(self, config: uvicorn.Config, board: Switchboard, on_start: Callable[[], None]) -> None:
         super().__init__(config)
-        self._board, self._loop = board, asyncio.get_running_loop()
+        self._board, self._on_start, self._loop = board, on_start, asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and only then say so."""
+        await super().startup(sockets)
+        self._on_start()
+
+    def leave_if_failed(self, life: asyncio.Task[None]) -> None:
+        """Without its work this is no switch any more."""
+        if not life.cancelled() and life.exception() is not None:
+            logger.critical("the switch ends, since a part of it has failed", exc_info=life.exception())
+            self.should_exit = True
+            self._board.hub.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -227,8 +279,13 @@ def _collect_rarely() -> None:
     gc.set_threshold(50_000, 50, 100)
 
 
-def _raise_file_limit() -> None:
+def _bound_connections() -> int:
+    """Let so many files be open as the system allows, and set bounds by that; how many streams there may be."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Never all of them: a stop must find a file for its connection, and the ledger one for its log.
+    SwitchProtocol.connections_max = max(16, files - FILES_OF_OURS)
+    return min(STREAMS_MAX, SwitchProtocol.connections_max * 3 // 4)

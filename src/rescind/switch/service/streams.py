@@ -23,15 +23,18 @@ from rescind.switch.service.answers import (
     read_body,
     refusal_of,
     refuse,
+    refuse_other_types,
 )
 from rescind.switch.service.connection import DIRECT
 from rescind.switch.service.hub import Listener
+from rescind.switch.service.intake import ID_LENGTH_MAX
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.registry import Guard
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Power
-from rescind.switch.wire import PROTOCOL, Report
+from rescind.switch.service.tokens import Caller, Power, asker_of
+from rescind.switch.service.upkeep import Upkeep
+from rescind.switch.wire import PROTOCOL, RUNS_REPORTED_MAX, STEPS_REPORTED_MAX, TEXT_LENGTH_MAX, Report
 
 STREAMS_MAX = 20_000
 """Streams of all guards and viewers. Each takes one file descriptor and about 20 KiB."""
@@ -50,23 +53,23 @@ _HEADERS: list[tuple[bytes, bytes]] = [
 class Streams:
     """Serves `/v1/stream`, `/v1/guards/{id}` and `/v1/guards/{id}/stream`."""
 
-    def __init__(self, board: Switchboard, clock: Clock) -> None:
-        self._board = board
+    def __init__(self, board: Switchboard, upkeep: Upkeep, clock: Clock, streams_max: int) -> None:
+        self._board, self._upkeep, self._streams_max = board, upkeep, streams_max
         self._reports = Limit(rate=REPORT_RATE, burst=REPORT_BURST, clock=clock)
         self._decode = msgspec.json.Decoder(Report).decode
 
     def serves(self, scope: Scope) -> bool:
         """Whether a request is for us."""
-        path, method = scope["path"], scope["method"]
-        if path == "/v1/stream":
-            return bool(method == "GET")
-        return method in ("PUT", "POST") and _PATH.fullmatch(path) is not None
+        path = scope["path"]
+        return path == "/v1/stream" or _PATH.fullmatch(path) is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve it."""
         try:
             caller = self._board.caller(header(scope, b"authorization"), origin(scope))
             if scope["path"] == "/v1/stream":
+                if scope["method"] != "GET":
+                    raise Refused(405, "watch with GET /v1/stream", allow="GET")
                 self._board.require(caller, Power.LOOK)
                 await self._stream(None, scope, receive, send)
             else:
@@ -83,13 +86,18 @@ class Streams:
         match = _PATH.fullmatch(scope["path"])
         assert match is not None
         guard_id, listens = match[1], match[2] is not None
-        if listens != (scope["method"] == "POST"):
-            raise Refused(405, "acknowledge with PUT /v1/guards/ID, listen with POST /v1/guards/ID/stream")
+        wanted = "POST" if listens else "PUT"
+        if scope["method"] != wanted:
+            detail = "acknowledge with PUT /v1/guards/ID, listen with POST /v1/guards/ID/stream"
+            raise Refused(405, detail, allow=wanted)
+        refuse_other_types(scope)
         if not listens:
-            self._reports.take(guard_id)
+            # Per token too: nobody uses up what another one's guard may send.
+            self._reports.take(f"{guard_id[:ID_LENGTH_MAX]} {asker_of(caller)}")
         report = self._report(await read_body(scope, receive))
         guard, heard = self._board.heard(guard_id, caller, report)
         if listens:
+            await self._upkeep.kept(guard)
             await self._stream(guard, scope, receive, send)
         else:
             await answer(send, 200, msgspec.json.encode(heard))
@@ -105,12 +113,15 @@ class Streams:
             )
         if not 0.1 <= report.lease_ttl_s <= 3600 or not 1 <= report.switches <= 100:
             raise Refused(400, "lease_ttl_s is from 0.1 to 3600 seconds, switches from 1 to 100")
+        _refuse_too_much(report)
         return report
 
     async def _stream(self, guard: Guard | None, scope: Scope, receive: Receive, send: Send) -> None:
         hub = self._board.hub
-        if len(hub) >= STREAMS_MAX:
-            raise Refused(503, f"{STREAMS_MAX:,} streams are open at this switch; use another one", retry_after_s=5)
+        if len(hub) >= self._streams_max:
+            raise Refused(
+                503, f"{self._streams_max:,} streams are open at this switch; use another one", retry_after_s=5
+            )
         listener = Listener(scope.get("extensions", {}).get(DIRECT))
         hub.join(listener)
         if guard is not None:
@@ -130,6 +141,18 @@ class Streams:
             hub.leave(listener)
             if guard is not None:
                 self._board.registry.stream_ended(guard)
+
+
+def _refuse_too_much(report: Report) -> None:
+    # Kept in memory for each guard, and shown to people.
+    texts = (report.kind, report.host, report.program, report.agent, report.on_silence, report.supervisor, report.fault)
+    lists = ((report.runs, RUNS_REPORTED_MAX), (report.in_flight, STEPS_REPORTED_MAX), (report.hears, 100))
+    if any(len(text) > TEXT_LENGTH_MAX for text in texts) or any(len(each) > most for each, most in lists):
+        raise Refused(
+            400,
+            f"a report has texts of at most {TEXT_LENGTH_MAX:,} characters, names at most {RUNS_REPORTED_MAX} runs and "
+            f"{STEPS_REPORTED_MAX} steps, and counts the others",
+        )
 
 
 async def _watch(receive: Receive, listener: Listener) -> None:

@@ -2,72 +2,52 @@
 
 The order of things, which is the stop contract:
 
-    request ─▶ checked ─▶ on disk, with its line of the audit log ─▶ in the book ─▶ on every stream ─▶ answered
+    request ─▶ checked (`intake`) ─▶ on disk, in the book, on every stream (`publisher`) ─▶ answered
 
 If the process dies between disk and answer, the order stands: it is in the book after the restart. If it dies before,
-nobody was told anything. A request that is given up does not stop what it began: from disk to stream is one task.
-
-B1. What was answered as placed stands, here, after any crash.
-B2. What is in the book is on the streams, in the order of its sequence.
-B3. Leases are renewed only while an order could be taken (`renews`).
+nobody was told anything. A request that is given up does not stop what it began: from check to stream is one task, and
+two requests about one id take turns.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
-
-import msgspec
+from weakref import WeakValueDictionary
 
 from rescind.clock import Clock, IdSource, from_us
-from rescind.errors import OrdersUnavailable, UsageError
-from rescind.model.level import Level
+from rescind.errors import OrdersUnavailable
 from rescind.model.order import Consent, Lift, LiftRule, Order
 from rescind.model.scope import Scope
-from rescind.switch.alerts import Alert, alert_of_cannot_store, alert_of_lift, alert_of_order, alert_of_stores_again
-from rescind.switch.service.book import Book, Change
-from rescind.switch.service.hub import Hub
-from rescind.switch.service.ledger import Appended, AuditLine, Ledger, Note
+from rescind.switch.alerts import Alert, alert_of_lift, alert_of_order
+from rescind.switch.service.documents import Merged
+from rescind.switch.service.intake import ID_LENGTH_MAX, Intake, checked_id, understood
+from rescind.switch.service.ledger import AuditLine, Entry, Ledger, Note
 from rescind.switch.service.problems import Refused
-from rescind.switch.service.records import Record, canonical, record_of
+from rescind.switch.service.publisher import PAGE_MAX, Publisher
+from rescind.switch.service.records import Record, record_of
 from rescind.switch.service.registry import Guard, Placement, Registry
 from rescind.switch.service.tokens import Caller, Power, Role, TokenBook
 from rescind.switch.service.writer import Writer
-from rescind.switch.wire import (
-    IDS_MAX,
-    TEXT_LENGTH_MAX,
-    BeatEvent,
-    Heard,
-    LiftDoc,
-    Lifted,
-    LiftEvent,
-    OrderDoc,
-    OrderEvent,
-    Placed,
-    Report,
-    SetEvent,
-    Standing,
-    lift_doc,
-    order_doc,
-    sse,
-)
+from rescind.switch.wire import Heard, LiftDoc, Lifted, OrderDoc, Placed, Report, Standing, lift_doc, order_doc
 
 T = TypeVar("T")
 
 ANSWER_WITHIN_S = 5.0
 """How long a request waits for the disk. After that nobody knows whether the order stands, and the answer says so."""
 
-PAGE_MAX = 1_000
-
-AGENT_ORDERS_MAX = 100
-"""Orders by agents' tokens that may stand at once: an agent may stop itself, and not drown everybody's set."""
-
-_ID_LENGTH_MAX = 100
-
 
 class Switchboard:
-    """One switch. Everything happens in its event loop, apart from the disk (`Writer`)."""
+    """One switch. Everything happens in its event loop, apart from the disk (`Writer`).
+
+    Attributes:
+        switch_id: Its name.
+        book: What stands.
+        hub: The streams.
+        registry: The guards.
+        tokens: Who may do what.
+        elsewhere: Which other switches are known to have a place of our ledger, and since when; set by the federation.
+        on_records: Called when there are new ones; set by the federation.
+    """
 
     def __init__(
         self,
@@ -91,19 +71,14 @@ class Switchboard:
             ids: Identifiers, for what comes without one.
             alert: Called with what people should hear of; returns at once.
         """
+        self._publisher = Publisher(ledger, writer, rule=rule, beat_s=beat_s, clock=clock)
         self.switch_id = ledger.switch_id
+        self.book, self.hub = self._publisher.book, self._publisher.hub
         self.registry = Registry(self.switch_id, clock)
-        self.book = Book(rule)
-        self.hub = Hub(self._whole)
-        self.sequence = 0
-        self._ledger, self._writer = ledger, writer
-        self._beat_s, self._clock, self._ids, self._alert = beat_s, clock, ids, alert
-        self._set: tuple[int, msgspec.Raw, msgspec.Raw] = (-1, msgspec.Raw(), msgspec.Raw())
-        self._applied_at_s: dict[str, tuple[int, float]] = {}
-        self._started_at_s = clock.boot_s()
-        self._tokens = TokenBook(())
-        self._told_trouble = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tokens = TokenBook(())
+        self._ledger, self._writer, self._clock, self._alert = ledger, writer, clock, alert
+        self._intake = Intake(self.book, clock, ids)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.elsewhere: Callable[[int], dict[str, float]] = lambda _: {}
         self.on_records: Callable[[], None] = lambda: None
 
@@ -112,13 +87,9 @@ class Switchboard:
 
         Raises: OrdersUnavailable, StoreFormatError.
         """
-        while page := await self._writer.run(lambda: self._ledger.records(self.sequence, PAGE_MAX)):
-            for sequence, record in page:
-                self.book.take_up(_understood(record))
-                self._applied_at_s[record.digest] = (sequence, self._started_at_s)
-                self.sequence = sequence
-        self._tokens = TokenBook(await self._writer.run(self._ledger.tokens))
-        self.registry.remember(await self._writer.run(self._ledger.guards))
+        await self._publisher.load()
+        self.tokens = TokenBook(await self._writer.read(self._ledger.tokens))
+        self.registry.remember(await self._writer.read(self._ledger.guards))
 
     # --- who is it? ---
 
@@ -129,10 +100,10 @@ class Switchboard:
         """
         scheme, _, secret = authorization.partition(" ")
         if not authorization:
-            if self._tokens.is_empty:
+            if self.tokens.is_empty:
                 return Caller(name="anyone", role=None, origin=origin)
             raise Refused(401, "this switch asks for a token: send `Authorization: Bearer TOKEN`; see `rescind token`")
-        token = self._tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
+        token = self.tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
         if token is None:
             raise Refused(401, "this token is not known here, or was revoked; `rescind token create` makes another")
         identity = Scope.parse(token.identity) if token.identity else Scope()
@@ -158,20 +129,22 @@ class Switchboard:
         Raises: Refused; OrdersUnavailable, and then it is not known to stand.
         """
         self.require(caller, Power.STOP)
-        order = self._order(doc, caller)
-        known = self.book.orders(order.order_id)
-        if known and order not in known:
-            raise Refused(409, f"order id {order.order_id!r} was used for another order; choose a new id")
-        note = Note(
-            what="order.placed",
-            subject=order.order_id,
-            actor=order.actor,
-            person=caller.name,
-            origin=caller.origin,
-            detail=f"{order.level.label} {order.scope}: {order.reason}",
-        )
-        (appended,) = await self._in_time(self._append([order], [note]))
+        return await self._in_time(self._place(doc, self._intake.order_id(doc), caller))
+
+    async def _place(self, doc: OrderDoc, order_id: str, caller: Caller) -> Placed:
+        async with self._turn(order_id):
+            order = self._intake.order(doc, order_id, caller)
+            note = Note(
+                what="order.placed",
+                subject=order.order_id,
+                actor=order.actor,
+                person=_person(caller),
+                origin=caller.origin,
+                detail=_says(order),
+            )
+            (appended,) = await self._publisher.append([Entry(record_of(order), note)])
         if appended.is_new:
+            self.on_records()
             self._alert(alert_of_order(order, self.switch_id))
         return Placed(
             switch_id=self.switch_id,
@@ -179,36 +152,6 @@ class Switchboard:
             sequence=appended.sequence,
             known_before=not appended.is_new,
         )
-
-    def _order(self, doc: OrderDoc, caller: Caller) -> Order:
-        _refuse_long(doc.scope, doc.reason, doc.actor)
-        try:
-            scope, level = Scope.parse(doc.scope), Level.parse(doc.level)
-        except ValueError as error:
-            raise Refused(400, str(error)) from error
-        if level is Level.NORMAL:
-            raise Refused(400, "an order at level normal holds nothing; to give power back, lift an order")
-        if caller.role is Role.AGENT:
-            self._refuse_foreign(scope, caller)
-        order_id = doc.order_id or self._ids.new_id("ord")
-        same = next((order for order in self.book.orders(order_id) if _is_same(order, doc, scope, level)), None)
-        if same is not None:  # sent again by somebody who left the rest to us
-            return same
-        return Order(
-            order_id=_checked_id("order_id", order_id),
-            scope=scope,
-            level=level,
-            reason=_text(doc.reason),
-            actor=_text(doc.actor) or caller.name,
-            placed_at=self._moment("placed_at", doc.placed_at),
-        )
-
-    def _refuse_foreign(self, scope: Scope, caller: Caller) -> None:
-        if not set(caller.identity.terms) <= set(scope.terms):
-            raise Refused(403, f"an agent may stop itself only: the scope must hold {caller.identity}")
-        theirs = sum(set(caller.identity.terms) <= set(order.scope.terms) for order in self.book.standing)
-        if theirs >= AGENT_ORDERS_MAX:
-            raise Refused(429, f"{theirs} orders stand for {caller.identity} already; it is stopped", retry_after_s=60)
 
     # --- lifts ---
 
@@ -218,20 +161,21 @@ class Switchboard:
         Raises: Refused; OrdersUnavailable, and then the orders are not known to be lifted.
         """
         self.require(caller, Power.LIFT)
-        lift = self._lift(doc, caller)
-        lifted_before = tuple(order_id for order_id in sorted(lift.order_ids) if self.book.is_lifted(order_id))
-        known = self.book.lift(lift.lift_id)
-        if known is not None and known != lift:
-            raise Refused(409, f"lift id {lift.lift_id!r} was used for another lift; choose a new id")
-        note = Note(
-            what="lift.placed",
-            subject=lift.lift_id,
-            actor=lift.actor,
-            person=caller.name,
-            origin=caller.origin,
-            detail=f"lifts {', '.join(sorted(lift.order_ids))}: {lift.reason}",
-        )
-        await self._consent(lift, caller, note)
+        return await self._in_time(self._place_lift(doc, self._intake.lift_id(doc), caller))
+
+    async def _place_lift(self, doc: LiftDoc, lift_id: str, caller: Caller) -> Lifted:
+        async with self._turn(lift_id):
+            lift = self._intake.lift(doc, lift_id, caller)
+            lifted_before = tuple(order_id for order_id in sorted(lift.order_ids) if self.book.is_lifted(order_id))
+            note = Note(
+                what="lift.placed",
+                subject=lift.lift_id,
+                actor=lift.actor,
+                person=_person(caller),
+                origin=caller.origin,
+                detail=_says(lift),
+            )
+            await self._consent(lift, caller, note)
         return self.lifted(lift, lifted_before)
 
     async def consent(self, lift_id: str, caller: Caller) -> Lifted:
@@ -240,16 +184,46 @@ class Switchboard:
         Raises: Refused; OrdersUnavailable.
         """
         self.require(caller, Power.LIFT)
-        lift = self.book.lift(lift_id)
-        if lift is None:
-            raise Refused(404, f"no lift {lift_id!r} is known here; `rescind status` lists those that wait")
-        note = Note(what="consent.given", subject=lift_id, actor=caller.name, person=caller.name, origin=caller.origin)
-        await self._consent(lift, caller, note)
+        return await self._in_time(self._place_consent(lift_id, caller))
+
+    async def _place_consent(self, lift_id: str, caller: Caller) -> Lifted:
+        async with self._turn(lift_id):
+            lift = self._intake.the_lift(lift_id)
+            note = Note(
+                what="consent.given",
+                subject=lift_id,
+                actor=caller.name,
+                person=_person(caller),
+                origin=caller.origin,
+                detail=_says(lift),
+            )
+            await self._consent(lift, caller, note)
         return self.lifted(lift, ())
+
+    async def _consent(self, lift: Lift, caller: Caller, note: Note) -> None:
+        was = self.lifted(lift, ())
+        consent = Consent(
+            lift_id=lift.lift_id,
+            order_ids=lift.order_ids,
+            switch_id=self.switch_id,
+            person=caller.name,
+            consented_at=from_us(self._clock.now_us()),
+        )
+        if any(_is_same_consent(each, consent) for each in self.book.consents(lift.lift_id)):
+            entries = [Entry(record_of(lift), note)]
+        else:
+            entries = [Entry(record_of(lift)), Entry(record_of(consent), note)]
+        appended = await self._publisher.append(entries)
+        if not any(each.is_new for each in appended):
+            return
+        self.on_records()
+        now = self.lifted(lift, ())
+        if not was.in_force:
+            self._alert(alert_of_lift(lift, in_force=now.in_force, waits_for=now.waits_for, switch_id=self.switch_id))
 
     def lifted(self, lift: Lift, lifted_before: tuple[str, ...]) -> Lifted:
         """What became of a lift."""
-        switches, persons = self.book.missing(lift.lift_id)
+        switches, persons = self.book.missing(lift)
         missing = [_count(persons, "person", "persons"), _count(switches, "switch", "switches")]
         return Lifted(
             switch_id=self.switch_id,
@@ -259,45 +233,12 @@ class Switchboard:
             lifted_before=lifted_before,
         )
 
-    async def _consent(self, lift: Lift, caller: Caller, note: Note) -> None:
-        given = self.book.consents(lift.lift_id)
-        mine = [each for each in given if each.switch_id == self.switch_id and each.person == caller.name]
-        consent = Consent(
-            lift_id=lift.lift_id,
-            switch_id=self.switch_id,
-            person=caller.name,
-            consented_at=from_us(self._clock.now_us()),
-        )
-        was_in_force = self.lifted(lift, ()).in_force
-        await self._in_time(self._append([lift, *([] if mine else [consent])], [note]))
-        now = self.lifted(lift, ())
-        if not mine and not was_in_force:
-            self._alert(alert_of_lift(lift, in_force=now.in_force, waits_for=now.waits_for, switch_id=self.switch_id))
-
-    def _lift(self, doc: LiftDoc, caller: Caller) -> Lift:
-        _refuse_long(doc.reason, doc.actor)
-        if not doc.reason.strip():
-            raise Refused(400, "giving power back takes a reason")
-        if not 0 < len(doc.order_ids) <= IDS_MAX:
-            raise Refused(400, f"a lift names the orders it lifts, from 1 to {IDS_MAX:,} of them")
-        unknown = [order_id for order_id in doc.order_ids if not self.book.orders(order_id)]
-        if unknown:
-            raise Refused(
-                404, f"no order {unknown[0][:_ID_LENGTH_MAX]!r} is known here; only what was seen can be lifted"
-            )
-        lift_id = doc.lift_id or self._ids.new_id("lift")
-        same = self.book.lift(lift_id)
-        if same is not None and same.order_ids == frozenset(doc.order_ids) and same.reason == _text(doc.reason):
-            return same
-        return Lift(
-            lift_id=_checked_id("lift_id", lift_id),
-            order_ids=frozenset(doc.order_ids),
-            reason=_text(doc.reason),
-            actor=_text(doc.actor) or caller.name,
-            lifted_at=self._moment("lifted_at", doc.lifted_at),
-        )
-
     # --- what others ask ---
+
+    @property
+    def sequence(self) -> int:
+        """The last record that is in the book."""
+        return self._publisher.sequence
 
     def standing(self) -> Standing:
         """What stands, and which lifts wait."""
@@ -312,96 +253,91 @@ class Switchboard:
         """An order at this switch, for its receipt. Raises: Refused (404)."""
         orders = self.book.orders(order_id)
         if not orders:
-            raise Refused(404, f"no order {order_id[:_ID_LENGTH_MAX]!r} is known here")
-        sequence, at_s = self._applied_at_s[record_of(orders[0]).digest]
+            raise Refused(404, f"no order {order_id[:ID_LENGTH_MAX]!r} is known here")
+        sequence, at_s = self._publisher.applied(order_id)
         return Placement(order=orders[0], sequence=sequence, at_s=at_s, elsewhere=self.elsewhere(sequence))
 
     async def audit(self, after: int, limit: int) -> tuple[AuditLine, ...]:
         """Lines of the audit log. Raises: OrdersUnavailable."""
-        return await self._in_time(self._run(lambda: self._ledger.audit(after, min(limit, PAGE_MAX))))
+        return await self._in_time(self._read(lambda: self._ledger.audit(after, min(limit, PAGE_MAX))))
 
     @property
     def trouble(self) -> str:
         """Why a stop could not be taken now; empty if it could."""
-        return self._writer.trouble
+        return self._publisher.trouble
 
     @property
     def renews(self) -> bool:
-        """Whether leases are renewed (B3)."""
-        return not self.trouble
+        """Whether leases are renewed."""
+        return self._publisher.renews
+
+    def beat(self) -> None:
+        """Tell everybody that we live."""
+        self._publisher.beat()
 
     # --- guards ---
 
     def heard(self, guard_id: str, caller: Caller, report: Report) -> tuple[Guard, Heard]:
         """Take up a guard's report. Raises: Refused."""
         self.require(caller, Power.SUBSCRIBE)
-        _checked_id("guard id", guard_id)
-        try:
-            guard = self.registry.report(guard_id, caller.name, report)
-        except UsageError as error:
-            raise Refused(403, str(error)) from error
+        checked_id("guard id", guard_id)
+        if report.bound > self.sequence:
+            # Taken at its word, it would have bound every order until then.
+            raise Refused(400, f"it says that it has bound {report.bound}, and this ledger ends at {self.sequence}")
+        guard = self.registry.report(guard_id, _person(caller), report)
         return guard, Heard(at_s=self._clock.boot_s(), sequence=self.sequence, renews=self.renews)
 
     # --- what other switches say ---
 
     async def records(self, after: int, limit: int) -> tuple[tuple[int, Record], ...]:
         """Records after a place. Raises: OrdersUnavailable."""
-        return await self._in_time(self._run(lambda: self._ledger.records(after, limit)))
+        return await self._in_time(self._read(lambda: self._ledger.records(after, limit)))
 
-    async def merge(self, records: Iterable[Record], origin: str) -> int:
-        """Unite with what another switch has; how many records were new. All is on disk and on the streams on return.
+    async def merge(self, records: Iterable[Record], origin: str, person: str = "") -> Merged:
+        """Unite with what another switch has. All that can be understood is on disk and on the streams on return.
 
-        Raises: Refused, if one of them cannot be understood: nothing of it was stored; OrdersUnavailable.
+        What cannot be is named and left out: it must not keep the stops behind it from arriving.
+
+        Args:
+            records: Its records.
+            origin: Its id.
+            person: Whose token it showed; empty if we asked for them.
+
+        Raises: OrdersUnavailable.
         """
-        contents: list[Order | Lift | Consent] = []
+        new: dict[str, Entry] = {}
+        not_understood: list[str] = []
         for record in records:
-            content = self._foreign(record)
-            if content is not None:
-                contents.append(content)
-        new = [content for content in contents if record_of(content).digest not in self._applied_at_s]
-        if not new:
-            return 0
-        notes = [
-            Note(what="record.merged", subject=_subject(content), origin=origin, detail=type(content).__name__.lower())
-            for content in new
-        ]
-        appended = await self._in_time(self._append(new, notes))
-        return sum(each.is_new for each in appended)
-
-    def _foreign(self, record: Record) -> Order | Lift | Consent | None:
-        try:
-            content = canonical(record).content
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, f"record {record.subject[:_ID_LENGTH_MAX]!r} cannot be understood: {error}") from error
-        if isinstance(content, Consent) and content.switch_id == self.switch_id:
-            return None  # nobody consents on our behalf; what we were given, we have
-        return content
-
-    # --- from disk to streams ---
-
-    async def _append(self, contents: Sequence[Order | Lift | Consent], notes: Sequence[Note]) -> tuple[Appended, ...]:
-        records = [record_of(content) for content in contents]
-        appended = await self._writer.run(lambda: self._ledger.append(records, notes))
-        for each in appended:
-            if each.is_new:
-                self._take_up(each)
-        if any(each.is_new for each in appended):
+            try:
+                content = understood(record)
+            except (ValueError, RecursionError) as error:
+                not_understood.append(f"{record.subject[:ID_LENGTH_MAX]}: {error}"[:500])
+                continue
+            # Nobody consents on our behalf: what we were given, we have.
+            if not isinstance(content, Consent) or content.switch_id != self.switch_id:
+                entry = _merged(content, origin, person)
+                if not self._publisher.knows(entry.record):
+                    new[entry.record.digest] = entry
+        added = 0
+        if new:
+            appended = await self._in_time(self._publisher.append(tuple(new.values())))
+            added = sum(each.is_new for each in appended)
+        if added:
             self.on_records()
-        return appended
+        return Merged(switch_id=self.switch_id, new=added, not_understood=tuple(not_understood))
 
-    def _take_up(self, appended: Appended) -> None:
-        self.sequence = appended.sequence
-        self._applied_at_s[appended.record.digest] = (appended.sequence, self._clock.boot_s())
-        change = self.book.take_up(appended.record.content)
-        if change:
-            self.hub.publish(_event(appended.sequence, change))
+    # --- the disk ---
 
-    async def _run(self, function: Callable[[], T]) -> T:
-        return await self._writer.run(function)
+    def _turn(self, name: str) -> asyncio.Lock:
+        # Held by those who use it, and gone with the last of them.
+        return self._turns.setdefault(name, asyncio.Lock())
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
+    async def _read(self, function: Callable[[], T]) -> T:
+        return await self._writer.read(function)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
         # Shielded: who gives up waiting must not keep what is on disk by then from the book and the streams.
-        task = asyncio.ensure_future(work)
+        task = asyncio.get_running_loop().create_task(work)
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 return await asyncio.shield(task)
@@ -412,119 +348,35 @@ class Switchboard:
                 "will stand; place it at another switch"
             ) from None
 
-    # --- what happens by itself ---
 
-    async def live(self) -> None:
-        """Beat, look after the disk, the tokens and the register, until cancelled."""
-        self._background(self._look_after_disk())
-        try:
-            while True:
-                self.hub.beat(sse("beat", self._beat()))
-                await asyncio.sleep(self._beat_s)
-        finally:
-            for task in self._tasks:
-                task.cancel()
-
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _look_after_disk(self) -> None:
-        version = -1
-        while True:
-            await asyncio.sleep(min(1.0, self._beat_s))
-            self._tell_trouble()
-            try:
-                await self._writer.run(self._ledger.beat_disk)
-                self.registry.tidy()
-                seen, left = self.registry.unsaved()
-                if seen or left:
-                    await self._writer.run(partial(self._ledger.save_guards, seen, left))
-                found = await self._writer.run(self._ledger.tokens_changed)
-                if found != version:
-                    version = found
-                    self._tokens = TokenBook(await self._writer.run(self._ledger.tokens))
-            except OrdersUnavailable:
-                continue  # `trouble` says so, and the next turn tries again
-
-    def _tell_trouble(self) -> None:
-        trouble = self.trouble
-        if bool(trouble) != bool(self._told_trouble):
-            at = from_us(self._clock.now_us())
-            self._alert(
-                alert_of_cannot_store(trouble, switch_id=self.switch_id, at=at)
-                if trouble
-                else alert_of_stores_again(switch_id=self.switch_id, at=at)
-            )
-        self._told_trouble = trouble
-
-    def _beat(self) -> BeatEvent:
-        return BeatEvent(sequence=self.sequence, at_s=self._clock.boot_s(), renews=self.renews)
-
-    def _whole(self) -> bytes:
-        if self._set[0] != self.sequence:
-            orders = msgspec.Raw(msgspec.json.encode([order_doc(order) for order in self.book.standing]))
-            self._set = (self.sequence, orders, msgspec.Raw(msgspec.json.encode(self.book.lifted_lately)))
-        event = SetEvent(
-            switch_id=self.switch_id,
-            sequence=self.sequence,
-            at_s=self._clock.boot_s(),
-            renews=self.renews,
-            beat_s=self._beat_s,
-            orders=self._set[1],  # type: ignore[arg-type]  # encoded already
-            lifted=self._set[2],  # type: ignore[arg-type]
-        )
-        return sse("set", event, sequence=self.sequence)
-
-    def _moment(self, what: str, given: datetime | None) -> datetime:
-        if given is None:
-            return from_us(self._clock.now_us())
-        if given.tzinfo is None:
-            raise Refused(400, f"{what} has no time zone; write it in UTC, with a Z at its end")
-        return given.astimezone(UTC)
-
-
-def _event(sequence: int, change: Change) -> bytes:
-    if change.placed is not None:
-        return sse("order", OrderEvent(sequence=sequence, order=order_doc(change.placed)), sequence=sequence)
-    return sse("lift", LiftEvent(sequence=sequence, order_ids=change.lifted), sequence=sequence)
-
-
-def _understood(record: Record) -> Order | Lift | Consent:
-    try:
-        return record.content
-    except ValueError as error:
-        raise OrdersUnavailable(f"record {record.subject!r} cannot be understood ({error}); upgrade rescind") from error
-
-
-def _is_same(order: Order, doc: OrderDoc, scope: Scope, level: Level) -> bool:
-    return (
-        (order.scope, order.level, order.reason) == (scope, level, _text(doc.reason))
-        and (not doc.actor or order.actor == _text(doc.actor))
-        and (doc.placed_at is None or order.placed_at == doc.placed_at)
+def _merged(content: Order | Lift | Consent, origin: str, person: str) -> Entry:
+    note = Note(
+        what="record.merged",
+        subject=content.order_id if isinstance(content, Order) else content.lift_id,
+        actor=content.person if isinstance(content, Consent) else content.actor,
+        person=person,
+        origin=origin,
+        detail=_says(content),
     )
+    return Entry(record_of(content), note)
 
 
-def _subject(content: Order | Lift | Consent) -> str:
-    return content.order_id if isinstance(content, Order) else content.lift_id
+def _says(content: Order | Lift | Consent) -> str:
+    match content:
+        case Order():
+            return f"{content.level.label} {content.scope}: {content.reason}"
+        case Lift():
+            return f"lifts {', '.join(sorted(content.order_ids))}: {content.reason}"
+        case Consent():
+            return f"consents at {content.switch_id} to lifting {', '.join(sorted(content.order_ids))}"
 
 
-def _refuse_long(*texts: str) -> None:
-    if any(len(text) > TEXT_LENGTH_MAX for text in texts):
-        raise Refused(400, f"scope, reason and actor take at most {TEXT_LENGTH_MAX:,} characters each")
+def _is_same_consent(given: Consent, other: Consent) -> bool:
+    return (given.switch_id, given.person, given.order_ids) == (other.switch_id, other.person, other.order_ids)
 
 
-def _checked_id(what: str, given: str) -> str:
-    letters = given.replace("_", "").replace("-", "").replace(".", "")
-    if not letters.isascii() or not letters.isalnum() or len(given) > _ID_LENGTH_MAX:
-        raise Refused(400, f"{what} is of letters, digits, `_`, `-` and `.`, at most {_ID_LENGTH_MAX} of them")
-    return given
-
-
-def _text(given: str) -> str:
-    # JSON may carry half a surrogate pair, which is no text and could not be stored.
-    return given.encode("utf-8", "replace").decode("utf-8")
+def _person(caller: Caller) -> str:
+    return caller.name if caller.role is not None else ""
 
 
 def _count(number: int, noun: str, plural: str) -> str:

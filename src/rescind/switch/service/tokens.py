@@ -115,15 +115,17 @@ def known_token(secret: str, role: Role, name: str, identity: str, *, clock: Clo
             else f"--identity is for tokens of agents; {role} has none"
         )
     try:
-        scope = str(Scope.parse(identity)) if identity else ""
+        scope = Scope.parse(identity) if identity else None
     except ValueError as error:
         raise UsageError(f"--identity: {error}") from error
+    if scope == Scope():
+        raise UsageError("--identity everything would let an agent stop all others; name the agent, such as agent:NAME")
     return Token(
         token_id=ids.new_id("tok"),
         hash=hash_of(secret),
         role=role,
         name=name.strip(),
-        identity=scope,
+        identity=str(scope) if scope is not None else "",
         created_at_us=clock.now_us(),
     )
 

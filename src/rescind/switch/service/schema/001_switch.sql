@@ -44,6 +44,7 @@ CREATE TABLE tokens (
 -- Guards that may be out there after a restart, until they are heard again or their lease has run out.
 CREATE TABLE guards (
     guard_id   TEXT NOT NULL PRIMARY KEY,
+    owner      TEXT NOT NULL,              -- the name of its token; empty where none was shown
     report     TEXT NOT NULL,              -- JSON, as in wire.py; without runs and steps
     seen_at_us INTEGER NOT NULL
 ) WITHOUT ROWID;
