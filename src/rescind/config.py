@@ -206,6 +206,9 @@ class Settings(msgspec.Struct, frozen=True):
     token: str = ""
     fallback: FallbackConfig = FallbackConfig()
 
+    def __repr__(self) -> str:  # whatever prints this must not print the token
+        return f"Settings({self.config!r}, {str(self.store)!r}, source={self.source!r})"
+
 
 def load_settings(path: str | Path | None = None, *, token: str | None = None) -> Settings:
     """The settings of the given file, else of the nearest `rescind.yaml` from here upwards, else the defaults.
@@ -350,10 +353,17 @@ def _refuse_other_types(raw: Any, kind: type[msgspec.Struct], source: Path, pref
         elif inner in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, inner))):
             raise ConfigError(f"{source}: {prefix}{key} must be a number, and is {_said(value)}")
         elif inner == tuple[str, ...]:
-            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            if not _is_list_of_texts(value):
                 raise ConfigError(f"{source}: {prefix}{key} must be a list of texts, and is {_said(value)}")
         elif inner not in (int, float) and not isinstance(value, str) and not (value is None and inner is not str):
             raise ConfigError(f"{source}: {prefix}{key} must be text, and is {_said(value)}")
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]  # of whatever the file holds
+    return all(isinstance(each, str) for each in items)
 
 
 def _said(value: Any) -> str:

@@ -9,24 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import NOON, an_order
+from builders import NOON, a_guard, an_order
 from rescind.config import FallbackConfig, load_settings
-from rescind.errors import ConfigError
+from rescind.errors import ConfigError, RunHalted
 from rescind.guard.fallback import (
     FALLBACK,
     REASON_MAX,
     Fallbacks,
-    StandingOrders,
     held_by,
     public_reason,
     reason_with,
 )
+from rescind.guard.guard import Guard
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope, Subject
 from rescind.model.template import PLACEHOLDERS, Template
-from rescind.switch.memory import MemoryOrders
-from rescind.testing import ManualClock
 
 FILE = """
 fallback:
@@ -337,22 +335,44 @@ def test_the_most_severe_order_that_covers_a_subject_decides() -> None:
     assert held_by(standing, a_subject(agent_name="other")).level is Level.NORMAL
 
 
-class CountedOrders(MemoryOrders):
-    looks = 0
-
-    def standing(self) -> Any:
-        self.looks += 1
-        return super().standing()
+# --- the guard ---
 
 
-def test_orders_are_read_again_when_the_stamp_has_moved_and_now_and_then() -> None:
-    orders, clock = CountedOrders(), ManualClock()
-    standing = StandingOrders(lambda: orders, clock)
+def halt(guard: Guard, agent: str, **options: Any) -> RunHalted:
+    with pytest.raises(RunHalted) as caught, guard.run(agent, **options):
+        pass
+    return caught.value
 
-    assert [standing() for _ in range(9)] == [()] * 9
-    assert orders.looks == 1
-    orders.place(an_order())
-    assert [each.order_id for each in standing()] == ["ord-1"]
-    clock.sleep(1.0)
-    standing()
-    assert orders.looks == 3
+
+def test_a_halted_run_carries_what_its_user_is_to_be_shown(folder: Path) -> None:
+    _written(
+        folder,
+        """
+        fallback:
+          text: for everybody
+          templates:
+            - {agent: billing-agent, workflow: refunds, text: "Paused: {reason}", json: {why: "{reason}"},
+               retry_after_s: 9}
+        """,
+    )
+    guard = Guard.from_config()
+    guard.orders.place(_order("1", Level.HALTED, "INC-7 || users: prices are wrong"))
+
+    refunds = halt(guard, "billing-agent@2.4.0", workflow="refunds")
+    assert (refunds.fallback, refunds.fallback_json, refunds.retry_after_s) == (
+        "Paused: prices are wrong",
+        {"why": "prices are wrong"},
+        9,
+    )
+    assert halt(guard, "mail-agent@1").fallback == "for everybody"
+    assert halt(guard, "billing-agent@2.4.0", workflow="refunds", fallback="Ask {me}.").fallback == "Ask {me}."
+    guard.close()
+
+
+def test_a_guard_says_what_stands_here_and_at_its_switches() -> None:
+    guard = a_guard()
+    guard.orders.place(an_order("1", level=Level.READ_ONLY))
+    guard.take_up((an_order("2"),))
+
+    assert [order.order_id for order in guard.standing()] == ["2", "1"]
+    assert guard.standing() is guard.standing()

@@ -464,6 +464,26 @@ def test_a_stop_ends_a_stream_that_is_under_way_and_cancels_the_application(kind
     run(story())
 
 
+def test_a_stop_that_a_switch_has_pushed_ends_a_stream_and_a_silence_ends_none_and_admits_none() -> None:
+    async def story() -> None:
+        guard, app = a_guard(), Streaming()
+        client = Client(in_front_of(app, guard))
+        async with client.open() as exchange:
+            await client.until(lambda client: client.body)
+            guard.lease.end()
+            assert (await Client(in_front_of(answering, guard)).exchange()).status == 200  # on_silence is read_only
+            guard.lease.on_silence = Level.HALTED
+            assert (await Client(in_front_of(answering, guard)).exchange()).status == 503
+            guard.take_up((an_order("1", "agent:mail-agent"),))
+            seen = len(client.told)
+            await client.until(lambda client: len(client.told) > seen + 30)  # 150 ms, and so three looks
+            guard.take_up((an_order("2", "agent:billing-agent"),))
+            await exchange
+        assert client.is_complete
+
+    run(story())
+
+
 def test_a_stop_for_somebody_else_and_a_pause_let_a_stream_run_on() -> None:
     async def story() -> None:
         guard, app = a_guard(), Streaming()

@@ -10,7 +10,7 @@ import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rescind.errors import RunHalted
+from rescind.guard.fallback import halted
 
 if TYPE_CHECKING:
     from rescind.guard.gate import Halt
@@ -58,10 +58,10 @@ class Cancelling:
         self.reason = f"cancelled by a stop while it ran: {self._halt.reason}"
         if left <= self._others:
             order_ids = tuple(order.order_id for order in self._halt.orders)
-            raise RunHalted(
+            raise halted(
                 f"run {self._run.run_id} is halted ({self._halt.reason}); {self.action} was cancelled while it ran, "
                 "and what it did is unknown. End this run now",
-                fallback=self._run.fallback,
+                self._run.shown(self._halt),
                 run_id=self._run.run_id,
                 order_ids=order_ids,
             ) from None

@@ -10,24 +10,20 @@ template asks for it with `{reason}`:
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
 
-from rescind.clock import Clock
 from rescind.config import FallbackConfig, FallbackTemplate
+from rescind.errors import RunHalted
 from rescind.model.level import Level
 from rescind.model.order import Order, covering
 from rescind.model.scope import Subject
 from rescind.model.template import Template
-from rescind.switch.port import Orders, Standing
 
 REASON_MAX = 300
 """Characters of a reason that users are shown. It is one sentence in the middle of another."""
-
-REREAD_S = 0.25
-"""How long orders are believed without a look at the files themselves, which may have been replaced."""
 
 _FOR_USERS = re.compile(r"\|\|\s*users\s*:", re.IGNORECASE)
 
@@ -136,6 +132,10 @@ class Fallbacks(msgspec.Struct, frozen=True):
         return self.choose(agent=agent, workflow=workflow, level=level, reason=next(reasons, ""), text=text)
 
 
+OUR_WORDS = Fallbacks()
+"""What users are shown where nothing was configured."""
+
+
 def public_reason(reason: str) -> str:
     """The part of an order's reason that is meant for users: what stands after the last `|| users:`, on one line.
 
@@ -173,25 +173,16 @@ def held_by(standing: Iterable[Order], subject: Subject) -> Held:
     return Held(orders[0].level, orders) if orders else Held()
 
 
-class StandingOrders:
-    """The orders of one switch, for callers that ask with every request: read again only when the stamp has moved."""
-
-    def __init__(self, orders: Callable[[], Orders], clock: Clock) -> None:
-        """Follow the orders that the function leads to; it is first called when somebody asks."""
-        self._orders, self._clock = orders, clock
-        self._known: tuple[Standing, float] | None = None
-
-    def __call__(self) -> tuple[Order, ...]:
-        """What stands now.
-
-        Raises: OrdersUnavailable.
-        """
-        orders, now_s, known = self._orders(), self._clock.monotonic_s(), self._known
-        if known is not None and known[0].settled and orders.page[0] == known[0].stamp and now_s < known[1] + REREAD_S:
-            return known[0].orders
-        standing = orders.standing()
-        self._known = standing, now_s
-        return standing.orders
+def halted(message: str, shown: Fallback, *, run_id: str, order_ids: Sequence[str]) -> RunHalted:
+    """The error of a halted run, with what its user is to be shown."""
+    return RunHalted(
+        message,
+        fallback=shown.text,
+        run_id=run_id,
+        order_ids=order_ids,
+        fallback_json=shown.json,
+        retry_after_s=shown.retry_after_s,
+    )
 
 
 def _case(template: FallbackTemplate) -> _Case:

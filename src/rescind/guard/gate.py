@@ -14,11 +14,13 @@ G3. A halt is a latch: a run that was halted once is refused for good, whatever 
     partition of some seconds would otherwise end every run of a fleet, with no order that anybody could lift.
 """
 
+from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
 
-from rescind.errors import CallDenied, RunHalted
+from rescind.errors import CallDenied
+from rescind.guard.fallback import Fallback, halted
 from rescind.model.level import Level
 from rescind.model.order import Order, covering
 from rescind.model.scope import Subject
@@ -133,7 +135,7 @@ def spent(action: str, what: str) -> Deny:
     return Deny(f"{action} was not run: this run has used up its {what}. Stop here and report what was done", what)
 
 
-def raise_refusal(verdict: Deny | Halt, *, action: str, run_id: str, fallback: str) -> None:
+def raise_refusal(verdict: Deny | Halt, *, action: str, run_id: str, shown: Callable[["Halt"], Fallback]) -> None:
     """Turn a refusal into the exception that the caller's door shows.
 
     Raises: CallDenied or RunHalted.
@@ -144,7 +146,7 @@ def raise_refusal(verdict: Deny | Halt, *, action: str, run_id: str, fallback: s
             raise CallDenied(verdict.message, action=action, level=verdict.level, order_ids=order_ids)
         case Halt():
             message = f"run {run_id} is halted ({verdict.reason}); {action} was not run. End this run now"
-            raise RunHalted(message, fallback=fallback, run_id=run_id, order_ids=order_ids)
+            raise halted(message, shown(verdict), run_id=run_id, order_ids=order_ids)
         case _:
             assert_never(verdict)
 

@@ -14,6 +14,7 @@ from rescind.config import STORE_VARIABLE, URL_VARIABLE, SwitchConfig, load_sett
 from rescind.errors import DeclarationError, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
 from rescind.guard.effect import Effect
+from rescind.guard.fallback import OUR_WORDS, Fallbacks
 from rescind.guard.gate import UNSEEN, Limits
 from rescind.guard.lineage import ancestors_of_environment
 from rescind.guard.obeyed import Obeyed
@@ -35,9 +36,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
-FALLBACK = "The assistant was stopped by an operator. Nothing more will be changed. Please try again later."
-"""What users are shown for a halted run, unless the configuration or the run has a text of its own."""
-
 RUNS_MAX = 100_000
 """Runs one guard holds open. Beyond it a leak is likelier than an intention, and a stop would slow down."""
 
@@ -56,7 +54,7 @@ class Guard:
         self,
         stores: Stores,
         *,
-        fallback: str = FALLBACK,
+        fallback: str | Fallbacks = OUR_WORDS,
         clock: Clock | None = None,
         ids: IdSource | None = None,
         switch: SwitchConfig | None = None,
@@ -66,13 +64,14 @@ class Guard:
 
         Args:
             stores: Where intents go, which orders stand, and who follows them.
-            fallback: What users are shown for a halted run.
+            fallback: What users are shown for a halted run: one text, or all of a configuration's.
             clock: The time; the machine's by default.
             ids: New identifiers; random ones by default.
             switch: Which switches to follow besides, and what to do when none is heard; none by default.
             token: What to show them.
         """
-        self.stores, self.fallback = stores, fallback
+        self.stores = stores
+        self.fallbacks = fallback if isinstance(fallback, Fallbacks) else Fallbacks.saying(fallback)
         self._switch, self._token = switch or SwitchConfig(), token
         # Closed until a switch is heard, if it is to follow any: the gate asks the lease before it asks who has begun.
         until_s = -math.inf if self._switch.urls else math.inf
@@ -99,7 +98,7 @@ class Guard:
         journal: Journal,
         orders: Orders,
         *,
-        fallback: str = FALLBACK,
+        fallback: str | Fallbacks = OUR_WORDS,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> Self:
@@ -113,12 +112,17 @@ class Guard:
         Raises: ConfigError, which names the file, the place in it and the remedy.
         """
         settings = load_settings(path)
-        fallback = settings.config.fallback or FALLBACK
+        fallback = Fallbacks.of(settings.fallback)
         return cls.at(settings.store, fallback=fallback, switch=settings.switch, token=settings.token)
 
     @classmethod
     def at(
-        cls, store: str | Path, *, fallback: str = FALLBACK, switch: SwitchConfig | None = None, token: str = ""
+        cls,
+        store: str | Path,
+        *,
+        fallback: str | Fallbacks = OUR_WORDS,
+        switch: SwitchConfig | None = None,
+        token: str = "",
     ) -> "Guard":
         """A guard with its stores in this folder of the machine; they are opened, or made, at the first run.
 
@@ -251,7 +255,7 @@ class Guard:
             run_id: An id of the caller's choosing. A run with this id is continued; its steps are not repeated.
             parent: The run that spawned it, or that one's id if it lives in another process. Runs whose program was
                 started by a run (`Run.environment`) have that one among their ancestors in any case.
-            fallback: What to show to users if it is halted.
+            fallback: What to show to users if it is halted, in place of what the guard would.
             allow: The only actions it may call.
             calls_max: How many guarded calls it may make.
             timeout_s: For how long it may make them.
@@ -287,7 +291,7 @@ class Guard:
             self,
             info,
             limits=limits if above is None else limits.within(above.limits),
-            fallback=fallback or self.fallback,
+            fallback=fallback or None,
             numbered_after_opening=run_id is not None,
             parent=above,
         )
@@ -347,6 +351,13 @@ class Guard:
             self._lead()
         # Read last: a step that was admitted by an older view was in flight before it was in every run's view (W2).
         return self.in_flight()
+
+    def standing(self) -> "tuple[Order, ...]":
+        """What stands now, on this machine and at the switches, the most severe first. Follows them from here on."""
+        self._start_watching()
+        if self._obeyed.page[0] != self._obeyed.stamp:
+            self._read()
+        return self._obeyed.orders
 
     def bind(self) -> tuple[int, frozenset[str]]:
         """See `Subscriber`."""

@@ -40,6 +40,11 @@ class Obeyed:
         self._elsewhere: tuple[Order, ...] = ()
         self._compiled = Compiled(())
 
+    @property
+    def orders(self) -> "tuple[Order, ...]":
+        """All of them, the most severe first. The same value, until they change."""
+        return self._compiled.orders
+
     @staticmethod
     def look(orders: Orders) -> "Look":
         """What stands on this machine now. May wait for a disk."""

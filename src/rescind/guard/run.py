@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rescind.errors import RescindError, UsageError
+from rescind.guard.fallback import Fallback
 from rescind.guard.gate import UNSEEN, Allow, Deny, Halt, Limits, View, judge, raise_refusal, spent
 from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
 from rescind.guard.strand import Strand, current_strand, strand_of
@@ -45,7 +46,7 @@ class Run:
         info: RunInfo,
         *,
         limits: Limits,
-        fallback: str,
+        fallback: str | None,
         numbered_after_opening: bool,
         parent: "Run | None" = None,
     ) -> None:
@@ -303,7 +304,17 @@ class Run:
         if isinstance(verdict, Halt) and verdict.latches:
             self.latch(verdict)
         self._record_refusal(verdict, action)
-        raise_refusal(verdict, action=action, run_id=self.run_id, fallback=self.fallback)
+        raise_refusal(verdict, action=action, run_id=self.run_id, shown=self.shown)
+
+    def shown(self, halt: Halt) -> Fallback:
+        """What to show to the user of this run, once it is halted."""
+        return self.guard.fallbacks.choose_for(
+            halt.orders,
+            agent=self.info.agent,
+            workflow=self.info.workflow,
+            level=Level.HALTED,
+            text=self.fallback,
+        )
 
     def _record_refusal(self, verdict: Deny | Halt, action: str) -> None:
         once = (action, verdict.reason)

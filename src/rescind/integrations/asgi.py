@@ -91,7 +91,7 @@ class FallbackMiddleware:
             return
         subject = self._front.subject(scope)
         exchange = kind(self._front, subject, scope, receive, send, drain_s=self._drain_s, end_s=self._end_s)
-        held = self._front.held(subject)
+        held = self._front.admits(subject)
         if refuses(held):
             await exchange.refuse(held)
             return

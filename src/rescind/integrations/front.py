@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from rescind.errors import CallDenied, RunHalted, UsageError
-from rescind.guard.fallback import Fallback, Fallbacks, Held, StandingOrders, held_by, plain_json
+from rescind.guard.fallback import Fallback, Fallbacks, Held, held_by, plain_json
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Subject
@@ -50,8 +50,8 @@ class Front:
             raise UsageError(str(error)) from error
         self.guard, self.agent, self.workflow = guard, agent or "", workflow
         self._tenant, self._paths, self._exempt = tenant, _paths(paths), _paths(exempt)
-        self.fallbacks = fallbacks or Fallbacks.saying(guard.fallback)
-        self._standing = standing or StandingOrders(lambda: guard.orders, guard.clock)
+        self.fallbacks = fallbacks or guard.fallbacks
+        self._standing = standing or guard.standing
         self._known: tuple[Order, ...] = ()
         self._fault = ""
 
@@ -89,8 +89,14 @@ class Front:
         return self._known
 
     def held(self, subject: Subject) -> Held:
-        """How far the subject is held back now."""
+        """How far orders hold the subject back now."""
         return held_by(self.standing(), subject)
+
+    def admits(self, subject: Subject) -> Held:
+        """The same for a new request, which a silence of all switches holds back as well; it ends none (law G3)."""
+        held = self.held(subject)
+        silence = self.guard.lease.level_at(self.guard.clock.boot_s())
+        return held if silence <= held.level else Held(silence, ())
 
     def shown(self, held: Held) -> Fallback:
         """What to show to somebody who is held back like this."""

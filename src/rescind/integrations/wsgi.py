@@ -76,7 +76,7 @@ class FallbackMiddleware:
             return self._app(environ, start_response)
         subject = self._front.subject(environ)
         response = Response(self._front, subject, environ, start_response)
-        held = self._front.held(subject)
+        held = self._front.admits(subject)
         if refuses(held):
             response.end(self._front.shown(held))
         else:

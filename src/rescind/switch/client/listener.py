@@ -21,6 +21,7 @@ from rescind.model.order import Order
 from rescind.switch.client.exchange import Exchange, LineDown, Origin
 from rescind.switch.client.line import NOTHING_BOUND, Line
 from rescind.switch.client.merge import Merged
+from rescind.switch.client.tokens import token_for
 from rescind.switch.wire import BODY_BYTES_MAX, STEPS_REPORTED_MAX, BeatEvent, Heard, Problem, Report, SetEvent
 
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 5.0
@@ -90,7 +91,7 @@ class Listener:
     def __init__(self, origin: Origin, line: Line, common: Common) -> None:
         """A listener that has not begun: see `listen` and `report`."""
         self.line, self.trouble, self.refusal = line, "it has not been heard yet", ""
-        self._origin, self._common = origin, common
+        self._origin, self._common, self._token = origin, common, token_for(origin.url, common.token)
         self._connection = 0  # counts them, so that an answer is not held against another one's clock
         self._is_connected = False
         self._heard_s = 0.0
@@ -130,7 +131,7 @@ class Listener:
                 await exchange.open()
                 self._begin()
                 body = self._encoded(leaving=False)
-                status = await exchange.ask("POST", f"{self._common.path}/stream", body, token=self._common.token)
+                status = await exchange.ask("POST", f"{self._common.path}/stream", body, token=self._token)
                 if status != 200:
                     raise self._refused(status, await exchange.body())
             while True:
@@ -234,7 +235,7 @@ class Listener:
             exchange = self._reports = Exchange(self._origin, self._common.sockets)
             await exchange.open()
         connection, asked_s = self._connection, self._common.clock.boot_s()
-        status = await exchange.ask("PUT", self._common.path, self._encoded(leaving=leaving), token=self._common.token)
+        status = await exchange.ask("PUT", self._common.path, self._encoded(leaving=leaving), token=self._token)
         received_s = self._common.clock.boot_s()
         body = await exchange.body()
         if not 200 <= status < 300:
@@ -269,8 +270,8 @@ class Listener:
 
     def _safe(self, text: str) -> str:
         # It may come from a broken or hostile switch, and ends in logs and on terminals.
-        if self._common.token:
-            text = text.replace(self._common.token, "(the token)")
+        if self._token:
+            text = text.replace(self._token, "(the token)")
         return "".join(letter if letter.isprintable() else "?" for letter in text)[:_DETAIL_LENGTH_MAX]
 
 

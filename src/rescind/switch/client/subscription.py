@@ -28,6 +28,7 @@ from rescind.switch.client.lease import Lease
 from rescind.switch.client.line import Line
 from rescind.switch.client.listener import Common, Listener
 from rescind.switch.client.merge import Merged
+from rescind.switch.client.tokens import tokens_by_url
 from rescind.switch.wire import Report
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Subscription:
             follower: Whom to tell.
             guard_id: What it is called at the switches.
             switch: Which ones, and for how long one may hold.
-            token: What to show them; empty for nothing.
+            token: What to show them: one token, or lines of `URL TOKEN`; empty for nothing.
             clock: The time.
             lease: What to extend while they are heard.
             before: The one that this follows on, such as the parent's after a fork. What it heard stands until this
@@ -88,8 +89,7 @@ class Subscription:
 
         Raises: ConfigError, if the token could not be shown, or the authorities of `ca_file` cannot be read.
         """
-        if not all("!" <= letter <= "~" for letter in token):
-            raise ConfigError("the switch's token has blanks or letters that no token has; look at RESCIND_TOKEN")
+        tokens_by_url(token)  # what cannot be read is the caller's to mend, and not found out in the background
         self._follower, self._switch, self._lease, self._clock = follower, switch, lease, clock
         stood = before.orders_by_url() if before is not None else {}
         self._lines = {url: Line(lease_ttl_s=switch.lease_ttl_s, orders=stood.get(url)) for url in switch.urls}
