@@ -89,6 +89,7 @@ def main(store: str, ttl_s: str, *urls: str) -> None:
         """The child answers what begins with `child`."""
         down, up = os.pipe(), os.pipe()
         if os.fork() == 0:
+            os.close(down[1])  # so that it ends with its parent
             for line in os.fdopen(down[0]):
                 os.write(up[1], (answer(line.strip()) + "\n").encode())
             os._exit(0)
