@@ -14,12 +14,13 @@ A peer that is gone costs one request per round; nothing waits for it.
 
 import asyncio
 import contextlib
+import enum
 import logging
 import random
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -50,6 +51,13 @@ TIMEOUT_S = 3.0
 _GIVEN_MAX = 256
 
 _PROBLEM_LENGTH_MAX = 500
+
+
+class _Nobody(enum.Enum):
+    """Why there is no receipt of a peer."""
+
+    ANSWERS = enum.auto()
+    LISTENS = enum.auto()
 
 
 class PeerConfig(msgspec.Struct, frozen=True):
@@ -86,7 +94,14 @@ class Federation:
     """The other switches, and how we stand with them."""
 
     def __init__(
-        self, board: Switchboard, peers: Sequence[PeerConfig], *, clock: Clock, sync_s: float, tls: ssl.SSLContext
+        self,
+        board: Switchboard,
+        peers: Sequence[PeerConfig],
+        *,
+        clock: Clock,
+        sync_s: float,
+        tls: ssl.SSLContext | None = None,
+        transport: "httpx.AsyncBaseTransport | None" = None,
     ) -> None:
         """A federation that has not begun: see `live`.
 
@@ -95,10 +110,11 @@ class Federation:
             peers: The others.
             clock: The time.
             sync_s: How often each is asked.
-            tls: For HTTPS.
+            tls: For HTTPS, if not the system's authorities.
+            transport: How to reach them, if not through the network.
         """
         self.peers = [Peer(config) for config in peers]
-        self._board, self._clock, self._sync_s, self._tls = board, clock, sync_s, tls
+        self._board, self._clock, self._sync_s, self._tls, self._transport = board, clock, sync_s, tls, transport
         self._client: httpx.AsyncClient | None = None
         board.elsewhere = self._elsewhere
         board.on_records = self._wake
@@ -110,7 +126,12 @@ class Federation:
         import httpx
 
         # Not through a proxy that some variable names: a stop goes the way that was configured for it.
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False, verify=self._tls) as client:
+        async with httpx.AsyncClient(
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            verify=True if self._tls is None else self._tls,
+            transport=self._transport,
+        ) as client:
             self._client = client
             async with asyncio.TaskGroup() as tasks:
                 for peer in self.peers:
@@ -136,7 +157,9 @@ class Federation:
             for each in asking:  # nobody goes on asking for what nobody awaits any more
                 each.cancel()
         said = [
-            self._in_place_of(peer, mine) if answer is None else answer
+            answer
+            if isinstance(answer, Receipt)
+            else self._in_place_of(peer, mine, has_ended=answer is _Nobody.LISTENS)
             for peer, answer in zip(others, theirs, strict=True)
         ]
         return join_receipts([mine, *said]) if said else mine
@@ -167,9 +190,9 @@ class Federation:
         ahead = [end - now_us / 1e6 for end in ends if end > now_us / 1e6]
         return min([1.0, *(each + 0.01 for each in ahead)])
 
-    async def _theirs(self, peer: Peer, order_id: str, wait_s: float) -> Receipt | None:
+    async def _theirs(self, peer: Peer, order_id: str, wait_s: float) -> "Receipt | _Nobody":
         if self._client is None:
-            return None
+            return _Nobody.ANSWERS
         try:
             answer = await self._client.get(
                 f"{peer.config.url}/v1/orders/{quote(order_id, safe='')}/receipt",
@@ -178,12 +201,16 @@ class Federation:
                 timeout=TIMEOUT_S + wait_s,
             )
             receipt = msgspec.json.decode(answer.content, type=Receipt) if answer.status_code == 200 else None
-            return receipt if receipt is not None and receipt.order_id == order_id else None
-        except _unanswered():
-            return None
+            return receipt if receipt is not None and receipt.order_id == order_id else _Nobody.ANSWERS
+        except _unanswered() as error:
+            return _Nobody.LISTENS if _is_refusal(error) else _Nobody.ANSWERS
 
-    def _in_place_of(self, peer: Peer, receipt: Receipt) -> Receipt:
-        """Of a peer that does not answer: whom it spoke of last and we do not see is unknown, or else it itself is."""
+    def _in_place_of(self, peer: Peer, receipt: Receipt, *, has_ended: bool) -> Receipt:
+        """The receipt of a peer that does not answer: whom it spoke of last and we do not see is unknown.
+
+        If it has ended, that is all. If not, it may serve guards that nobody else has heard of, and is unheard itself.
+        """
+        answers_for_it = has_ended and bool(peer.switch_id)
         seen = {guard.guard_id for guard in receipt.guards}
         unseen = tuple(
             GuardReceipt(
@@ -201,8 +228,9 @@ class Federation:
             all_bound=not unseen,
             all_drained=not unseen,
             guards=unseen,
-            unheard=() if peer.switch_id else (peer.config.url,),
-            heard=(peer.switch_id, peer.config.url) if peer.switch_id else (),
+            # By its id, so that a receipt of its own makes up for it, under whichever URL somebody else knows it.
+            unheard=() if answers_for_it else (peer.switch_id or peer.config.url,),
+            heard=(peer.switch_id, peer.config.url) if answers_for_it else (),
         )
 
     # --- the exchange ---
@@ -289,6 +317,15 @@ def _page_that_fits(switch_id: str, sequence: int, records: Sequence[tuple[int, 
         if len(body) <= BODY_BYTES_MAX or len(records) == 1:
             return page, body
         records = records[: len(records) // 2]
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the peer's machine has said that nothing listens there: then the peer has ended, and renews nothing."""
+    if isinstance(error, ConnectionRefusedError):
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_refusal(each) for each in cast("BaseExceptionGroup[BaseException]", error).exceptions)
+    return error is not None and _is_refusal(error.__cause__ or error.__context__)
 
 
 def _headers(peer: Peer) -> dict[str, str]:
