@@ -17,7 +17,7 @@ from rescind.switch.client.line import Line, Malformed
 from rescind.switch.wire import OrderEvent, Report, SetEvent
 
 PATIENCE_S = 60.0
-SPARE_FILES = 60
+SPARE_FILES = 600
 
 
 def raise_file_limit() -> None:
@@ -91,18 +91,18 @@ class Fleet:
         self.drop()
         self._poll.close()
 
-    def bind_order(self, place: Callable[[], str]) -> tuple[str, list[float]]:
+    def bind_order(self, place: Callable[[], Callable[[], str]]) -> tuple[str, list[float]]:
         """Place an order, and serve until every guard has bound it: its id, and how long each took, sorted."""
         for guard in self.guards:
             guard.bound_at_s = 0.0
         began_s = time.perf_counter()
-        order_id = place()
+        answer = place()
         waiting = set(self.guards)
         deadline_s = began_s + PATIENCE_S
         while waiting and time.perf_counter() < deadline_s:
             waiting.difference_update(self._serve(1.0))
         assert not waiting, f"{len(waiting)} guards did not bind the order"
-        return order_id, sorted(guard.bound_at_s - began_s for guard in self.guards)
+        return answer(), sorted(guard.bound_at_s - began_s for guard in self.guards)
 
     def acknowledge(self) -> None:
         """Every guard says that it has bound and drained what it knows; returns when all have been answered."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -43,7 +44,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     """
     declared = header(scope, b"content-length")
     if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
-        raise _too_long()
+        raise too_long()
     chunks: list[bytes] = []
     length = 0
     while True:
@@ -53,7 +54,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         chunks.append(message.get("body", b""))
         length += len(chunks[-1])
         if length > BODY_BYTES_MAX:
-            raise _too_long()
+            raise too_long()
         if not message.get("more_body"):
             return b"".join(chunks)
 
@@ -95,6 +96,19 @@ async def answer(
     await send({"type": "http.response.body", "body": body})
 
 
+def whole_answer(status: int, body: bytes, *, kind: bytes = JSON, headers: Mapping[str, str] | None = None) -> bytes:
+    """A whole answer as it goes over the wire, for a connection that is kept."""
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode("latin-1")
+    head = b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\ncache-control: no-store\r\n%s\r\n"
+    return head % (status, HTTPStatus(status).phrase.encode(), kind, len(body), more) + body
+
+
+def whole_refusal(refused: Refused) -> bytes:
+    """A problem document, as `whole_answer`."""
+    body = msgspec.json.encode(refused.problem)
+    return whole_answer(refused.status, body, kind=PROBLEM, headers=refused.headers)
+
+
 async def refuse(send: Send, refused: Refused) -> None:
     """Send a problem document."""
     body = msgspec.json.encode(refused.problem)
@@ -107,5 +121,6 @@ def refusal_of(error: OrdersUnavailable) -> Refused:
     return Refused(status, str(error), retry_after_s=1)
 
 
-def _too_long() -> Refused:
+def too_long() -> Refused:
+    """The refusal of a body that is too long."""
     return Refused(413, f"the body is longer than {BODY_BYTES_MAX:,} bytes")

@@ -49,6 +49,7 @@ class SwitchApp:
         streams_max: int = STREAMS_MAX,
     ) -> None:
         self._streams = Streams(board, upkeep, clock, streams_max)
+        self.acknowledge = self._streams.acknowledge
         self._rest = _litestar(board, federation, alerts, Limit(rate=REQUEST_RATE, burst=REQUEST_BURST, clock=clock))
 
     async def __call__(self, scope: answers.Scope, receive: answers.Receive, send: answers.Send) -> None:

@@ -9,12 +9,16 @@
 - A head that does not end is refused before it fills the memory.
 - The kernel gives up a peer that acknowledges nothing for half a minute: a cable that was pulled says no goodbye.
 
+An acknowledgement is answered here, as soon as its last byte is read (`Acknowledge`): it waits for nothing, and a task
+and a turn of the loop for each would take most of the second in which ten thousand come.
+
 There is no timer per request, which would be a third of what an acknowledgement costs: whoever waits stands in one
 queue, in the order of arrival, and a look at its head once a second is enough (`cut_dawdlers`).
 """
 
 import asyncio
 import socket
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, ClassVar, cast
 
@@ -22,10 +26,14 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rescind.switch.service.problems import Refused
+from rescind.switch.wire import BODY_BYTES_MAX
 
 REQUEST_WITHIN_S = 10.0
 DAWDLERS_MAX = 1_024
 DAWDLES_AFTER_S = 1.0
+IDLE_S = 120
+"""How long a connection is kept that asks for nothing. Guards acknowledge by one that they keep."""
+
 SILENT_PEER_MS = 30_000
 HEAD_BYTES_MAX = 64 * 1024
 
@@ -34,14 +42,21 @@ DIRECT = "rescind.write"
 
 _HEAD = b"HTTP/1.1 "
 
+Acknowledge = Callable[["dict[str, Any]", bytes], bytes]
+"""Takes scope and body of a `PUT /v1/guards/ID`; returns the whole answer as it is sent. Never waits, never raises."""
+
+_ACKNOWLEDGED_PATH = b"/v1/guards/"
+
 
 class SwitchProtocol(HttpToolsProtocol):
     """See the module."""
 
     connections_max: ClassVar[int] = 20_000
+    acknowledge: ClassVar[tuple[Acknowledge, ...]] = ()  # one, once somebody serves them
     _dawdlers: ClassVar[dict["SwitchProtocol", float]] = {}  # whose request is not complete, and since when
-    _idle: ClassVar[dict["SwitchProtocol", None]] = {}  # who keeps a connection and asks for nothing
+    _idle: ClassVar[dict["SwitchProtocol", float]] = {}  # who keeps a connection and asks for nothing, and since when
 
+    _body: bytes | None = None  # of an acknowledgement that is being read
     _has_head = False
     _head_bytes = 0
 
@@ -61,7 +76,7 @@ class SwitchProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came. A further request on the same connection is as bounded as the first."""
-        if _is_between_requests(self):
+        if self in SwitchProtocol._idle or _is_between_requests(self):
             SwitchProtocol._idle.pop(self, None)
             self._await_request()
         super().data_received(data)
@@ -78,6 +93,10 @@ class SwitchProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is here."""
         self._has_head = True
+        if self._is_acknowledgement():
+            self._body = b""
+            cast("dict[str, Any]", self.scope)["path"] = self.url.decode("latin-1")
+            return
         cast("dict[str, Any]", self.scope)["extensions"] = {DIRECT: self.write_now}
         super().on_headers_complete()
 
@@ -88,16 +107,44 @@ class SwitchProtocol(HttpToolsProtocol):
         self.transport.write(data)
         return True
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body is here."""
+        if self._body is None:
+            super().on_body(body)
+        elif len(self._body) <= BODY_BYTES_MAX:  # one byte more than allowed is enough to be refused for
+            self._body += body[: BODY_BYTES_MAX + 1]
+
     def on_message_complete(self) -> None:
         """A request is here, head and body."""
         SwitchProtocol._dawdlers.pop(self, None)
-        super().on_message_complete()
+        body, self._body = self._body, None
+        if body is None:
+            super().on_message_complete()
+        elif not self.transport.is_closing():
+            self.transport.write(self.acknowledge[0](cast("dict[str, Any]", self.scope), body))
+            SwitchProtocol._idle[self] = asyncio.get_running_loop().time()
 
     def on_response_complete(self) -> None:
         """An answer was sent."""
         super().on_response_complete()
         if not self.transport.is_closing() and _is_between_requests(self):
-            SwitchProtocol._idle[self] = None
+            SwitchProtocol._idle[self] = asyncio.get_running_loop().time()
+
+    def _is_acknowledgement(self) -> bool:
+        # Anything unusual (pipelined, HTTP/1.0, an upgrade, an encoded path, one who waits for 100) goes the long way.
+        parser = cast("Any", self.parser)
+        return bool(
+            self.acknowledge
+            and self.url.startswith(_ACKNOWLEDGED_PATH)
+            and parser.get_method() == b"PUT"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+            and not _is_within_request(self)
+            and b"%" not in self.url
+            and b"?" not in self.url
+        )
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
@@ -132,6 +179,15 @@ class SwitchProtocol(HttpToolsProtocol):
                 return  # they stand in the order of their arrival
             del cls._dawdlers[connection]
             connection.transport.abort()
+
+    @classmethod
+    def cut_idle(cls, now_s: float) -> None:
+        """Let go of who has kept a connection for long and asked for nothing."""
+        for connection, since_s in list(cls._idle.items()):
+            if now_s - since_s <= IDLE_S:
+                return
+            del cls._idle[connection]
+            connection.transport.close()
 
 
 class _HeadWithBody:
@@ -177,7 +233,9 @@ async def watch_dawdlers() -> None:
     """
     while True:
         await asyncio.sleep(1.0)
-        SwitchProtocol.cut_dawdlers(asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        SwitchProtocol.cut_dawdlers(now_s)
+        SwitchProtocol.cut_idle(now_s)
 
 
 def _set_kernel_bounds(transport: asyncio.Transport) -> None:

@@ -21,7 +21,7 @@ from rescind.errors import UsageError
 from rescind.model.order import LiftRule
 from rescind.switch.alerts import Alerts, channels_of
 from rescind.switch.service.app import SwitchApp
-from rescind.switch.service.connection import SwitchProtocol, watch_dawdlers
+from rescind.switch.service.connection import IDLE_S, SwitchProtocol, watch_dawdlers
 from rescind.switch.service.federation import SYNC_S, Federation, PeerConfig
 from rescind.switch.service.ledger import Ledger, restrict, sole_use
 from rescind.switch.service.streams import STREAMS_MAX
@@ -32,9 +32,6 @@ from rescind.switch.service.writer import Writer
 logger = logging.getLogger("rescind.switch")
 
 PORT_DEFAULT = 7443
-
-IDLE_S = 120
-"""How long a connection is kept that asks for nothing. Guards acknowledge by one that they keep."""
 
 BACKLOG = 8_192
 """Connections that may wait to be accepted. After a restart every guard knocks within the same second."""
@@ -114,6 +111,7 @@ async def _serve(settings: SwitchSettings, on_start: Callable[[Started], None], 
         upkeep = Upkeep(board, ledger, writer, beat_s=settings.beat_s, clock=clock, alert=alerts.put)
         federation = Federation(board, settings.peers, clock=clock, sync_s=settings.sync_s, tls=peers_tls)
         app = SwitchApp(board, upkeep, federation, alerts, clock, _bound_connections())
+        SwitchProtocol.acknowledge = (app.acknowledge,)
         config = _uvicorn_config(settings, app)
         await board.load()
         _collect_rarely()

@@ -4,6 +4,7 @@ They go past the framework that serves everything else, which would take most of
 """
 
 import asyncio
+import logging
 import re
 from typing import Any
 
@@ -24,6 +25,9 @@ from rescind.switch.service.answers import (
     refusal_of,
     refuse,
     refuse_other_types,
+    too_long,
+    whole_answer,
+    whole_refusal,
 )
 from rescind.switch.service.connection import DIRECT
 from rescind.switch.service.hub import Listener
@@ -34,13 +38,25 @@ from rescind.switch.service.registry import Guard
 from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.tokens import Caller, Power, asker_of
 from rescind.switch.service.upkeep import Upkeep
-from rescind.switch.wire import PROTOCOL, RUNS_REPORTED_MAX, STEPS_REPORTED_MAX, TEXT_LENGTH_MAX, Report
+from rescind.switch.wire import (
+    BODY_BYTES_MAX,
+    PROTOCOL,
+    RUNS_REPORTED_MAX,
+    STEPS_REPORTED_MAX,
+    TEXT_LENGTH_MAX,
+    Heard,
+    Report,
+)
+
+logger = logging.getLogger("rescind.switch")
 
 STREAMS_MAX = 20_000
 """Streams of all guards and viewers. Each takes one file descriptor and about 20 KiB."""
 
 REPORT_RATE, REPORT_BURST = 20.0, 60.0
 """Reports a second that one guard may send; it needs two for each order."""
+
+_HOW_TO = "acknowledge with PUT /v1/guards/ID, listen with POST /v1/guards/ID/stream"
 
 _PATH = re.compile(r"/v1/guards/([^/]+)(/stream)?")
 _HEADERS: list[tuple[bytes, bytes]] = [
@@ -81,6 +97,32 @@ class Streams:
         except Gone:
             return
 
+    def acknowledge(self, scope: Scope, body: bytes) -> bytes:
+        """See `connection.Acknowledge`."""
+        scope["method"] = "PUT"
+        try:
+            match = _PATH.fullmatch(scope["path"])
+            if match is None or match[2] is not None:
+                raise Refused(405, _HOW_TO, allow="POST")
+            caller = self._board.caller(header(scope, b"authorization"), origin(scope))
+            self._board.require(caller, Power.SUBSCRIBE)
+            return whole_answer(200, msgspec.json.encode(self._heard(match[1], scope, body, caller)))
+        except Refused as refused:
+            return whole_refusal(refused)
+        except OrdersUnavailable as error:
+            return whole_refusal(refusal_of(error))
+        except Exception as error:  # noqa: BLE001  # it would end the connection without a word
+            logger.error("an acknowledgement failed in a way that should not happen: %r", error)
+            return whole_refusal(Refused(500, "this should not have happened; the switch's log says more"))
+
+    def _heard(self, guard_id: str, scope: Scope, body: bytes, caller: Caller) -> Heard:
+        refuse_other_types(scope)
+        # Per token too: nobody uses up what another one's guard may send.
+        self._reports.take(f"{guard_id[:ID_LENGTH_MAX]} {asker_of(caller)}")
+        if len(body) > BODY_BYTES_MAX:
+            raise too_long()
+        return self._board.heard(guard_id, caller, self._report(body))[1]
+
     async def _guard(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
         self._board.require(caller, Power.SUBSCRIBE)
         match = _PATH.fullmatch(scope["path"])
@@ -88,19 +130,15 @@ class Streams:
         guard_id, listens = match[1], match[2] is not None
         wanted = "POST" if listens else "PUT"
         if scope["method"] != wanted:
-            detail = "acknowledge with PUT /v1/guards/ID, listen with POST /v1/guards/ID/stream"
-            raise Refused(405, detail, allow=wanted)
-        refuse_other_types(scope)
+            raise Refused(405, _HOW_TO, allow=wanted)
         if not listens:
-            # Per token too: nobody uses up what another one's guard may send.
-            self._reports.take(f"{guard_id[:ID_LENGTH_MAX]} {asker_of(caller)}")
-        report = self._report(await read_body(scope, receive))
-        guard, heard = self._board.heard(guard_id, caller, report)
-        if listens:
-            await self._upkeep.kept(guard)
-            await self._stream(guard, scope, receive, send)
-        else:
+            heard = self._heard(guard_id, scope, await read_body(scope, receive), caller)
             await answer(send, 200, msgspec.json.encode(heard))
+            return
+        refuse_other_types(scope)
+        guard, _ = self._board.heard(guard_id, caller, self._report(await read_body(scope, receive)))
+        await self._upkeep.kept(guard)
+        await self._stream(guard, scope, receive, send)
 
     def _report(self, body: bytes) -> Report:
         try:
