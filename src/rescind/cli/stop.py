@@ -52,7 +52,12 @@ Examples:
     metavar="LEVEL",
     help="supervised, read-only, paused or halted.",
 )
-@click.option("--reason", default="", metavar="TEXT", help="Why; everybody who is refused will be told.")
+@click.option(
+    "--reason",
+    default="",
+    metavar="TEXT",
+    help="Why. Who is refused is told; users see what follows `|| users:`.",
+)
 @click.option(
     "--wait",
     "wait_s",
