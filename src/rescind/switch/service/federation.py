@@ -48,6 +48,10 @@ SYNC_S = 3.0
 TIMEOUT_S = 3.0
 """How long a peer may take to answer."""
 
+RECEIPT_LATE_S = 1.0
+"""How much longer than asked a peer may take over its receipt. Whoever asked us waits 2 s longer than asked, and must
+hear what we know ourselves when packets to the peer are dropped."""
+
 _GIVEN_MAX = 256
 
 _PROBLEM_LENGTH_MAX = 500
@@ -194,12 +198,13 @@ class Federation:
         if self._client is None:
             return _Nobody.ANSWERS
         try:
-            answer = await self._client.get(
-                f"{peer.config.url}/v1/orders/{quote(order_id, safe='')}/receipt",
-                params={"here": "true", "wait_s": f"{wait_s:g}"},
-                headers=_headers(peer),
-                timeout=TIMEOUT_S + wait_s,
-            )
+            async with asyncio.timeout(wait_s + RECEIPT_LATE_S):  # the client's own limit begins anew with each step
+                answer = await self._client.get(
+                    f"{peer.config.url}/v1/orders/{quote(order_id, safe='')}/receipt",
+                    params={"here": "true", "wait_s": f"{wait_s:g}"},
+                    headers=_headers(peer),
+                    timeout=wait_s + RECEIPT_LATE_S,
+                )
             receipt = msgspec.json.decode(answer.content, type=Receipt) if answer.status_code == 200 else None
             return receipt if receipt is not None and receipt.order_id == order_id else _Nobody.ANSWERS
         except _unanswered() as error:
