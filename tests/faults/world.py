@@ -66,6 +66,7 @@ class Process:
     log: Path
     namespace: str = ""
     process: "subprocess.Popen[str] | None" = None
+    adopted_pid: int = 0
 
     def spawn(self, *, cwd: Path) -> None:
         enter = ("nsenter", f"--net=/run/netns/{self.namespace}") if self.namespace else ()
@@ -76,6 +77,8 @@ class Process:
 
     @property
     def pid(self) -> int:
+        if self.adopted_pid:
+            return self.adopted_pid
         assert self.process is not None
         return self.process.pid
 
@@ -85,6 +88,9 @@ class Process:
 
     def kill(self) -> None:
         """With -9, unless it has ended."""
+        if self.adopted_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.adopted_pid, signal.SIGKILL)
         if self.process is None:
             return
         self.process.kill()
@@ -100,6 +106,7 @@ class Switch(Process):
 
     url: str = ""
     data: Path = Path()
+    words: tuple[str, ...] = ()
     operator: str = ""
     operators_namespace: str = ""
 
@@ -109,10 +116,10 @@ class Switch(Process):
         assert self.process.stdout is not None
         assert self.process.stdout.readline(), self.log.read_text()
 
-    def restart(self, *command: str) -> None:
-        """After a kill; as another program, if one is given."""
+    def restart(self, program: Sequence[str]) -> None:
+        """As another program, with the same words."""
         self.kill()
-        self.command = command or self.command
+        self.command = (*program, *self.words)
         self.start()
 
     def ask(self, method: str, path: str, document: Any = None, *, token: str | None = None) -> Answer:
@@ -253,6 +260,7 @@ class World:
             namespace=namespace,
             url=f"http://{host}:{port}",
             data=data,
+            words=tuple(words),
             operator=self.charter.token("operator"),
             operators_namespace=self.operators_namespace,
         )
@@ -304,6 +312,15 @@ class World:
             hears = len(switches)
             eventually(lambda: all(hears_all(switch, agent, hears) for switch in real), f"{name} to name its switches")
         return agent
+
+    def child_of(self, agent: Agent) -> Agent:
+        """What an agent has forked, once it writes."""
+        trace = agent.witness.path.with_name("trace.child")
+        eventually(trace.exists, "the child to write")
+        child = Agent(command=(), log=agent.log, name=f"{agent.name}'s child", witness=Witness(trace))
+        self.agents.append(child)
+        child.adopted_pid = eventually(lambda: child.witness.look().words.get("pid", 0), "the child to say who it is")
+        return child
 
     # --- what an operator does ---
 
@@ -378,7 +395,7 @@ class World:
             assert not begun, f"{agent.name} has begun {begun} after {after_s}"
 
     def _hold(self, receipt: dict[str, Any], covers: Sequence[Agent], *, got_s: float, joined: bool) -> None:
-        witnesses = {agent.pid: agent.witness for agent in covers if agent.process is not None}
+        witnesses = {agent.pid: agent.witness for agent in covers if agent.adopted_pid or agent.process is not None}
         self._claims += claims_of(receipt, witnesses, got_s=got_s, joined=joined)
         known = {line["pid"] for line in receipt["guards"]}
         assert not joined or receipt["unheard"] or known >= set(witnesses), f"{receipt} knows not all of {witnesses}"

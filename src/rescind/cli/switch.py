@@ -27,7 +27,8 @@ Examples:
   rescind switch --data /var/lib/rescind --host 0.0.0.0 --cert tls.pem --key tls.key \\
       --peer https://b.example:7443 --peer-token-file b.token --alert slack://…
 
-Every option may come from a variable instead: --lift-persons 2 is RESCIND_SWITCH_LIFT_PERSONS=2.
+Every option may come from a variable instead: --lift-persons 2 is RESCIND_SWITCH_LIFT_PERSONS=2. Alert URLs hold
+secrets, and arguments can be seen by everybody on the machine: give them as RESCIND_SWITCH_ALERT, separated by blanks.
 """,
 )
 @click.option("--data", type=click.Path(), default=DATA_DEFAULT, show_default=True, metavar="DIR", help="Its folder.")
@@ -39,11 +40,11 @@ Every option may come from a variable instead: --lift-persons 2 is RESCIND_SWITC
 @click.option("--open-to-anyone", is_flag=True, help="Listen beyond loopback without tokens or TLS. Anybody may stop.")
 @click.option("--lift-switches", type=click.IntRange(1, 20), default=1, help="Switches that must accept a lift.")
 @click.option("--lift-persons", type=click.IntRange(1, 20), default=1, help="Persons who must consent to a lift.")
-@click.option("--beat", "beat_s", type=click.FloatRange(0.05, 60), default=2.0, metavar="S", help="Between two beats.")
-@click.option("--peer", "peers", multiple=True, metavar="URL", help="Another switch. May be given again.")
+@click.option("--beat", type=click.FloatRange(0.05, 60), default=2.0, metavar="S", help="Between two beats.")
+@click.option("--peer", multiple=True, metavar="URL", help="Another switch. May be given again.")
 @click.option("--peer-token-file", type=click.Path(), metavar="FILE", help="Its token; of several, lines of URL TOKEN.")
 @click.option("--peer-ca-file", type=click.Path(), metavar="FILE", help="Whom to believe about their certificates.")
-@click.option("--alert", "alerts", multiple=True, metavar="URL", help="Whom to tell: https://… or a URL of Apprise.")
+@click.option("--alert", multiple=True, metavar="URL", help="Whom to tell: https://… or a URL of Apprise.")
 @click.option("--webhook-secret-file", type=click.Path(), metavar="FILE", help="What signs webhooks: whsec_….")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens in one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
@@ -58,11 +59,11 @@ def switch(
     open_to_anyone: bool,
     lift_switches: int,
     lift_persons: int,
-    beat_s: float,
-    peers: tuple[str, ...],
+    beat: float,
+    peer: tuple[str, ...],
     peer_token_file: str | None,
     peer_ca_file: str | None,
-    alerts: tuple[str, ...],
+    alert: tuple[str, ...],
     webhook_secret_file: str | None,
     as_json: bool,
 ) -> int:
@@ -85,10 +86,10 @@ def switch(
         behind_proxy=behind_proxy,
         open_to_anyone=open_to_anyone,
         rule=LiftRule(lift_switches, lift_persons),
-        beat_s=beat_s,
-        peers=_peers(peers, peer_token_file),
+        beat_s=beat,
+        peers=_peers(peer, peer_token_file),
         peer_ca_file=peer_ca_file,
-        alert_urls=alerts,
+        alert_urls=alert,
         webhook_secret=_secret(webhook_secret_file, "--webhook-secret-file") if webhook_secret_file else "",
     )
 

@@ -76,7 +76,7 @@ class Hub:
         self._count = 0  # events ever published
         self._beat = b""
         self._beats = 0
-        self._listeners: set[Listener] = set()
+        self._listeners: dict[Listener, None] = {}  # in the order in which they came, so that a simulation repeats itself
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -105,11 +105,11 @@ class Hub:
 
     def join(self, listener: Listener) -> None:
         """A stream begins."""
-        self._listeners.add(listener)
+        self._listeners[listener] = None
 
     def leave(self, listener: Listener) -> None:
         """A stream has ended."""
-        self._listeners.discard(listener)
+        self._listeners.pop(listener, None)
 
     def close(self) -> None:
         """End all streams."""

@@ -103,7 +103,7 @@ class Registry:
         self._switch_id, self._clock = switch_id, clock
         self.guards: dict[str, Guard] = {}
         self._owned: dict[str, int] = {}
-        self._waiting: set[Waiting] = set()
+        self._waiting: dict[Waiting, None] = {}
         self._dirty: dict[str, None] = {}
         self.on_unsaved: Callable[[], None] = lambda: None
 
@@ -244,12 +244,12 @@ class Registry:
             if not _is_history(guard, placement) and not guard.left and not _has_drained(guard, placement.sequence)
         }
         waiting = Waiting(placement.sequence, outstanding, wake)
-        self._waiting.add(waiting)
+        self._waiting[waiting] = None
         return waiting
 
     def forget(self, waiting: Waiting) -> None:
         """Nobody waits any more."""
-        self._waiting.discard(waiting)
+        self._waiting.pop(waiting, None)
 
     def silent_until_s(self, guard: Guard, placement: Placement) -> float | None:
         """When it will be certain that a silent guard has no lease that ignores the order; None if nobody can say."""
