@@ -78,7 +78,7 @@ def test_a_full_switch_refuses_aloud_and_renews_nothing_and_the_other_one_takes_
 
     filler.unlink()
     eventually(lambda: one.health()["accepting"], "the switch to recover")
-    world._no_more.clear()
+    world.pardon()
     eventually(lambda: lone.last_words() == "rest", "its guard to go on")
     eventually(lambda: one.standing() == {stopped.order_id}, "the order to come by the other switch")
     assert one.ask("POST", "/v1/orders", {"scope": "agent:none", "level": "halted"}).status == 201
@@ -131,7 +131,7 @@ def test_a_switch_whose_disk_hangs_answers_in_seconds_renews_nothing_and_is_cons
         assert lone.wrote_after(frozen_s)  # it did write until it was known that the disk hangs
 
     eventually(lambda: one.health()["accepting"], "the switch to recover")
-    world._no_more.clear()
+    world.pardon()
     eventually(lambda: lone.last_words() == "rest", "its guard to go on", within_s=KNOWN_AGAIN_WITHIN_S)
     everything = {stopped.order_id, order["order_id"]}
     eventually(lambda: one.standing() == two.standing() == everything, "both switches to have both")

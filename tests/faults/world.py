@@ -185,6 +185,9 @@ class Agent(Process):
             time.sleep(0.003)
         raise AssertionError(f"{self.name} is never between two calls")
 
+    def resume(self) -> None:
+        self.signal(signal.SIGCONT)
+
 
 @dataclass(frozen=True)
 class Stopped:
@@ -371,14 +374,18 @@ class World:
     def resume(self, order_id: str, *, at: Sequence[Switch] | None = None) -> None:
         """`rescind resume`. What was claimed under the order is judged now, for it does not hold any longer."""
         self.judge()
-        self._claims.clear()
-        self._no_more.clear()
+        self.pardon()
         switches = list(self.switches.values()) if at is None else at
         urls = [each.url for each in switches]
         done = self.rescind("resume", order_id, "--reason", "mended", urls=urls, role="approver")
         assert done.returncode == 0, done.stdout + done.stderr
 
     # --- the law ---
+
+    def pardon(self) -> None:
+        """What was claimed until now does not hold any longer; judge it first."""
+        self._claims.clear()
+        self._no_more.clear()
 
     def no_more(self, agent: Agent, *, after_s: float) -> None:
         """Whatever anybody says: from this moment of the boot clock on, the agent begins nothing."""

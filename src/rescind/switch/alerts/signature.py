@@ -14,7 +14,10 @@ KEY_BYTES_MIN = 24
 KEY_BYTES_MAX = 64
 """The convention's bounds."""
 
-_REMEDY = "make one with: python -c 'from rescind.switch.alerts import new_webhook_secret as n; print(n())'"
+_REMEDY = (
+    "make one with: python -c 'from rescind.switch.alerts import new_webhook_secret as n; print(n())', and name its file "
+    "with --webhook-secret-file"
+)
 
 
 def new_webhook_secret() -> str:
