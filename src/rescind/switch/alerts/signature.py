@@ -15,8 +15,8 @@ KEY_BYTES_MAX = 64
 """The convention's bounds."""
 
 _REMEDY = (
-    "make one with: python -c 'from rescind.switch.alerts import new_webhook_secret as n; print(n())', and name its file "
-    "with --webhook-secret-file"
+    "make one with: python -c 'from rescind.switch.alerts import new_webhook_secret as n; print(n())', and name its "
+    "file with --webhook-secret-file"
 )
 
 
