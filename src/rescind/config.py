@@ -20,8 +20,9 @@
       start_within_s: 2          # how long a first run waits for the first answer
 
 The environment variable RESCIND_STORE names the store for programs and commands that are given none. RESCIND_URL names
-further switches, separated by blanks or commas: it can add to those of the file and takes none away. RESCIND_TOKEN is
-the token to show them, and comes before `token_file`.
+further switches, separated by blanks or commas: it can add to those of the file and takes none away. Whom it adds to
+switches of the file can stop a guard, and neither lift what those have ordered nor renew a lease. RESCIND_TOKEN is the
+token to show them, and comes before `token_file`.
 """
 
 import difflib
@@ -68,9 +69,13 @@ class UndoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SwitchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which switches a guard follows, and what it does when it hears from none of them. No URL: none are followed."""
+    """Which switches a guard follows, and what it does when it hears from none of them. No URL: none are followed.
+
+    `further` are those of the `urls` that may hold a guard and not let it go on: see `rescind.switch.client.merge`.
+    """
 
     urls: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
     token_file: str | None = None
     ca_file: str | None = None
     lease_ttl_s: float = 10.0
@@ -245,10 +250,13 @@ def urls_of_environment() -> tuple[str, ...]:
 
 def _with_environment(switch: SwitchConfig, base: Path) -> SwitchConfig:
     # The environment of an agent is within the agent's reach: it may add a switch that can stop it, and remove none.
-    urls = (url.rstrip("/") for url in (*switch.urls, *urls_of_environment()))
+    # What it adds may be a switch of the agent's own, which would lift every order and renew every lease, if it could.
+    named = dict.fromkeys(url.rstrip("/") for url in switch.urls)
+    added = dict.fromkeys(url.rstrip("/") for url in urls_of_environment())
     return msgspec.structs.replace(
         switch,
-        urls=tuple(dict.fromkeys(urls)),
+        urls=tuple(named | added),
+        further=(*switch.further, *(url for url in added if named and url not in named)),
         token_file=None if switch.token_file is None else str(base / switch.token_file),
         ca_file=None if switch.ca_file is None else str(base / switch.ca_file),
     )

@@ -470,3 +470,41 @@ def test_a_guard_follows_as_its_configuration_says(
     assert switch.tokens[0] == "Bearer from-a-file"
     _, hello = switch.hellos[0]
     assert (hello.bound, hello.switches, hello.supervisor, hello.on_silence) == (-1, 1, "guard-above", "read_only")
+
+
+# --- what the guard's own surroundings can do ---
+
+
+def test_a_switch_of_the_agents_own_can_hold_it_and_neither_lift_nor_renew(
+    tmp_path: Path, switch: ToldSwitch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rescind.yaml").write_text(f"switch: {{urls: [{switch.url}], lease_ttl_s: 1, start_within_s: 5}}\n")
+    switch.place(an_order("ord-1", "agent:shop", Level.READ_ONLY))
+    with ToldSwitch(switch_id="the-agents-own") as own:
+        monkeypatch.setenv("RESCIND_URL", own.url)
+        own.lifted.append("ord-1")
+        guard = Guard.from_config(tmp_path / "rescind.yaml")
+        put = guard.write("price.set", irreversible="a test")(lambda: None)
+
+        def says() -> str:
+            try:
+                put()
+            except (CallDenied, RunHalted) as error:
+                return str(error)
+            return "written"
+
+        with contextlib.closing(guard), guard.run("shop@1"):
+            own.bound(0)
+            own.bound(own.lift("ord-1"))
+            assert "ord-1" in says()
+            switch.lift("ord-1")
+            eventually(lambda: says() == "written", "the lift of the switch that is named in the file")
+            own.place(an_order("ord-2", "agent:shop", Level.READ_ONLY))
+            eventually(lambda: "ord-2" in says(), "the stop by the other")
+            own.lift("ord-2")
+            eventually(lambda: says() == "written", "its lift")
+            switch.silent = True
+            eventually(lambda: "no switch has been heard" in says(), "the lease to run out")
+            assert "may only hold it" in guard.fault()
+            assert own.streams_open == 1
+    assert [(report.switches, report.hears) for _, report in switch.reports][-1] == (1, ("switch-1",))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from builders import an_order
 from rescind.model.level import Level
-from rescind.switch.client.line import EVENT_BYTES_MAX, NOTHING_BOUND, Line, Malformed
+from rescind.switch.client.line import EVENT_BYTES_MAX, NOTHING_BOUND, SAME_ID_MAX, Line, Malformed
 from rescind.switch.wire import BeatEvent, LiftEvent, OrderEvent, SetEvent, order_doc, sse
 
 
@@ -151,3 +151,27 @@ def test_an_event_without_end_is_given_up() -> None:
     with pytest.raises(Malformed, match="longer"):
         for _ in range(EVENT_BYTES_MAX // 65_536 + 2):
             feed(line, b"x" * 65_536)
+
+
+@pytest.mark.parametrize("comes_in", ["a set", "events"])
+def test_whoever_orders_little_under_the_id_of_a_stop_takes_nothing_of_it_away(comes_in: str) -> None:
+    line, stop = a_line(), an_order("o-1", "everything")
+    little = an_order("o-1", "run:elsewhere", Level.SUPERVISED)
+    docs = tuple(order_doc(each) for each in (stop, little))
+    if comes_in == "a set":
+        event = SetEvent(switch_id="a", sequence=2, at_s=50.0, renews=True, beat_s=2.0, orders=docs)
+        feed(line, sse("set", event))
+    else:
+        feed(line, a_set(), *(sse("order", OrderEvent(sequence=2, order=doc)) for doc in docs))
+    assert line.orders == {"o-1": frozenset({stop, little})}
+    feed(line, a_lift_event("o-1", sequence=3))
+    assert line.orders == {}
+
+
+def test_a_switch_that_gives_one_id_to_orders_without_end_is_not_believed() -> None:
+    line = a_line()
+    feed(line, a_set())
+    with pytest.raises(Malformed, match="have one id"):
+        for number in range(SAME_ID_MAX + 1):
+            event = OrderEvent(sequence=2, order=order_doc(an_order("o-1", f"run:r-{number}")))
+            feed(line, sse("order", event))

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import an_order
 from rescind.model.level import Level
 from rescind.switch.client import merge
-from rescind.switch.client.merge import Merged, tighter
+from rescind.switch.client.merge import Merged
 from rescind.switch.wire import BeatEvent, LiftEvent, OrderEvent, SetEvent, order_doc
 
 if TYPE_CHECKING:
@@ -23,18 +24,18 @@ class Said:
     """What one switch says, as `Line` keeps it."""
 
     def __init__(self) -> None:
-        self.orders: dict[str, Order] = {}
+        self.orders: dict[str, frozenset[Order]] = {}
 
 
 class Switches:
     """Lines with their merge. Deltas are events of this or that line."""
 
-    def __init__(self) -> None:
-        self.lines = [Said() for _ in range(LINES)]
-        self.merged = Merged(self.lines)
+    def __init__(self, further: int = 0) -> None:
+        self.lines = [Said() for _ in range(LINES + further)]
+        self.merged = Merged(self.lines[:LINES], self.lines[LINES:])
 
     def order(self, line: int, order_id: str) -> None:
-        self.lines[line].orders[order_id] = an_order(order_id)
+        self.lines[line].orders[order_id] = frozenset({an_order(order_id)})
         event = OrderEvent(sequence=1, order=order_doc(an_order(order_id)))
         self.merged.take(self.lines[line], event)
 
@@ -44,7 +45,7 @@ class Switches:
         self.merged.take(self.lines[line], LiftEvent(sequence=1, order_ids=order_ids))
 
     def replace(self, line: int, order_ids: Sequence[str], lifted: Sequence[str] = ()) -> None:
-        self.lines[line].orders = {order_id: an_order(order_id) for order_id in order_ids}
+        self.lines[line].orders = {order_id: frozenset({an_order(order_id)}) for order_id in order_ids}
         event = SetEvent(
             switch_id="a",
             sequence=1,
@@ -145,6 +146,35 @@ def test_a_beat_changes_nothing() -> None:
     assert not switches.merged.take(switches.lines[0], BeatEvent(sequence=1, at_s=0.0, renews=True))
 
 
-def test_of_two_orders_with_one_id_the_tighter_stands_on_whichever_line_it_came_first() -> None:
-    mild, severe = an_order(level=Level.READ_ONLY), an_order(level=Level.HALTED)
-    assert tighter(mild, severe) == tighter(severe, mild) == severe
+def test_m1_two_orders_with_one_id_both_stand() -> None:
+    switches = Switches()
+    severe, mild = an_order("o-1", "everything"), an_order("o-1", "run:elsewhere", Level.SUPERVISED)
+    for line, order in enumerate((severe, mild)):
+        switches.lines[line].orders["o-1"] = frozenset({order})
+        switches.merged.take(switches.lines[line], OrderEvent(sequence=1, order=order_doc(order)))
+    assert set(switches.merged.orders) == {severe, mild}
+    switches.lift(0, "o-1")
+    assert switches.merged.orders == ()
+
+
+def test_an_order_that_two_switches_tell_of_in_other_words_is_one() -> None:
+    switches = Switches()
+    for line, actor in enumerate(("alice", "alice at the other switch")):
+        switches.lines[line].orders["o-1"] = frozenset({msgspec.structs.replace(an_order("o-1"), actor=actor)})
+        switches.merged.take(switches.lines[line], OrderEvent(sequence=1, order=order_doc(an_order("o-1"))))
+    assert [order.order_id for order in switches.merged.orders] == ["o-1"]
+
+
+def test_m5_a_further_line_takes_away_nothing_but_what_it_alone_has_said() -> None:
+    switches, further = Switches(further=1), LINES
+    switches.order(0, "o-0")
+    switches.order(further, "o-0")
+    switches.order(further, "o-1")
+    assert switches.standing == {"o-0", "o-1"}
+    switches.lift(further, "o-0", "o-1")
+    assert switches.standing == {"o-0"}
+    switches.replace(further, ["o-2"], lifted=["o-0", "o-3"])
+    switches.order(1, "o-3")
+    assert switches.standing == {"o-0", "o-2", "o-3"}
+    switches.lift(1, "o-0", "o-2", "o-3")
+    assert switches.standing == set()

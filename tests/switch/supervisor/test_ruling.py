@@ -101,3 +101,8 @@ def test_back_off_doubles_up_to_a_minute_and_gives_up_in_the_end() -> None:
 @pytest.mark.parametrize(("status", "handed_on"), [(0, 0), (7, 7), (-signal.SIGKILL, 137), (-signal.SIGTERM, 143)])
 def test_the_exit_status_is_what_a_shell_would_say(status: int, handed_on: int) -> None:
     assert exit_status(status) == handed_on
+
+
+def test_an_order_for_others_under_the_id_of_a_stop_takes_nothing_of_it_away() -> None:
+    stop, mild = an_order("o", "everything"), an_order("o", "agent:billing-agent", Level.SUPERVISED)
+    assert rule([stop, mild], SUBJECT, act_at=Level.HALTED).ending == (stop,)

@@ -7,7 +7,7 @@ cannot be understood ends the connection (`Malformed`): what stood goes on stand
 out. Events with an unknown name come from a newer switch and are skipped.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +22,9 @@ EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 ORDERS_MAX = 100_000
 """Orders that one switch may have standing. Nobody places as many by hand."""
+
+SAME_ID_MAX = 100
+"""Orders with one id: as many as switches that were given different ones, and nobody runs so many."""
 
 BEAT_BOUNDS_S = (0.05, 60.0)
 """How often a switch may say that it sends a beat; a line that waits for ever is never taken up again."""
@@ -62,7 +65,7 @@ class Line:
 
     Attributes:
         switch_id: Who it says it is; empty before the first set.
-        orders: What it says stands, by id.
+        orders: What it says stands, by id. One id may be that of several orders, and then they all stand.
         sequence: The end of its ledger as far as this line knows it; `NOTHING_BOUND` before the first set.
         beat_s: How often it says it sends a beat.
         lease: The lease that it renews.
@@ -70,7 +73,7 @@ class Line:
 
     __slots__ = ("_asked_s", "_has_set", "_rest", "_scanned", "beat_s", "lease", "orders", "sequence", "switch_id")
 
-    def __init__(self, *, lease_ttl_s: float, orders: dict[str, Order] | None = None) -> None:
+    def __init__(self, *, lease_ttl_s: float, orders: Mapping[str, frozenset[Order]] | None = None) -> None:
         """A line that has heard nothing; `orders` is what stands until the first set, such as in a forked child."""
         self.switch_id = ""
         self.orders = dict(orders or {})
@@ -127,7 +130,7 @@ class Line:
 
     def _take_set(self, event: SetEvent, received_s: float) -> None:
         # All of them first: a set of which one order cannot be read replaces nothing.
-        orders = {doc.order_id: order_of(doc) for doc in event.orders}
+        orders = _by_id(order_of(doc) for doc in event.orders)
         self.orders, self.sequence, self._has_set = orders, event.sequence, True
         self.switch_id = event.switch_id
         self.beat_s = min(max(event.beat_s, BEAT_BOUNDS_S[0]), BEAT_BOUNDS_S[1])
@@ -138,7 +141,9 @@ class Line:
     def _take_change(self, event: OrderEvent | LiftEvent | BeatEvent, received_s: float) -> None:
         if isinstance(event, OrderEvent):
             order = order_of(event.order)
-            self.orders[order.order_id] = order
+            self.orders[order.order_id] = same = self.orders.get(order.order_id, frozenset()) | {order}
+            if len(same) > SAME_ID_MAX:
+                raise ValueError(f"more than {SAME_ID_MAX} orders have one id")
             if len(self.orders) > ORDERS_MAX:
                 raise ValueError(f"more than {ORDERS_MAX:,} orders stand")
         elif isinstance(event, LiftEvent):
@@ -147,6 +152,13 @@ class Line:
         elif event.renews:
             self.lease.stamped(event.at_s, received_s=received_s)
         self.sequence = max(self.sequence, event.sequence)
+
+
+def _by_id(orders: Iterable[Order]) -> dict[str, frozenset[Order]]:
+    found: dict[str, set[Order]] = {}
+    for order in orders:
+        found.setdefault(order.order_id, set()).add(order)
+    return {order_id: frozenset(same) for order_id, same in found.items()}
 
 
 def _fields_of(block: bytes) -> tuple[bytes, bytes]:

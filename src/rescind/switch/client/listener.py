@@ -173,7 +173,7 @@ class Listener:
 
     def _bind(self, *, changed: bool) -> None:
         if changed:
-            self._pending = self._common.take_up(tuple(self._common.merged.standing.values()))
+            self._pending = self._common.take_up(self._common.merged.orders)
             self._news.set()
         self._bound = self.line.sequence
 

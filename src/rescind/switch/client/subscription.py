@@ -93,12 +93,14 @@ class Subscription:
         self._follower, self._switch, self._lease, self._clock = follower, switch, lease, clock
         stood = before.orders_by_url() if before is not None else {}
         self._lines = {url: Line(lease_ttl_s=switch.lease_ttl_s, orders=stood.get(url)) for url in switch.urls}
+        self._renewing = [line for url, line in self._lines.items() if url not in switch.further]
+        further = [line for url, line in self._lines.items() if url in switch.further]
         self._sockets: set[socket.socket] = set()
         common = Common(
             path=f"/v1/guards/{guard_id}",
             token=token,
             clock=clock,
-            merged=Merged(list(self._lines.values())),
+            merged=Merged(self._renewing, further),
             sockets=self._sockets,
             take_up=follower.take_up,
             in_flight=follower.in_flight,
@@ -170,12 +172,13 @@ class Subscription:
         if self._clock.boot_s() < self._lease.until_s:
             return ""
         why = "; ".join(
-            f"{url}: {each.trouble or 'silent'}" for url, each in zip(self._lines, self._listeners, strict=True)
+            f"{url}: {each.trouble or ('may only hold it' if url in self._switch.further else 'silent')}"
+            for url, each in zip(self._lines, self._listeners, strict=True)
         )
         held_at = self._lease.on_silence.label
         return f"no switch has been heard for {self._switch.lease_ttl_s:g} s, so it is held at {held_at} ({why})"
 
-    def orders_by_url(self) -> dict[str, dict[str, Order]]:
+    def orders_by_url(self) -> dict[str, dict[str, frozenset[Order]]]:
         """What each switch says stands."""
         return {url: dict(line.orders) for url, line in self._lines.items()}
 
@@ -188,12 +191,14 @@ class Subscription:
             report,
             lease_ttl_s=self._switch.lease_ttl_s,
             on_silence=self._lease.on_silence.label,
-            switches=len(self._lines),
+            switches=len(self._renewing),  # from whom silence is reckoned; the others cannot let it go on
             hears=self._hears(),
             fault=report.fault or "; ".join(refusals),
         )
 
     def _heard(self, line: Line) -> None:
+        if line not in self._renewing:
+            return
         with self._lease_lock:  # not after `close`
             if not self._is_closing:
                 self._lease.extend(line.lease.until_s)
@@ -204,7 +209,7 @@ class Subscription:
             self._report()
 
     def _hears(self) -> tuple[str, ...]:
-        return tuple(sorted({line.switch_id for line in self._lines.values() if line.switch_id}))
+        return tuple(sorted({line.switch_id for line in self._renewing if line.switch_id}))
 
     def _patience_s(self) -> float:
         return max(0.0, self._patient_until_s - self._clock.monotonic_s())

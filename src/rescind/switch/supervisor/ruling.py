@@ -32,11 +32,13 @@ def rule(orders: Iterable[Order], subject: Subject, *, act_at: Level) -> Ruling:
     An order for single actions never ends a program, since that would stop what the order lets go on; it is unheeded.
 
     Args:
-        orders: What stands, in any order; an order may occur twice, since several switches have it.
+        orders: What stands, in any order; an order may occur twice, since several switches have it, and two orders may
+            have one id.
         subject: The program's run.
         act_at: The lowest level that ends it.
     """
-    distinct = {order.order_id: order for order in orders if _without_actions(order.scope).covers(subject)}
+    found = (order for order in orders if _without_actions(order.scope).covers(subject))
+    distinct = {(order.order_id, order.scope, order.level): order for order in found}
     covering = sorted(distinct.values(), key=lambda order: (-order.level, order.placed_at, order.order_id))
     ending = tuple(order for order in covering if order.level >= act_at and not order.scope.actions)
     return Ruling(ending=ending, unheeded=tuple(order for order in covering if order not in ending))
