@@ -29,9 +29,10 @@ class Trace:
         os.write(self._file, f"{time.clock_gettime(time.CLOCK_BOOTTIME):.6f} {what}\n".encode())
 
 
-def main(config: str, path: str, agent: str, run_id: str, pace_s: float, effect_s: float, fork: bool) -> None:
+def main(config: str, path: str, agent: str, run_id: str, pace: str, effect: str, fork: str) -> None:
     import rescind
 
+    pace_s, effect_s = float(pace), float(effect)
     trace = Trace(path)
     guard = rescind.Guard.from_config(config)
 
@@ -57,7 +58,7 @@ def main(config: str, path: str, agent: str, run_id: str, pace_s: float, effect_
     with guard.run(agent, tenant="acme", run_id=run_id):
         for _ in range(5):
             go_on()
-        if fork and os.fork() == 0:
+        if fork == "fork" and os.fork() == 0:
             trace = Trace(f"{path}.child")
         trace.say(f"pid {os.getpid()}")
         while True:
@@ -65,4 +66,4 @@ def main(config: str, path: str, agent: str, run_id: str, pace_s: float, effect_
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], float(sys.argv[5]), float(sys.argv[6]), sys.argv[7] == "fork")
+    main(*sys.argv[1:])

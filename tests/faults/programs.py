@@ -1,11 +1,12 @@
 """The real command line and the real agent, with one thing of their world made worse. Run as a script.
 
-    python programs.py dying POINT switch OPTIONS…     the ledger kills its process while it takes an order
-    python programs.py clock FILE switch OPTIONS…      the wall clock is off by the seconds that stand in a file
-    python programs.py clock FILE agent ARGUMENTS…
+python programs.py dying POINT switch OPTIONS…     the ledger kills its process while it takes an order
+python programs.py clock FILE switch OPTIONS…      the wall clock is off by the seconds that stand in a file
+python programs.py clock FILE agent ARGUMENTS…
 """
 
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,7 @@ def let_the_clock_be_off(path: Path) -> None:
 
     class OffClock(clock.SystemClock):
         def now_us(self) -> int:
+            path.with_suffix(".asked").touch()  # who never asks shows nothing
             return super().now_us() + int(float(path.read_text()) * 1_000_000)
 
     vars(clock)["SystemClock"] = OffClock
@@ -65,10 +67,8 @@ def main(fault: str, argument: str, program: str, *argv: str) -> int:
     else:
         let_the_clock_be_off(Path(argument))
     if program == "agent":
-        sys.path.insert(0, str(Path(__file__).parent))
-        import agent
-
-        agent.main(*argv[:4], float(argv[4]), float(argv[5]), argv[6] == "fork")
+        sys.argv = [program, *argv]
+        runpy.run_path(str(Path(__file__).with_name("agent.py")), run_name="__main__")
         return 0
     from rescind.cli import main as rescind
 

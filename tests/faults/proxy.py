@@ -28,7 +28,9 @@ class Proxy:
         events: How many it has sent.
     """
 
-    def __init__(self, switch_url: str, rewrite: Rewrite = unchanged, answer: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, switch_url: str, rewrite: Rewrite = unchanged, answer: Callable[[Any], Any] | None = None
+    ) -> None:
         parts = urlsplit(switch_url)
         self._target = (parts.hostname or "", parts.port or 0)
         self._rewrite, self._answer = rewrite, answer
@@ -100,8 +102,10 @@ class Proxy:
         if self._answer is None:
             return head, body
         other = json.dumps(self._answer(json.loads(body))).encode()
-        lines = [b"content-length: %d" % len(other) if b"content-length" in each.lower() else each
-                 for each in head.split(b"\r\n")]
+        lines = [
+            b"content-length: %d" % len(other) if b"content-length" in each.lower() else each
+            for each in head.split(b"\r\n")
+        ]
         return b"\r\n".join(lines), other
 
     async def _tell_events(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,6 +6,7 @@ from subprocess import CalledProcessError
 
 import pytest
 
+from faults.law import boot_of
 from faults.machine import boot_s, cannot, eventually, need_root_and, sh
 from faults.world import AGENT, MARGIN_S, PROGRAMS, RESCIND, TTL_S, Agent, World
 
@@ -61,10 +62,14 @@ def test_a_wall_clock_that_is_set_back_and_forward_moves_no_lease_and_no_stop(
         world.resume(stopped.order_id)
         eventually(lambda: shop.last_words() == "rest", "the agent to go on")
 
+    assert wall.path.with_suffix(".asked").exists()
+
     wall.set(-HOUR_S)
     shop.suspend_between_calls()
     stopped = world.stop("agent:shop", covers=[], wait_s=0.2)
     assert (stopped.status, stopped.line(shop)["state"]) == (1, "unknown")
+    ahead_s = boot_of(stopped.line(shop)["until"]) - stopped.got_s
+    assert ahead_s < TTL_S + MARGIN_S - (0.0 if is_agents else HOUR_S)
     said = one.receipt(stopped.order_id, wait_s=5.0)
     world.hold(said, [shop], joined=True)  # its moments are of the switch's wall clock
     assert {line["pid"]: line["state"] for line in said.document["guards"]}[shop.pid] == "silenced"
@@ -96,4 +101,3 @@ def test_the_boot_clocks_of_switch_and_agent_need_not_agree(world: World, offset
     eventually(lambda: mill.last_words() == "held", "the neighbour to lower itself")
     world.no_more(mill, after_s=gone_s + TTL_S + MARGIN_S)
     world.judge()
-

@@ -22,9 +22,12 @@ HEAD = b"POST /v1/orders HTTP/1.1\r\nHost: switch\r\nContent-Type: application/j
 
 
 class Loris:
-    """Connections that have begun a request, and send another byte of it ever so often, until the `with` block ends."""
+    """Connections that have begun a request, and send another byte of it ever so often, until the `with` block ends.
 
-    def __init__(self, switch: Switch, *, namespace: str = "", first: bytes = HEAD) -> None:
+    Those that have not even begun stay silent.
+    """
+
+    def __init__(self, switch: Switch, *, first: bytes, namespace: str = "") -> None:
         self._switch, self._namespace, self._first = switch, namespace, first
         self._over = threading.Event()
         self._drips = threading.Thread(target=self._drip)
@@ -33,8 +36,8 @@ class Loris:
 
     def __enter__(self) -> "Loris":
         parts = urlsplit(self._switch.url)
-        where = (parts.hostname, parts.port)
-        within(self._namespace, lambda: [self._connect(where) for _ in range(CROWD)])
+        where = (parts.hostname or "", parts.port or 0)
+        within(self._namespace, lambda: self._connect(where))
         self._drips.start()
         return self
 
@@ -44,24 +47,25 @@ class Loris:
         for connection in self.connections:
             connection.close()
 
-    def _connect(self, where: object) -> None:
-        connection = socket.create_connection(where, timeout=10.0)  # type: ignore[arg-type]
-        self.connections.append(connection)
-        connection.sendall(self._first)
-        connection.setblocking(False)
+    def _connect(self, where: tuple[str, int]) -> None:
+        for _ in range(CROWD):
+            connection = socket.create_connection(where, timeout=10.0)
+            self.connections.append(connection)
+            connection.sendall(self._first)
+            connection.setblocking(False)
 
     def _drip(self) -> None:
         gone: set[socket.socket] = set()
         while not self._over.wait(0.3):
             for connection in self.connections:
-                if connection not in gone and not _takes_another_byte(connection):
+                if connection not in gone and not _takes_another(b"X" if self._first else b"", connection):
                     gone.add(connection)
             self.cut_off = len(gone)
 
 
-def _takes_another_byte(connection: socket.socket) -> bool:
+def _takes_another(drop: bytes, connection: socket.socket) -> bool:
     try:
-        connection.send(b"X")
+        connection.send(drop)
         return connection.recv(1, socket.MSG_PEEK) != b""
     except BlockingIOError:
         return True

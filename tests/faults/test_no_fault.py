@@ -44,9 +44,7 @@ def test_an_effect_after_the_moment_that_a_receipt_tells_is_a_breach(
     trace.write_text(f"{now_s - 1 + begun_after_s:.6f} begin run-1/s-1\n{now_s:.6f} beg")
     line = {"pid": 7, "state": "drained", "bound_ms": 5.0, "drained_ms": 20.0, "in_flight": [], "until": None}
 
-    claims = claims_of(
-        {"waited_ms": 1000.0, "guards": [line]}, {7: Witness(trace)}, got_s=now_s, joined=False
-    )
+    claims = claims_of({"waited_ms": 1000.0, "guards": [line]}, {7: Witness(trace)}, got_s=now_s, joined=False)
 
     assert any(claim.breaches(now_s) for claim in claims) is is_a_breach
     assert Claim(Witness(trace), "", now_s - 2, frozenset({"run-1/s-1"})).breaches(now_s) == []

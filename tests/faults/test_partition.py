@@ -1,4 +1,4 @@
-"""Packets that do not arrive: between a guard and its switches, in both directions and in one only, and between these."""
+"""Packets that do not arrive: between a guard and switches, in both directions and in one, and between switches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,9 +35,7 @@ def plant(tmp_path: Path, charter: Charter) -> Iterator[Plant]:
         world.operators_namespace = net["desk"].namespace
         urls = {name: f"http://{net[name].address}:7443" for name in ("one", "two")}
         one, two = (
-            world.switch(
-                name, host=net[name].address, port=7443, namespace=net[name].namespace, peers=[urls[peer]]
-            )
+            world.switch(name, host=net[name].address, port=7443, namespace=net[name].namespace, peers=[urls[peer]])
             for name, peer in (("one", "two"), ("two", "one"))
         )
         shop, mill = (world.agent(name, one, two, namespace=net[name].namespace) for name in ("shop", "mill"))

@@ -1,5 +1,6 @@
 """What comes twice, late, in another order between switches, or in words of another version."""
 
+import json
 import random
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +16,11 @@ pytestmark = pytest.mark.slow
 
 
 class Echo:
-    """Says every event twice, and now and then one of the last ones again. Whole sets are only ever said twice at once:
-    one that came again later would unsay what was said in between, and no stream does that."""
+    """Says every event twice, and now and then one of the last ones again.
+
+    Whole sets are only ever said twice at once: one that came again later would unsay what was said in between, and no
+    stream does that.
+    """
 
     def __init__(self, seed: int, *, delay_s: float) -> None:
         self._random, self._delay_s = random.Random(seed), delay_s
@@ -84,7 +88,7 @@ def test_a_guard_of_the_protocol_before_is_served_and_its_receipt_is_right(world
     token = world.charter.token("agent")
     old = {"protocol": PROTOCOL - 1, "pid": 7, "lease_ttl_s": TTL_S}
     connection = connect(one.url)
-    connection.request("POST", "/v1/guards/guard-of-old/stream", _json(old), headers_for(token))
+    connection.request("POST", "/v1/guards/guard-of-old/stream", json.dumps(old), headers_for(token))
     stream = connection.getresponse()
     assert (stream.status, next_event(stream)[0]) == (200, "set")
 
@@ -122,9 +126,3 @@ def next_event(stream: Any) -> tuple[str, Any]:
         assert line, "the stream has ended"
         event += line
     return name_and_data(event)
-
-
-def _json(document: Any) -> bytes:
-    import json
-
-    return json.dumps(document).encode()

@@ -1,10 +1,10 @@
 """Real switches, real agents and a real operator, each a process of its own, and what becomes of a stop among them.
 
-    world = World(folder, charter)
-    one, two = world.federation("one", "two")
-    shop = world.agent("shop", one, two)
-    stopped = world.stop("agent:shop", covers=[shop])     # the real command line; its receipt is held against the law
-    world.judge()                                         # … when everybody has had time to break it
+world = World(folder, charter)
+one, two = world.federation("one", "two")
+shop = world.agent("shop", one, two)
+stopped = world.stop("agent:shop", covers=[shop])     # the real command line; its receipt is held against the law
+world.judge()                                         # … when everybody has had time to break it
 """
 
 import contextlib
@@ -293,8 +293,13 @@ class World:
         home = self.folder / name
         home.mkdir()
         urls = [switch if isinstance(switch, str) else switch.url for switch in switches]
-        settings = {"urls": urls, "token_file": str(self.charter.folder / "agent.token"), "on_silence": on_silence}
-        settings |= {"lease_ttl_s": TTL_S, "start_within_s": 10.0}
+        settings = {
+            "urls": urls,
+            "token_file": str(self.charter.folder / "agent.token"),
+            "lease_ttl_s": TTL_S,
+            "on_silence": on_silence,
+            "start_within_s": 10.0,
+        }
         (home / "rescind.yaml").write_text(json.dumps({"store": "store", "switch": settings}))
         trace = home / "trace"
         trace.touch()
