@@ -88,7 +88,7 @@ class Guard:
         self._obeyed = Obeyed(self.lease)
         self._watch: Watch | None = None
         self._subscription: Subscription | None = None
-        self._watching = False
+        self._watching = self._begins_to_watch = False
         self._watch_lock = threading.RLock()
         _guards.add(self)
 
@@ -315,13 +315,17 @@ class Guard:
         with self._watch_lock:
             watch, self._watch, self._watching = self._watch, None, False
             subscription = self._subscription
-        for run in list(self._runs.values()):
-            run.view = UNSEEN  # whoever goes on all the same is registered again before the next call
+        self._unsettle()
         if subscription is not None:
             subscription.close()
         if watch is not None:
             watch.close()
+        self._unsettle()  # once more: until they were closed, both could still put new views into the runs
         self.stores.close()
+
+    def _unsettle(self) -> None:
+        for run in list(self._runs.values()):
+            run.view = UNSEEN  # whoever goes on all the same is registered again before the next call
 
     def _known(self, allow: Iterable[str]) -> frozenset[str]:
         names = frozenset(allow)
@@ -412,23 +416,29 @@ class Guard:
         if self._watching:
             return
         with self._watch_lock:
-            if self._watching:
+            if self._watching or self._begins_to_watch:  # the latter: a signal's handler in the middle of it
                 return
-            self._watching = True
+            self._begins_to_watch = True
             try:
                 self._subscribe()
                 self._watch = self.stores.watch(self)
+                self._watching = True  # last: another thread that sees it acts, and must find the guard registered
             except BaseException:
-                self._watching = False
                 if self._subscription is not None:
                     self._subscription.close()
                 raise
+            finally:
+                self._begins_to_watch = False
 
     def _subscribe(self) -> None:
         if not self._switch.urls:
             return
         from rescind.switch.client.subscription import Subscription  # with asyncio and ssl, for those who follow any
 
+        before = self._subscription
+        if before is not None and before.guard_id == self.guard_id:
+            # It has said goodbye under this name, by another connection; whoever hears that late must not believe it.
+            self.guard_id = self.ids.new_id("guard")
         self._subscription = Subscription(
             self,
             guard_id=self.guard_id,
@@ -436,7 +446,7 @@ class Guard:
             token=self._token,
             clock=self.clock,
             lease=self.lease,
-            before=self._subscription,
+            before=before,
         )
         self._subscription.start()
 
@@ -455,7 +465,7 @@ class Guard:
             self.lease.end()  # the parent's; this process must hear a switch itself
         for run in self._runs.values():
             run.after_fork()
-        watch, self._watch, self._watching = self._watch, None, False
+        watch, self._watch, self._watching, self._begins_to_watch = self._watch, None, False, False
         if self._subscription is not None:
             self._subscription.abandon()
         if watch is not None:

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from builders import a_lift, an_order
 from rescind.config import SwitchConfig
-from rescind.errors import CallDenied, ConfigError, RunHalted
+from rescind.errors import CallDenied, ConfigError, OutcomeNotRecorded, RunHalted
 from rescind.guard.guard import Guard
 from rescind.model.level import Level
 from switch.client.told_switch import ToldSwitch, eventually
@@ -508,3 +508,46 @@ def test_a_switch_of_the_agents_own_can_hold_it_and_neither_lift_nor_renew(
             assert "may only hold it" in guard.fault()
             assert own.streams_open == 1
     assert [(report.switches, report.hears) for _, report in switch.reports][-1] == (1, ("switch-1",))
+
+
+# --- a guard that is closed ---
+
+
+def test_a_guard_that_is_closed_while_a_step_runs_does_not_say_that_it_has_left(
+    tmp_path: Path, switch: ToldSwitch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    with Desk(tmp_path, switch.url) as desk:
+
+        @desk.guard.write("price.slow", irreversible="a test")
+        def slow() -> None:
+            begun.set()
+            may_end.wait(20.0)
+
+        with desk.guard.run("shop@1") as run:
+
+            def work() -> None:
+                with run.activate(), contextlib.suppress(OutcomeNotRecorded):  # the journal is closed as well
+                    slow()
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            assert begun.wait(20.0)
+            switch.bound(0)
+            desk.guard.close()
+            eventually(lambda: switch.streams_open == 0, "the end of its stream")
+            assert not any(report.leaving for _, report in switch.reports)
+            may_end.set()
+            thread.join()
+
+
+def test_a_guard_that_goes_on_after_it_was_closed_has_another_name(tmp_path: Path, switch: ToldSwitch) -> None:
+    with Desk(tmp_path, switch.url) as desk, desk.guard.run("shop@1"):
+        assert desk.writes()
+        first = desk.guard.guard_id
+        desk.guard.close()
+        assert desk.writes()
+        assert desk.guard.guard_id != first
+        left = {guard_id for guard_id, report in switch.reports if report.leaving}
+        assert left == {first}  # a goodbye that is read late cannot be held against the one that lives
+        assert [guard_id for guard_id, _ in switch.hellos] == [first, desk.guard.guard_id]

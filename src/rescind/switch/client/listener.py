@@ -205,9 +205,11 @@ class Listener:
         self._news.set()
 
     async def leave(self) -> None:
-        """Say that this guard admits nothing any more. Raises: RescindError."""
+        """Say that this guard admits nothing any more, unless steps are running. Raises: RescindError."""
         self.close()
-        self._pending &= self._common.in_flight()
+        if self._common.in_flight():
+            return  # who has left is asked for no acknowledgement of later orders, and these would not hold its steps
+        self._pending = frozenset()
         await self._put(leaving=True)
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ class Follower(Protocol):
 
 
 class Subscription:
-    """Follows the switches for one follower, in one process."""
+    """Follows the switches for one follower, in one process. `guard_id` is its name there."""
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Subscription:
         """
         tokens_by_url(token)  # what cannot be read is the caller's to mend, and not found out in the background
         self._follower, self._switch, self._lease, self._clock = follower, switch, lease, clock
+        self.guard_id = guard_id
         stood = before.orders_by_url() if before is not None else {}
         self._lines = {url: Line(lease_ttl_s=switch.lease_ttl_s, orders=stood.get(url)) for url in switch.urls}
         self._renewing = [line for url, line in self._lines.items() if url not in switch.further]
@@ -145,7 +146,10 @@ class Subscription:
             self._loop.call_soon_threadsafe(self._report)
 
     def close(self) -> None:
-        """End the lease, and say to every switch that the guard leaves: 2 s at most. A second close does nothing."""
+        """End the lease, and say to every switch that the guard leaves: 2 s at most. A second close does nothing.
+
+        A guard whose steps are still running does not leave by this: it falls silent, which claims nothing of them.
+        """
         with self._lease_lock:
             self._is_closing = True
             self._lease.end()

@@ -130,6 +130,8 @@ class Program:
                 return
             if os.WIFSTOPPED(status):
                 self._wake_keeper(pid)
+            elif pid == self.keeper:
+                self.keeper = 0  # its number may pass on to a process that is none of our business, or one that is
             elif pid == self.pid and self.status is None:  # its keeper was killed, and it became our child
                 self.status = os.waitstatus_to_exitcode(status)
 
@@ -163,8 +165,9 @@ class Program:
 
     def kill_keeper(self) -> None:
         """For a keeper that does not do its part; what it kept becomes ours."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.keeper, signal.SIGKILL)
+        if self.keeper:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.keeper, signal.SIGKILL)
 
     def release(self) -> None:
         """The program has ended and its group will not be signalled any more: its number may pass on."""
