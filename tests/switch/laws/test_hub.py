@@ -76,8 +76,12 @@ def test_h2_a_stream_that_fell_out_of_the_ring_is_told_the_whole_set() -> None:
 
 def test_what_is_written_directly_is_told_once() -> None:
     sent: list[bytes] = []
-    hub = Hub(lambda: b"S;")
-    listener = Listener(lambda chunk: sent.append(chunk) is None)
+
+    def write(chunk: bytes) -> bool:
+        sent.append(chunk)
+        return True
+
+    hub, listener = Hub(lambda: b"S;"), Listener(write)
     hub.join(listener)
     assert hub.take(listener) == b"S;"
     hub.publish(b"E1;")  # nobody waits on it now, so it is not written past its own task
