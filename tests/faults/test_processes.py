@@ -39,18 +39,22 @@ def test_a_suspended_agent_is_unknown_until_its_lease_is_over_then_silenced_and_
     world.judge(over_s=TTL_S)
 
 
-def test_an_agent_that_was_suspended_without_a_stop_waits_for_fresh_words_and_goes_on(world: World) -> None:
+def test_an_agent_that_wakes_up_takes_no_old_beat_for_a_new_one(world: World) -> None:
     one = world.switch("one")
     shop = world.agent("shop", one)
     shop.suspend_between_calls()
     asleep_s = boot_s()
-    eventually(lambda: boot_s() > asleep_s + TTL_S + MARGIN_S, "its lease to run out")
+    eventually(lambda: boot_s() > asleep_s + 0.3, "some beats to lie in its socket")
+    one.signal(signal.SIGSTOP)
+    last_beat_s = boot_s()
+    # Shorter than the silence after which it gives up the connection, with all that lies in it.
+    eventually(lambda: boot_s() > asleep_s + TTL_S + 0.1, "its lease to run out")
 
-    one.signal(signal.SIGSTOP)  # nothing fresh comes: it has an hour's beats in its socket, so to speak, and no more
     shop.resume()
+
     eventually(lambda: shop.last_words() == "held", "the agent to hold itself")
-    world.no_more(shop, after_s=asleep_s)
-    world.judge()
+    world.no_more(shop, after_s=last_beat_s + TTL_S + MARGIN_S)
+    world.judge(over_s=TTL_S)
 
     world.pardon()
     one.signal(signal.SIGCONT)

@@ -87,6 +87,7 @@ def lower_themselves(world: World, agents: Sequence[Agent], gone_s: float) -> No
         eventually(lambda agent=agent: agent.last_words() == "held", f"{agent.name} to lower itself")  # type: ignore[misc]
         world.no_more(agent, after_s=gone_s + TTL_S + MARGIN_S)
     world.judge()
+    world.pardon()
 
 
 def test_when_all_switches_are_gone_agents_lower_themselves_and_come_back_with_them_but_no_halted_run_does(

@@ -380,6 +380,7 @@ class World:
         """`rescind resume`. What was claimed under the order is judged now, for it does not hold any longer."""
         self.judge()
         self.pardon()
+        self._claims.clear()
         switches = list(self.switches.values()) if at is None else at
         urls = [each.url for each in switches]
         done = self.rescind("resume", order_id, "--reason", "mended", urls=urls, role="approver")
@@ -388,8 +389,7 @@ class World:
     # --- the law ---
 
     def pardon(self) -> None:
-        """What was claimed until now does not hold any longer; judge it first."""
-        self._claims.clear()
+        """The silence is over, so whoever was to be silent may write again; judge them first. Receipts go on to bind."""
         self._no_more.clear()
 
     def no_more(self, agent: Agent, *, after_s: float) -> None:
