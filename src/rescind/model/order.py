@@ -105,7 +105,12 @@ class OrderSet(msgspec.Struct, frozen=True):
         for lift in self.lifts:
             lifted |= lift.order_ids
         held = (order for order in self.orders if order.order_id not in lifted)
-        return tuple(sorted(held, key=lambda order: (-order.level, order.placed_at, order.order_id)))
+        return tuple(sorted(held, key=_rank))
+
+
+def _rank(order: Order) -> tuple[object, ...]:
+    # To the last field: of two orders with one id, the same comes first wherever they came from (law O1).
+    return -order.level, order.placed_at, order.order_id, order.scope.terms, order.reason, order.actor
 
 
 def covering(standing: Iterable[Order], subject: Subject, action: str | None = None) -> tuple[Order, ...]:

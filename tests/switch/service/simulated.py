@@ -787,7 +787,9 @@ class World:
         guard.resume()
 
     async def _jump(self) -> None:
-        clock = self.random.choice([each.clock for each in (*self.nodes.values(), *self.guards)])
+        clock = self.random.choice(
+            [*(node.clock for node in self.nodes.values()), *(guard.clock for guard in self.guards)]
+        )
         clock.wall_s += self.random.choice((-3600, -5, 5, 3600))
 
     async def _hang(self) -> None:

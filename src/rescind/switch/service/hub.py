@@ -11,10 +11,13 @@ H2. A stream that does not read costs a bounded amount of memory, and holds up n
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 RING_MAX = 1_024
 """Events that a slow stream may lie behind before it is told the whole set instead."""
 
+CHUNK_BYTES_MAX = 64 * 1024
+"""What one stream is given at once, but for its last event. Ten thousand slow ones must not have the ring each."""
 
 Write = Callable[[bytes], bool]
 """Sends encoded bytes on a stream at once; False if that must wait, and then nothing was sent."""
@@ -76,7 +79,9 @@ class Hub:
         self._count = 0  # events ever published
         self._beat = b""
         self._beats = 0
-        self._listeners: dict[Listener, None] = {}  # in the order in which they came, so that a simulation repeats itself
+        self._listeners: dict[
+            Listener, None
+        ] = {}  # in the order in which they came, so that a simulation repeats itself
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -117,22 +122,31 @@ class Hub:
             listener.leave()
 
     def take(self, listener: Listener) -> bytes:
-        """What this stream has not been told yet; empty if that is nothing. It counts as told from here on."""
+        """What this stream has not been told yet; empty if that is nothing. It counts as told from here on.
+
+        A stream that lies far behind is given it piece by piece (H2); the beat comes with the last one (H1).
+        """
         behind = self._count - listener.place
         is_lost = listener.place < 0 or behind > len(self._ring)
         if is_lost:
-            chunk = self._whole()
-        elif behind == 0:
-            chunk = b""
-        elif behind == 1:
-            chunk = self._ring[-1]
+            chunk, listener.place = self._whole(), self._count
         else:
-            chunk = b"".join(list(self._ring)[-behind:])
-        listener.place = self._count
-        if listener.beats != self._beats:
+            chunk = self._next_events(listener, behind)
+        if listener.beats != self._beats and listener.place == self._count:
             listener.beats = self._beats
             chunk = chunk if is_lost else chunk + self._beat  # the whole set carries the time itself
         return chunk
+
+    def _next_events(self, listener: Listener, behind: int) -> bytes:
+        events: list[bytes] = []
+        length = 0
+        for event in islice(self._ring, len(self._ring) - behind, None):
+            events.append(event)
+            length += len(event)
+            if length >= CHUNK_BYTES_MAX:
+                break
+        listener.place += len(events)
+        return b"".join(events)
 
 
 def _chunk(event: bytes) -> bytes:
