@@ -389,7 +389,7 @@ class World:
     # --- the law ---
 
     def pardon(self) -> None:
-        """The silence is over, so whoever was to be silent may write again; judge them first. Receipts go on to bind."""
+        """The silence is over: whoever was to be silent may write again; judge them first. Receipts go on to bind."""
         self._no_more.clear()
 
     def no_more(self, agent: Agent, *, after_s: float) -> None:
