@@ -36,6 +36,8 @@ IDLE_S = 120
 
 SILENT_PEER_MS = 30_000
 HEAD_BYTES_MAX = 64 * 1024
+PIPELINED_MAX = 16
+"""Requests that may wait on one connection for the answers before theirs. Hardly any client sends a second one."""
 
 DIRECT = "rescind.write"
 """The extension of a request's scope that writes to its connection at once: see `SwitchProtocol.write_now`."""
@@ -57,6 +59,7 @@ class SwitchProtocol(HttpToolsProtocol):
     _idle: ClassVar[dict["SwitchProtocol", float]] = {}  # who keeps a connection and asks for nothing, and since when
 
     _body: bytes | None = None  # of an acknowledgement that is being read
+    _overtaken: tuple[Any, ...] = ()  # requests that were not answered yet when another one came behind them
     _has_head = False
     _head_bytes = 0
 
@@ -72,6 +75,9 @@ class SwitchProtocol(HttpToolsProtocol):
         """It has gone."""
         SwitchProtocol._dawdlers.pop(self, None)
         SwitchProtocol._idle.pop(self, None)
+        for cycle in self._overtaken:  # the server tells the last request only, and a stream would never end
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -97,6 +103,10 @@ class SwitchProtocol(HttpToolsProtocol):
             self._body = b""
             cast("dict[str, Any]", self.scope)["path"] = self.url.decode("latin-1")
             return
+        if _is_within_request(self):
+            if len(self.pipeline) >= PIPELINED_MAX:
+                raise ValueError("too many requests at once")  # which ends the connection
+            self._overtaken = (*(each for each in self._overtaken if not each.response_complete), self.cycle)
         cast("dict[str, Any]", self.scope)["extensions"] = {DIRECT: self.write_now}
         super().on_headers_complete()
 
