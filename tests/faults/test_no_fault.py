@@ -22,6 +22,7 @@ def test_a_stop_binds_whom_it_covers_and_the_neighbours_go_on(world: World) -> N
     assert shop.last_words() == "halted"
 
 
+@pytest.mark.slow
 def test_a_step_that_was_in_flight_is_named_and_may_end(world: World) -> None:
     one, two = world.federation()
     shop = world.agent("shop", one, two, effect_s=1.5)
