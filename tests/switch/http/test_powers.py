@@ -92,9 +92,7 @@ def test_nothing_that_an_agent_can_send_gives_power_back(switch: RunningSwitch, 
 
     assert {answer.status for answer in answers} <= {400, 401, 403, 404, 405, 409, 413, 415, 422, 429}
     assert set(before) <= set(switch.standing())
-    (guard,) = [
-        each for each in switch.ask("GET", "/v1/guards", token="viewer").json if each["guard_id"] == f"victim-{token}"
-    ]
+    (guard,) = [each for each in switch.look("/v1/guards") if each["guard_id"] == f"victim-{token}"]
     assert guard["report"]["pid"] == 7
     assert not guard["report"].get("leaving", False)
 
