@@ -102,7 +102,7 @@ def test_three_agents_survive_the_loss_of_a_switch_and_are_stopped_by_the_other(
     begin = next(number for number, line in enumerate(lines) if line.startswith("for n in"))
     for line in lines[:begin]:
         assert shell.type(line)[0] == 0, line
-    until(lambda: listening(shell) == 2, "both switches listen")
+    until(lambda: listening(shell) == 2, "both switches listen, and have met")
 
     start, _, lose, stop, resume = lines[begin:]
     shell.type(start)
@@ -130,7 +130,8 @@ def status(shell: Shell) -> dict[str, Any]:
 
 
 def listening(shell: Shell) -> int:
-    return sum(bool(switch.get("accepting")) for switch in status(shell)["switches"])
+    switches = status(shell)["switches"]
+    return sum(bool(each.get("accepting")) and all(peer["reachable"] for peer in each["peers"]) for each in switches)
 
 
 def following(shell: Shell) -> int:
