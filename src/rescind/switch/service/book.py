@@ -4,7 +4,6 @@ The set is that of `model.order`: orders and lifts are united, and a lift counts
 keeps the answer at hand and changes it record by record; a property test holds it against the definition.
 """
 
-from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
@@ -102,10 +101,6 @@ class Book:
     def is_standing(self, order_id: str) -> bool:
         """Whether an order with this id holds."""
         return order_id in self._orders and order_id not in self._lifted
-
-    def known_ids(self) -> Iterable[str]:
-        """The id of every order ever placed."""
-        return self._orders.keys()
 
     def _place(self, order: Order) -> Change:
         is_new = _add(self._orders, order.order_id, order)

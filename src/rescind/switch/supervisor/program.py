@@ -19,8 +19,6 @@ from rescind.switch.supervisor.keeper import Kin, descendants, kill_group, send
 _ALONE = ("-I", "-S")
 """Python's options for the keeper: no site, no variables, no module from the program's folder."""
 
-Mask = set[signal.Signals | int]
-
 
 class Streams(msgspec.Struct, frozen=True):
     """What a program is started with, beside its words.
