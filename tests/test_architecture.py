@@ -14,7 +14,9 @@ FLOORS = (
     "clock",
     "config",
     "journal",
+    "triggers",
     "switch",
+    "containment",
     "guard",
     "integrations",  # how a framework meets a guard
     "compensation.port",  # what undo asks of a guard, and of a person: the seam that recovery shares with it

@@ -191,8 +191,8 @@ def test_files_are_for_their_owner_only(store: SqliteOrders) -> None:
     [
         "UPDATE orders SET level = 'supervised'",
         "DELETE FROM orders",
-        "INSERT OR REPLACE INTO orders SELECT sequence, order_id, stamp, scope, 'supervised', '', '', 0 FROM orders",
-        "INSERT OR REPLACE INTO orders SELECT 99, order_id, stamp, scope, 'supervised', '', '', 0 FROM orders",
+        "INSERT OR REPLACE INTO orders SELECT sequence, order_id, stamp, scope, 'supervised', '', '', 0, 'level', '', '' FROM orders",
+        "INSERT OR REPLACE INTO orders SELECT 99, order_id, stamp, scope, 'supervised', '', '', 0, 'level', '', '' FROM orders",
         "UPDATE lifts SET reason = ''",
         "DELETE FROM lifts",
         "INSERT OR REPLACE INTO lifts SELECT sequence, lift_id, stamp, 'other', '', 0 FROM lifts",

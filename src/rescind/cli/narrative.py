@@ -3,11 +3,17 @@
 from rescind.cli.safe import safe
 from rescind.cli.words import count_of
 from rescind.model.entry import (
+    ApprovalAsked,
+    ApprovalDecided,
+    ApprovalUsed,
     CompensationEnded,
     CompensationIntended,
     Ended,
     Entry,
     Event,
+    IncidentClosed,
+    IncidentNoted,
+    IncidentOpened,
     Intended,
     PlanFinished,
     PlanStarted,
@@ -16,6 +22,8 @@ from rescind.model.entry import (
     ReviewResolved,
     RunClosed,
     RunOpened,
+    RunSnapshot,
+    Signalled,
     Verified,
 )
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
@@ -55,6 +63,30 @@ def _words(event: Event) -> str:
         case PlanFinished():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in event.counts.items())
             return f"undo finished: {counts or 'nothing to do'}"
+        case Signalled():
+            return _signal(event)
+        case ApprovalAsked():
+            return f"approval {event.approval_id} asked for {event.action}{_because(event.because)}"
+        case ApprovalDecided():
+            return f"approval {event.approval_id} {event.decision} by {event.actor}{_because(event.note)}"
+        case ApprovalUsed():
+            return f"approval {event.approval_id} used by step {event.step}"
+        case RunSnapshot():
+            running = f", {count_of(len(event.in_flight), 'step')} in flight" if event.in_flight else ""
+            return f"state at level {event.level}: {count_of(event.calls, 'call')}{running}"
+        case IncidentOpened():
+            return f"incident {event.incident_id} opened, {event.severity}{_because(event.title)}"
+        case IncidentNoted():
+            return f"incident {event.incident_id}: {event.what} {event.ref}{_because(event.detail)}"
+        case IncidentClosed():
+            return f"incident {event.incident_id} closed by {event.actor}{_because(event.note)}"
+
+
+def _signal(event: Signalled) -> str:
+    signal = event.signal
+    what = f"{signal.severity.label} signal {signal.kind.value}.{signal.rule}{_because(signal.detail)}"
+    done = ", ".join(event.responses) or "nothing done"
+    return f"{what}; {'would have: ' if event.shadow else ''}{done}"
 
 
 def _who(run: RunInfo) -> str:

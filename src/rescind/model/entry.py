@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from rescind.model.outcome import Outcome
-from rescind.model.step import RunInfo, Snapshot, Step
+from rescind.model.signal import Signal
+from rescind.model.step import Arguments, RunInfo, Snapshot, Step, Target
 
 
 class RunOpened(msgspec.Struct, frozen=True, gc=False, tag="run_opened", kw_only=True):
@@ -140,6 +141,111 @@ class PlanFinished(msgspec.Struct, frozen=True, gc=False, tag="plan_finished", k
     counts: dict[str, int]
 
 
+class Signalled(msgspec.Struct, frozen=True, gc=False, tag="signalled"):
+    """A detector has noticed something. `responses` are what the policy did about it, for people.
+
+    In shadow mode nothing was done, and `responses` say what would have been.
+    """
+
+    signal: Signal
+    responses: tuple[str, ...] = ()
+    shadow: bool = False
+
+
+class ApprovalAsked(msgspec.Struct, frozen=True, gc=False, tag="approval_asked", kw_only=True):
+    """A write waits for a person. In the approval's own run; `arguments_digest` covers action and arguments.
+
+    Attributes:
+        approval_id: The run that holds this approval's events.
+        run, step_id: Who asks; the step has no intent yet.
+        arguments: As they would be executed and recorded, redacted ones blotted out.
+        because: Why it needs one: the order, or the rule.
+        expires_at: Until when a decision counts.
+    """
+
+    approval_id: str
+    run: RunInfo
+    action: str
+    arguments: Arguments
+    arguments_digest: str
+    target: Target | None = None
+    because: str = ""
+    expires_at: datetime
+
+
+class ApprovalDecided(msgspec.Struct, frozen=True, gc=False, tag="approval_decided", kw_only=True):
+    """A named person decided. `decision` is `approved` or `denied`."""
+
+    approval_id: str
+    decision: str
+    actor: str
+    arguments_digest: str
+    note: str = ""
+
+
+class ApprovalUsed(msgspec.Struct, frozen=True, gc=False, tag="approval_used", kw_only=True):
+    """The approved write was begun: an approval is good for one execution. Together with the step's intent."""
+
+    approval_id: str
+    step: StepRef
+
+
+class RunSnapshot(msgspec.Struct, frozen=True, gc=False, tag="run_snapshot", kw_only=True):
+    """The state of a run at the moment when it was contained, as its own process saw it.
+
+    Attributes:
+        order_id: The order that contained it.
+        level: The level it was held at from then on.
+        calls, steps: How many it had made.
+        in_flight: Steps that were running.
+        children: Runs that it had open.
+        last_steps: Its last steps, newest first.
+        facts: What detectors knew of it, as JSON values.
+    """
+
+    order_id: str
+    level: str
+    calls: int
+    steps: int
+    in_flight: tuple[str, ...] = ()
+    children: tuple[str, ...] = ()
+    last_steps: tuple[str, ...] = ()
+    facts: dict[str, Any] = {}
+
+
+class IncidentOpened(msgspec.Struct, frozen=True, gc=False, tag="incident_opened", kw_only=True):
+    """An incident began. In the incident's own run. `cause` is what further signals are grouped by."""
+
+    incident_id: str
+    cause: str
+    scope: str
+    title: str
+    severity: str
+
+
+class IncidentNoted(msgspec.Struct, frozen=True, gc=False, tag="incident_noted", kw_only=True):
+    """Something belongs to the incident's timeline.
+
+    `what` is `signal`, `order`, `lift`, `snapshot`, `alert` or `note`; `ref` the id of the thing, the same thing is
+    noted once.
+    """
+
+    incident_id: str
+    what: str
+    ref: str
+    detail: str
+    actor: str = ""
+    facts: dict[str, Any] = {}
+
+
+class IncidentClosed(msgspec.Struct, frozen=True, gc=False, tag="incident_closed", kw_only=True):
+    """A person closed the incident."""
+
+    incident_id: str
+    actor: str
+    note: str = ""
+
+
 Event = (
     RunOpened
     | RunClosed
@@ -153,6 +259,14 @@ Event = (
     | ReviewResolved
     | PlanStarted
     | PlanFinished
+    | Signalled
+    | ApprovalAsked
+    | ApprovalDecided
+    | ApprovalUsed
+    | RunSnapshot
+    | IncidentOpened
+    | IncidentNoted
+    | IncidentClosed
 )
 
 

@@ -12,6 +12,7 @@ O5. Where lifts need consent, a lift lifts nothing until enough switches and eno
     whatever order.
 """
 
+import enum
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -21,8 +22,42 @@ from rescind.model.level import Level
 from rescind.model.scope import Scope, Subject
 
 
+class Measure(enum.StrEnum):
+    """What an order does besides holding its scope at its level. Each is reversible by a lift and by nothing else."""
+
+    LEVEL = "level"  # nothing besides
+    TRIP = "trip"  # a circuit breaker has opened; after its cooldown it admits some probes, and may close itself
+    FORCED_OPEN = "forced_open"  # a person has opened a breaker; nothing but a lift closes it
+    REVOKE = "revoke"  # leases of these runs are void; their fencing number has moved on
+    BLOCK_FAN_OUT = "block_fan_out"  # these runs start no further runs, and nothing that starts some
+    QUARANTINE = "quarantine"  # these runs are neither retried nor resumed until they are released
+    PAUSE_QUEUE = "pause_queue"  # jobs of these runs, tenants or workflows wait in their queue
+
+    @property
+    def level(self) -> Level:
+        """The level that such an order holds at the least, so that a guard which knows only levels is safe too."""
+        return _LEAST_LEVEL[self]
+
+
+_LEAST_LEVEL = {
+    Measure.LEVEL: Level.SUPERVISED,
+    Measure.TRIP: Level.READ_ONLY,
+    Measure.FORCED_OPEN: Level.READ_ONLY,
+    Measure.REVOKE: Level.PAUSED,
+    Measure.BLOCK_FAN_OUT: Level.NORMAL,  # calls go on: what is blocked is not a call of an action
+    Measure.QUARANTINE: Level.HALTED,
+    Measure.PAUSE_QUEUE: Level.NORMAL,
+}
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A standing instruction to hold `scope` at `level` until a lift names `order_id`."""
+    """A standing instruction to hold `scope` at `level` until a lift names `order_id`.
+
+    Attributes:
+        measure: What it does besides.
+        cause: The signal or incident that it answers; empty if it answers none.
+        trigger: The rule of the policy that placed it by itself; empty if a person did.
+    """
 
     order_id: str
     scope: Scope
@@ -30,6 +65,15 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     actor: str
     placed_at: datetime
+    measure: Measure = Measure.LEVEL
+    cause: str = ""
+    trigger: str = ""
+
+    def __post_init__(self) -> None:
+        if self.level < self.measure.level:
+            least, what = self.measure.level.label, self.measure.value
+            hint = "; to give power back, lift an order" if self.measure is Measure.LEVEL else ""
+            raise ValueError(f"an order of {what} at level {self.level.label} holds nothing; use {least}{hint}")
 
 
 class Lift(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +154,8 @@ class OrderSet(msgspec.Struct, frozen=True):
 
 def _rank(order: Order) -> tuple[object, ...]:
     # To the last field: of two orders with one id, the same comes first wherever they came from (law O1).
-    return -order.level, order.placed_at, order.order_id, order.scope.terms, order.reason, order.actor
+    last = order.measure, order.cause, order.trigger
+    return -order.level, order.placed_at, order.order_id, order.scope.terms, order.reason, order.actor, *last
 
 
 def covering(standing: Iterable[Order], subject: Subject, action: str | None = None) -> tuple[Order, ...]:

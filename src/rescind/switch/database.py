@@ -6,7 +6,7 @@ Every `sqlite3` exception becomes a `RescindError` in `translating`.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,11 +14,10 @@ import msgspec
 from rescind.clock import from_us, to_us
 from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.level import Level
-from rescind.model.order import Lift, Order, OrderSet
+from rescind.model.order import Lift, Measure, Order, OrderSet
 from rescind.model.scope import Scope
 
 APPLICATION_ID = 0x72736F31  # "rso1", in the header of the file, where `file` and we look for it
-FORMAT = 1
 
 BUSY_TIMEOUT_S = 1.0
 """How long a guard's call may wait for the database. Writers take turns before they come here, and only a recovery
@@ -27,12 +26,14 @@ after a crash makes readers wait."""
 Identity = tuple[int, int]
 """Device and inode."""
 
-Row = tuple[str, str, str, str, str, int]
+Row = tuple[str, str, str, str, str, int, str, str, str]
 
-_ORDERS = "SELECT order_id, scope, level, reason, actor, placed_at_us FROM orders"
+_ORDERS = "SELECT order_id, scope, level, reason, actor, placed_at_us, measure, cause, trigger FROM orders"
 _STANDING = f"{_ORDERS} WHERE order_id NOT IN (SELECT order_id FROM lifted)"  # noqa: S608  # constants only
 _KNOWN_ORDER = f"{_ORDERS} WHERE order_id = ?"
-_PLACE = "INSERT INTO orders (order_id, scope, level, reason, actor, placed_at_us, stamp) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_PLACE = """
+INSERT INTO orders (order_id, scope, level, reason, actor, placed_at_us, measure, cause, trigger, stamp)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _LIFTS = "SELECT lift_id, reason, actor, lifted_at_us FROM lifts"
 _KNOWN_LIFT = f"{_LIFTS} WHERE lift_id = ?"
 _LIFT = "INSERT INTO lifts (lift_id, reason, actor, lifted_at_us, stamp) VALUES (?, ?, ?, ?, ?)"
@@ -63,17 +64,24 @@ class Kind(msgspec.Struct, frozen=True):
     Attributes:
         what: What it is, for people.
         application_id: In the header of the file.
-        format: The newest format that we know.
-        schema: Package and path of the SQL that makes it.
+        package: Where the SQL is that makes it.
+        steps: The SQL files, the first of which makes format 1, and each further one the next format of it.
     """
 
     what: str
     application_id: int
-    format: int
-    schema: tuple[str, str]
+    package: str
+    steps: tuple[str, ...]
+
+    @property
+    def format(self) -> int:
+        """The newest format that we know."""
+        return len(self.steps)
 
 
-ORDERS = Kind("a store of orders", APPLICATION_ID, FORMAT, ("rescind.switch", "schema/001_orders.sql"))
+ORDERS = Kind(
+    "a store of orders", APPLICATION_ID, "rescind.switch", ("schema/001_orders.sql", "schema/002_measures.sql")
+)
 
 
 def create_if_missing(path: Path, kind: Kind = ORDERS) -> None:
@@ -107,6 +115,7 @@ def connect(path: Path) -> tuple[sqlite3.Connection, str]:
     connection = open_file(path)
     try:
         check_format(connection, path, ORDERS)
+        upgrade(connection, ORDERS)
         (store_id,) = connection.execute("SELECT store_id FROM store").fetchone()
     except BaseException:
         connection.close()
@@ -170,16 +179,49 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def _fill(path: Path, kind: Kind) -> None:
-    from importlib import resources  # 10 ms, for the first process of a store only
-
-    package, name = kind.schema
-    schema = resources.files(package).joinpath(name).read_text(encoding="utf-8")
     with contextlib.closing(open_file(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")  # stays with the file
         connection.executescript(
-            f"BEGIN IMMEDIATE; {schema}"
+            f"BEGIN IMMEDIATE; {_schema(kind, 0)}"
             f"PRAGMA application_id = {kind.application_id}; PRAGMA user_version = {kind.format}; COMMIT;"
         )
+
+
+def upgrade(connection: sqlite3.Connection, kind: Kind) -> None:
+    """Bring a file of an older format to the newest one. All of it or nothing; what was there is kept.
+
+    Who has it open with an older rescind goes on: formats only ever add columns with defaults, and tables.
+
+    Raises: sqlite3.Error.
+    """
+    if _format(connection) == kind.format:
+        return
+    with transaction(connection, "BEGIN IMMEDIATE"):
+        before = _format(connection)  # again: another process may have done it meanwhile
+        for statement in _statements(_schema(kind, before)) if before < kind.format else ():
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {max(before, kind.format)}")
+
+
+def _format(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _schema(kind: Kind, after: int) -> str:
+    from importlib import resources  # 10 ms, for the first process of a store only
+
+    package = resources.files(kind.package)
+    return "".join(package.joinpath(name).read_text(encoding="utf-8") for name in kind.steps[after:])
+
+
+def _statements(script: str) -> Iterator[str]:
+    # One by one: `executescript` would commit the transaction first.
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def check_format(connection: sqlite3.Connection, path: Path, kind: Kind) -> None:
@@ -255,7 +297,8 @@ def add_order(connection: sqlite3.Connection, order: Order, *, stamp: int) -> No
     Raises: UsageError, if another one has its id.
     """
     placed_at_us = to_us(order.placed_at)
-    row: Row = (order.order_id, str(order.scope), order.level.label, order.reason, order.actor, placed_at_us)
+    what = (order.order_id, str(order.scope), order.level.label, order.reason, order.actor)
+    row: Row = (*what, placed_at_us, order.measure.value, order.cause, order.trigger)
     known = connection.execute(_KNOWN_ORDER, row[:1]).fetchone()
     if known is None:
         connection.execute(_PLACE, (*row, stamp))
@@ -281,7 +324,7 @@ def add_lift(connection: sqlite3.Connection, lift: Lift, *, stamp: int) -> None:
 
 
 def _order(row: Row) -> Order:
-    order_id, scope, level, reason, actor, placed_at_us = row
+    order_id, scope, level, reason, actor, placed_at_us, measure, cause, trigger = row
     try:
         return Order(
             order_id=order_id,
@@ -290,6 +333,9 @@ def _order(row: Row) -> Order:
             reason=reason,
             actor=actor,
             placed_at=from_us(placed_at_us),
+            measure=Measure(measure),
+            cause=cause,
+            trigger=trigger,
         )
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise OrdersUnavailable(f"order {order_id!r} cannot be understood ({error}); upgrade rescind") from error

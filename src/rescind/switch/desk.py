@@ -13,7 +13,7 @@ import msgspec
 from rescind.clock import Clock, IdSource, from_us
 from rescind.errors import UsageError
 from rescind.model.level import Level
-from rescind.model.order import Lift, Order
+from rescind.model.order import Lift, Measure, Order
 from rescind.model.scope import Scope
 from rescind.switch.port import Orders
 from rescind.switch.receipt import Placed
@@ -74,21 +74,38 @@ def place(
     return place_order(orders, new_order(scope, level, reason=reason, actor=actor, clock=clock, ids=ids), clock=clock)
 
 
-def new_order(scope: Scope, level: Level, *, reason: str, actor: str, clock: Clock, ids: IdSource) -> Order:
+def new_order(
+    scope: Scope,
+    level: Level,
+    *,
+    reason: str,
+    actor: str,
+    clock: Clock,
+    ids: IdSource,
+    measure: Measure = Measure.LEVEL,
+    cause: str = "",
+    trigger: str = "",
+) -> Order:
     """An order that is nowhere yet, so that the same one may be placed in several places.
+
+    A measure that asks for more than `level` gets what it asks for.
 
     Raises: UsageError, as `place`.
     """
-    if level is Level.NORMAL:
-        raise UsageError("an order to hold something at `normal` holds nothing; to give power back, lift an order")
-    return Order(
-        order_id=ids.new_id("ord"),
-        scope=scope,
-        level=level,
-        reason=_text(reason),
-        actor=_text(actor),
-        placed_at=from_us(clock.now_us()),
-    )
+    try:
+        return Order(
+            order_id=ids.new_id("ord"),
+            scope=scope,
+            level=max(level, measure.level) if measure is not Measure.LEVEL else level,
+            reason=_text(reason),
+            actor=_text(actor),
+            placed_at=from_us(clock.now_us()),
+            measure=measure,
+            cause=_text(cause),
+            trigger=_text(trigger),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def place_order(orders: Orders, order: Order, *, clock: Clock) -> Placed:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from rescind.model.level import Level
-from rescind.model.order import Lift, Order
+from rescind.model.order import Lift, Measure, Order
 from rescind.model.scope import Scope
 
 PROTOCOL = 1
@@ -38,12 +38,15 @@ STEPS_REPORTED_MAX = 100
 
 
 class OrderDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An order. A request may leave out all but scope and level; an answer leaves out nothing.
+    """An order. A request may leave out all but scope and level; an answer leaves out nothing that says something.
 
     Attributes:
         scope: As a person types it: `tenant:acme+agent:billing-agent`.
-        level: `supervised`, `read_only`, `paused` or `halted`.
+        level: `supervised`, `read_only`, `paused` or `halted`; `normal` only where the measure holds no calls.
         order_id: Chosen by whoever places it, so that the same order may be sent twice, and to several switches.
+        measure: What it does besides holding a level; see `Measure`.
+        cause: The signal or incident that it answers.
+        trigger: The rule that placed it by itself.
     """
 
     scope: str
@@ -52,6 +55,10 @@ class OrderDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     actor: str = ""
     order_id: str = ""
     placed_at: datetime | None = None
+    # Unset where they say nothing: an order that could be placed before they existed is the same record as then.
+    measure: str | msgspec.UnsetType = msgspec.UNSET
+    cause: str | msgspec.UnsetType = msgspec.UNSET
+    trigger: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class LiftDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -257,7 +264,19 @@ def order_doc(order: Order) -> OrderDoc:
         actor=order.actor,
         order_id=order.order_id,
         placed_at=order.placed_at,
+        measure=msgspec.UNSET if order.measure is Measure.LEVEL else order.measure.value,
+        cause=order.cause or msgspec.UNSET,
+        trigger=order.trigger or msgspec.UNSET,
     )
+
+
+def measure_of(doc: OrderDoc) -> Measure:
+    """What a document says to do besides holding a level. Raises: ValueError, naming those that there are."""
+    try:
+        return Measure(doc.measure or Measure.LEVEL)
+    except ValueError:
+        known = ", ".join(each.value for each in Measure)
+        raise ValueError(f"unknown measure {doc.measure!r}; the measures are: {known}") from None
 
 
 def lift_doc(lift: Lift) -> LiftDoc:
@@ -278,16 +297,16 @@ def order_of(doc: OrderDoc) -> Order:
     """
     if not doc.order_id or doc.placed_at is None:
         raise ValueError("an order needs an order_id and a placed_at")
-    level = Level.parse(doc.level)
-    if level is Level.NORMAL:
-        raise ValueError("an order at level normal holds nothing; to give power back, lift an order")
     return Order(
         order_id=doc.order_id,
         scope=Scope.parse(doc.scope),
-        level=level,
+        level=Level.parse(doc.level),
         reason=doc.reason,
         actor=doc.actor,
         placed_at=utc("placed_at", doc.placed_at),
+        measure=measure_of(doc),
+        cause=doc.cause or "",
+        trigger=doc.trigger or "",
     )
 
 

@@ -13,7 +13,7 @@ from rescind.switch.service.book import Book
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.records import Record, canonical
 from rescind.switch.service.tokens import Caller, Role
-from rescind.switch.wire import IDS_MAX, TEXT_LENGTH_MAX, LiftDoc, OrderDoc, utc
+from rescind.switch.wire import IDS_MAX, TEXT_LENGTH_MAX, LiftDoc, OrderDoc, measure_of, utc
 
 AGENT_ORDERS_MAX = 100
 """Orders that may stand for an agent's identity before it may add no more: it may stop itself, and not drown
@@ -42,23 +42,27 @@ class Intake:
 
         Raises: Refused.
         """
-        _refuse_long(doc.scope, doc.reason, doc.actor)
+        _refuse_long(doc.scope, doc.reason, doc.actor, doc.cause or "", doc.trigger or "")
         try:
             scope, level = Scope.parse(doc.scope), Level.parse(doc.level)
         except ValueError as error:
             raise Refused(400, str(error)) from error
-        if level is Level.NORMAL:
-            raise Refused(400, "an order at level normal holds nothing; to give power back, lift an order")
         if caller.role is Role.AGENT and not set(caller.identity.terms) <= set(scope.terms):
             raise Refused(403, f"an agent may stop itself only: the scope must hold {caller.identity}")
-        order = Order(
-            order_id=order_id,
-            scope=scope,
-            level=level,
-            reason=doc.reason,
-            actor=doc.actor or caller.name,
-            placed_at=self._moment("placed_at", doc.placed_at),
-        )
+        try:
+            order = Order(
+                order_id=order_id,
+                scope=scope,
+                level=level,
+                reason=doc.reason,
+                actor=doc.actor or caller.name,
+                placed_at=self._moment("placed_at", doc.placed_at),
+                measure=measure_of(doc),
+                cause=doc.cause or "",
+                trigger=doc.trigger or "",
+            )
+        except ValueError as error:
+            raise Refused(400, str(error)) from error
         known = self._book.orders(order_id)
         same = next((each for each in known if _is_same(each, order, doc)), None)
         if same is not None:
@@ -173,7 +177,11 @@ def _refuse_long(*texts: str) -> None:
 def _is_same(known: Order, asked: Order, doc: OrderDoc) -> bool:
     # What the sender left to us counts as said again.
     return (
-        (known.scope, known.level, known.reason) == (asked.scope, asked.level, asked.reason)
+        _says(known) == _says(asked)
         and (not doc.actor or known.actor == asked.actor)
         and (doc.placed_at is None or known.placed_at == asked.placed_at)
     )
+
+
+def _says(order: Order) -> tuple[object, ...]:
+    return order.scope, order.level, order.reason, order.measure, order.cause, order.trigger

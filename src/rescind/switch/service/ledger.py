@@ -34,8 +34,8 @@ _OURS = ("switch.db", LOCK_NAME)
 LEDGER = database.Kind(
     "a switch's ledger",
     0x72737731,  # "rsw1"
-    1,
-    ("rescind.switch.service", "schema/001_switch.sql"),
+    "rescind.switch.service",
+    ("schema/001_switch.sql",),
 )
 
 _SINCE = "SELECT sequence, kind, subject, body FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?"

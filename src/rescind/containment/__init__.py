@@ -1,0 +1,1 @@
+"""Stop the spread, before anything is repaired: levels, leases, queues, fan-out, quarantine."""

@@ -1,0 +1,36 @@
+"""The port of a detector: pure, quick, and asked at two moments of each call.
+
+D1. A detector does no I/O and asks no clock: the same facts give the same findings, in the guard and in a replay.
+D2. `asked` may be answered by a refusal of that call; `ended` never takes anything back.
+D3. One watch sees the calls of one run, in the order in which they are made. Calls of one run may overlap in threads;
+    a watch that counts survives that with a count that is off, and never with an exception or a lost refusal.
+D4. A watch of an idle run is small: what grows is bounded, and made when it is first needed.
+D5. A finding is said once when a bound is passed, and again only when it has become worse: a run that is wrong makes
+    one signal, not one for each of its calls.
+"""
+
+from typing import Protocol
+
+from rescind.model.signal import Finding
+from rescind.model.step import RunInfo
+from rescind.triggers.facts import Call, End
+
+
+class Watch(Protocol):
+    """One run, as one detector sees it."""
+
+    def asked(self, call: Call) -> Finding | None:
+        """A call is about to be made. What is found here can still be prevented."""
+        ...
+
+    def ended(self, end: End) -> Finding | None:
+        """A call has ended."""
+        ...
+
+
+class Detector(Protocol):
+    """Something that can go wrong, and how it shows."""
+
+    def watch(self, run: RunInfo) -> Watch | None:
+        """Begin to watch a run; None if this detector has nothing to say of it."""
+        ...

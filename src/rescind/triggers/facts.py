@@ -1,0 +1,89 @@
+"""The facts that detectors judge: a call that is asked for, and how it ended.
+
+The guard makes them as they happen, and `replay` makes them of a journal, so that a detector cannot tell which of the
+two it is looking at. The journal knows no reads and no durations of refused calls; a detector must do without.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from rescind.model.outcome import Completed, Outcome
+from rescind.model.step import RunInfo, Target
+
+
+class ToolReport(msgspec.Struct, kw_only=True, gc=False):
+    """What a tool says of its own call, by `rescind.report`. None: it did not say.
+
+    Attributes:
+        confidence: By what it was unsure of (`target`, `tenant`, `record`, `parse`): from 0 to 1.
+        receipt: What the other system gave as proof.
+        failed_parts: What of a call with several parts did not happen.
+        usd: What the call cost.
+    """
+
+    confidence: dict[str, float] = {}
+    receipt: str | None = None
+    failed_parts: tuple[str, ...] = ()
+    usd: float = 0.0
+
+
+class Call(msgspec.Struct, kw_only=True, gc=False):
+    """A call that is asked for, before anything has happened.
+
+    Attributes:
+        run: Whose call it is.
+        action: The action's name.
+        writes: Whether it changes something.
+        at_s: When, in seconds on a clock that only moves forward; comparable with other facts of the same source.
+        arguments: By parameter name, as JSON values, redacted ones left out; empty for reads whose arguments nobody
+            has recorded.
+        target: What it touches, if that is known.
+        repeats: A digest of action and arguments: equal calls have equal ones. Empty if the arguments are not known.
+        tenant: On whose data it works, where the target says so; else the run's.
+        spawns: Whether it starts further runs.
+    """
+
+    run: RunInfo
+    action: str
+    writes: bool
+    at_s: float
+    arguments: Mapping[str, Any] = {}
+    target: Target | None = None
+    repeats: str = ""
+    tenant: str = ""
+    step_id: str = ""
+    spawns: bool = False
+
+
+class End(msgspec.Struct, kw_only=True, gc=False):
+    """How a call ended.
+
+    Attributes:
+        call: The call.
+        at_s: When.
+        outcome: As recorded; of a read, completed or failed.
+        verified: Whether its postcondition held; None if it has none.
+        report: What the tool said of itself; None if nothing.
+        problem: What is wrong with the result for its declared shape; empty if nothing is.
+        approved_differs: How what was observed differs from what was approved; empty if it does not.
+    """
+
+    call: Call
+    at_s: float
+    outcome: Outcome
+    verified: bool | None = None
+    report: ToolReport | None = None
+    problem: str = ""
+    approved_differs: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """From asking to the end, the guard's own work included."""
+        return self.at_s - self.call.at_s
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it completed, and its postcondition holds if it has one."""
+        return type(self.outcome) is Completed and self.verified is not False
