@@ -89,6 +89,62 @@ class RunHalted(RescindError):
         self.fallback_json, self.retry_after_s = fallback_json, retry_after_s
 
 
+class LeaseRevoked(CallDenied):
+    """The run's lease is void: an order revoked its right to act. The call did not happen.
+
+    Its fencing number has moved on, so gateways and tools that ask refuse it too. A run gets its right back when every
+    order that revoked it is lifted, and then with a higher number.
+    """
+
+    def __init__(self, *, action: str, run_id: str, fencing_number: int, why: str, order_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"{action} was not run: the right of this run to act was revoked. Reason: {why}. Do not retry and do not "
+            "try another way; stop here and report what was done",
+            action=action,
+            level=Level.PAUSED,
+            order_ids=order_ids,
+        )
+        self.run_id, self.fencing_number, self.why = run_id, fencing_number, why
+
+
+class FanOutBlocked(CallDenied):
+    """This run may start no further runs, and nothing that starts some. What it would have started did not start.
+
+    `started` names what was asked for: a child run, a webhook, a follow-up agent.
+    """
+
+    def __init__(self, *, action: str, run_id: str, started: str, why: str, order_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"{started} was not started: this run may start nothing further. Reason: {why}. Do not retry; go on with "
+            "what you can do yourself, and tell the user what was left out",
+            action=action,
+            level=Level.NORMAL,
+            order_ids=order_ids,
+        )
+        self.run_id, self.started, self.why = run_id, started, why
+
+
+class RunQuarantined(RunHalted):
+    """The run is in quarantine: it is neither retried nor resumed until a person releases it.
+
+    Whoever schedules runs puts it aside: another attempt is refused too. `rescind resume ORDER` releases it.
+    """
+
+    @staticmethod
+    def text(*, action: str, run_id: str, why: str) -> str:
+        """The message of such an error.
+
+        Args:
+            action: What was to be done: an action's name, or `resuming it`.
+            run_id: The run.
+            why: The order's reason, id and actor.
+        """
+        return (
+            f"run {run_id} is in quarantine ({why}); {action} was not done. Do not retry and do not resume this run: "
+            "every attempt is refused until a person releases it. End it now"
+        )
+
+
 class IdempotencyConflict(RescindError):
     """The idempotency key belongs to a call with another action or other arguments. Nothing was done."""
 
