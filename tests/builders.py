@@ -1,6 +1,7 @@
 """One-line builders that hide what does not matter to a test."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal
@@ -57,8 +58,9 @@ def ended(step_id: str, outcome: Outcome | None = None, run_id: str = "run-1", a
     return a_draft(Ended(step_id=step_id, outcome=outcome or Completed("ok"), after=after), run_id)
 
 
-def an_order(order_id: str = "ord-1", scope: str = "everything", level: Level = Level.HALTED) -> Order:
-    return Order(order_id=order_id, scope=Scope.parse(scope), level=level, reason="a test", actor="ops", placed_at=NOON)
+def an_order(order_id: str = "ord-1", scope: str = "everything", level: Level = Level.HALTED, **further: Any) -> Order:
+    fields: dict[str, Any] = {"reason": "a test", "actor": "ops", "placed_at": NOON} | further
+    return Order(order_id=order_id, scope=Scope.parse(scope), level=level, **fields)
 
 
 def a_lift(*order_ids: str, lift_id: str = "lift-1") -> Lift:

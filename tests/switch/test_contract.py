@@ -186,13 +186,16 @@ def test_files_are_for_their_owner_only(store: SqliteOrders) -> None:
     assert set(modes.values()) == {0o600}
 
 
+_OTHER = "SELECT {}, order_id, stamp, scope, 'supervised', '', '', 0, 'level', '', '' FROM orders"
+
+
 @pytest.mark.parametrize(
     "statement",
     [
         "UPDATE orders SET level = 'supervised'",
         "DELETE FROM orders",
-        "INSERT OR REPLACE INTO orders SELECT sequence, order_id, stamp, scope, 'supervised', '', '', 0, 'level', '', '' FROM orders",
-        "INSERT OR REPLACE INTO orders SELECT 99, order_id, stamp, scope, 'supervised', '', '', 0, 'level', '', '' FROM orders",
+        f"INSERT OR REPLACE INTO orders {_OTHER.format('sequence')}",
+        f"INSERT OR REPLACE INTO orders {_OTHER.format('99')}",
         "UPDATE lifts SET reason = ''",
         "DELETE FROM lifts",
         "INSERT OR REPLACE INTO lifts SELECT sequence, lift_id, stamp, 'other', '', 0 FROM lifts",
@@ -245,11 +248,17 @@ def remove_folder(directory: Path) -> None:
 
 
 def write_unknown_level(directory: Path) -> None:
-    row("INSERT INTO orders VALUES (7, 'ord-7', 2, 'everything', 'vaporised', '', '', 0)")(directory)
+    row("INSERT INTO orders VALUES (7, 'ord-7', 2, 'everything', 'vaporised', '', '', 0, 'level', '', '')")(directory)
 
 
 def write_unknown_scope(directory: Path) -> None:
-    row("INSERT INTO orders VALUES (7, 'ord-7', 2, 'galaxy:milky-way', 'halted', '', '', 0)")(directory)
+    row("INSERT INTO orders VALUES (7, 'ord-7', 2, 'galaxy:milky-way', 'halted', '', '', 0, 'level', '', '')")(
+        directory
+    )
+
+
+def write_unknown_measure(directory: Path) -> None:
+    row("INSERT INTO orders VALUES (7, 'ord-7', 2, 'everything', 'halted', '', '', 0, 'vaporise', '', '')")(directory)
 
 
 def row(statement: str) -> Callable[[Path], None]:
@@ -280,6 +289,7 @@ DAMAGES = [
     remove_folder,
     write_unknown_level,
     write_unknown_scope,
+    write_unknown_measure,
     lose_rows,
     drop_table,
 ]

@@ -1,0 +1,147 @@
+"""All detectors of a policy over the calls of runs: the same in the guard and in a replay.
+
+N1. A detector that raises makes a finding of its own, and the others are asked all the same: no call goes by unseen
+    because a detector has broken.
+N2. A policy that is read anew takes over what was seen so far, for each detector whose settings have not changed.
+N3. A run that makes no calls costs one small object; watches are made with its first call.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rescind.model.scope import Scope, Term
+from rescind.model.signal import Finding, Severity, SignalKind
+from rescind.model.step import RunInfo
+from rescind.triggers.detector import Detector, Watch
+from rescind.triggers.facts import Call, End
+
+NOTHING: tuple[Finding, ...] = ()
+
+FAILURES_TOLD_MAX = 3
+"""Findings that one detector's failures make per run: it fails at each call, and one is enough to act upon."""
+
+
+class Detecting(Protocol):
+    """What an engine needs of a policy."""
+
+    def detectors(self) -> Sequence[Detector]:
+        """Those that are switched on; the same objects for as long as their settings are the same."""
+        ...
+
+
+class Engine:
+    """The detectors of one policy. One engine serves all runs of a process."""
+
+    def __init__(self, policy: Detecting) -> None:
+        """An engine for this policy."""
+        self.detectors = tuple(policy.detectors())
+
+    def adopt(self, policy: Detecting) -> None:
+        """Go on under another policy (N2)."""
+        detectors = tuple(policy.detectors())
+        if detectors != self.detectors:  # by identity where a detector defines no equality
+            self.detectors = detectors
+
+    def watch(self, run: RunInfo) -> "RunWatch":
+        """Begin to watch a run."""
+        return RunWatch(self, run)
+
+
+class RunWatch:
+    """One run, as all detectors see it."""
+
+    __slots__ = ("_detectors", "_engine", "_failures", "_run", "_watches")
+
+    def __init__(self, engine: Engine, run: RunInfo) -> None:
+        """Nothing is looked at before the first call (N3)."""
+        self._engine, self._run = engine, run
+        self._detectors: tuple[Detector, ...] = ()
+        self._watches: tuple[Watch, ...] = ()
+        self._failures: dict[str, int] | None = None
+
+    def asked(self, call: Call) -> tuple[Finding, ...]:
+        """What is found before the call is made, by all detectors; empty if nothing."""
+        if self._detectors is not self._engine.detectors:
+            self._take_up()
+        found: list[Finding] | None = None
+        for watch in self._watches:
+            try:
+                finding = watch.asked(call)
+            except Exception as error:  # noqa: BLE001  # N1
+                finding = self._failed(watch, error)
+            if finding is not None:
+                found = [finding] if found is None else [*found, finding]
+        return NOTHING if found is None else tuple(found)
+
+    def ended(self, end: End) -> tuple[Finding, ...]:
+        """What is found once the call has ended."""
+        if self._detectors is not self._engine.detectors:
+            self._take_up()
+        found: list[Finding] | None = None
+        for watch in self._watches:
+            try:
+                finding = watch.ended(end)
+            except Exception as error:  # noqa: BLE001  # N1
+                finding = self._failed(watch, error)
+            if finding is not None:
+                found = [finding] if found is None else [*found, finding]
+        return NOTHING if found is None else tuple(found)
+
+    def watch_of(self, kind: type) -> Watch | None:
+        """The watch of this type, to be asked for what it knows besides findings; None if it has none."""
+        return next((watch for watch in self._watches if isinstance(watch, kind)), None)
+
+    def _take_up(self) -> None:
+        detectors = self._engine.detectors
+        # By identity: a detector whose settings are the same is the same object, and keeps what it has seen (N2).
+        kept = {id(detector): watch for detector, watch in zip(self._detectors, self._watches, strict=True)}
+        pairs = [(each, kept.get(id(each)) or self._begin(each)) for each in detectors]
+        self._watches = tuple(watch for _, watch in pairs)
+        self._detectors = detectors  # last: another thread that sees it finds the watches in place
+
+    def _begin(self, detector: Detector) -> Watch:
+        try:
+            return detector.watch(self._run) or _BLIND
+        except Exception as error:  # noqa: BLE001  # N1: said at the first call, which it then cannot see
+            return _Broken(f"{type(detector).__name__} could not begin: {type(error).__name__}")
+
+    def _failed(self, watch: Watch, error: Exception) -> Finding | None:
+        name = type(watch).__name__
+        failures = self._failures = self._failures or {}
+        failures[name] = failures.get(name, 0) + 1
+        if failures[name] > FAILURES_TOLD_MAX:
+            return None
+        return Finding(
+            kind=SignalKind.DETECTOR_FAILURE,
+            rule="raised",
+            severity=Severity.HIGH,
+            scope=Scope((Term("run", self._run.run_id),)),
+            # The kind of error and no more: its text may hold arguments that are to be kept out of the journal.
+            detail=f"{name.lstrip('_')} raised {type(error).__name__}; nobody knows what it would have said",
+            facts={"detector": name.lstrip("_"), "error": type(error).__name__, "failures": failures[name]},
+        )
+
+
+class _Blind:
+    """The watch of a detector that has nothing to say of a run."""
+
+    __slots__ = ()
+
+    def asked(self, call: Call) -> None:
+        """Nothing."""
+
+    def ended(self, end: End) -> None:
+        """Nothing."""
+
+
+_BLIND = _Blind()
+
+
+class _Broken(_Blind):
+    __slots__ = ("_why",)
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def asked(self, call: Call) -> None:
+        raise RuntimeError(self._why)
