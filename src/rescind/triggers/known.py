@@ -1,0 +1,56 @@
+"""The detectors that there are: their names in a policy's `detect:`, and what each of them says.
+
+Imported by name, and only when a policy is read or an engine is built: a command that stops agents needs none of them.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+
+from rescind.model.signal import SignalKind
+from rescind.triggers.detector import Detector
+
+_PLACES = {
+    "rates": ("rates", "Rates"),
+    "behaviour": ("behaviour", "Behaviour"),
+    "blast_radius": ("blast", "Blast"),
+    "budget": ("budgets", "Budget"),
+    "policy_violation": ("allowed", "Allowed"),
+    "verification_failure": ("verification", "Verification"),
+    "tool_uncertainty": ("certainty", "Certainty"),
+    "lost_identity": ("identity", "Identity"),
+    "cross_system_inconsistency": ("consistency", "Consistency"),
+}
+
+RATES = frozenset({SignalKind.ERROR_RATE, SignalKind.ANOMALY_RATE, SignalKind.SLOW_RATE, SignalKind.VOLUME_RATE})
+"""The kinds of signal that one detector, `rates`, gives."""
+
+
+def detector_names() -> tuple[str, ...]:
+    """The keys of `detect:`, in the order in which detectors are asked."""
+    return tuple(name for name, (module, _) in _PLACES.items() if find_spec(f"rescind.triggers.{module}"))
+
+
+def detector_of(kind: SignalKind) -> str:
+    """The key of the detector that gives signals of this kind; empty for those that come from elsewhere."""
+    name = "rates" if kind in RATES else kind.value
+    return name if name in _PLACES else ""
+
+
+def config_type(name: str) -> type[msgspec.Struct]:
+    """The struct of a detector's limits. Its `__post_init__` raises ValueError for bad ones."""
+    found: type[msgspec.Struct] = _imported(name, "Config")
+    return found
+
+
+def make_detector(name: str, config: msgspec.Struct) -> Detector:
+    """A new detector, which has seen nothing yet."""
+    made: Detector = _imported(name, "Detector")(config)
+    return made
+
+
+def _imported(name: str, suffix: str) -> Any:
+    module, prefix = _PLACES[name]
+    return getattr(import_module(f"rescind.triggers.{module}"), f"{prefix}{suffix}")

@@ -1,0 +1,224 @@
+"""A policy: what is looked for, and what is done about it. Values, and the one function that decides.
+
+Laws, cited by the tests:
+
+Q1. The first rule that matches decides: those of the file in their order, then the built-in ones, then `report`.
+Q2. A decision in shadow does nothing. What would have been done is recorded.
+Q3. Deciding is pure: the same signal of the same run gets the same decision from the same policy.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from rescind.model.scope import Scope
+from rescind.model.signal import Severity, Signal, SignalKind
+from rescind.model.step import RunInfo
+from rescind.triggers.detector import Detector
+from rescind.triggers.known import detector_of, make_detector
+from rescind.triggers.response import Response, Verb, is_recoverable
+
+EVERY_SIGNAL = "*"
+
+
+class Mode(enum.StrEnum):
+    """Whether a rule acts. The name in files."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"  # it counts and reports, and refuses nothing: where a new rule starts
+    IF_LIMITED = "if_limited"  # enforced once somebody has written limits for the detector, in shadow until then
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule of `respond:`.
+
+    Attributes:
+        name: What orders say that it placed: the rule's own name, or its signal. Unique in its policy.
+        signal: `blast_radius`, `blast_radius.records_per_run`, or `*`.
+        severity: The least that it answers.
+        scope: Whose signals it answers.
+        mode: Whether it acts.
+        then: What is done, in this order; at least one.
+        origin: Where it stands: `rescind.yaml, line 12`.
+    """
+
+    name: str
+    signal: str = EVERY_SIGNAL
+    severity: Severity = Severity.INFO
+    scope: Scope = Scope()
+    mode: Mode = Mode.ENFORCE
+    then: tuple[Response, ...]
+    origin: str = ""
+
+    def matches(self, signal: Signal, run: RunInfo, action: str) -> bool:
+        """Whether this rule answers the signal."""
+        return (
+            self.signal in (EVERY_SIGNAL, signal.kind.value, f"{signal.kind.value}.{signal.rule}")
+            and signal.severity >= self.severity
+            and self.scope.covers(run.subject, action or None)
+        )
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy does about one signal.
+
+    Attributes:
+        rule_name: The rule that decided.
+        responses: What is done, in this order; what would be done, in shadow. At least one.
+        shadow: Whether nothing is done (law Q2).
+        origin: Where the rule stands, for people.
+    """
+
+    rule_name: str
+    responses: tuple[Response, ...]
+    shadow: bool = False
+    origin: str = ""
+
+    @property
+    def recoverable(self) -> bool:
+        """Whether the run can go on by itself; otherwise it is containment, and an order stands until it is lifted."""
+        return is_recoverable(self.responses)
+
+    @property
+    def refuses_call(self) -> bool:
+        """Whether the call at which the signal was noticed is refused, if it can still be."""
+        return not self.shadow and any(response.refuses_call for response in self.responses)
+
+    @property
+    def opens_incident(self) -> bool:
+        """Whether an incident is opened or joined: where one is asked for, and with every containment."""
+        asked = any(response.verb is Verb.INCIDENT for response in self.responses)
+        return not self.shadow and (asked or not self.recoverable)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The responses in words, as `Signalled.responses` records them."""
+        return tuple(str(response) for response in self.responses)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of `detect:`.
+
+    Attributes:
+        config: The detector's limits; None: it is off.
+        written: The fields that the file sets itself. A rule `if_limited` is enforced once there is one.
+    """
+
+    config: msgspec.Struct | None
+    written: frozenset[str] = frozenset()
+
+
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far automatic action reaches over several guards.
+
+    Attributes:
+        evidence_guards: So many guards must have the evidence before more than one guard's runs are held.
+        stop_share_pct: At most this share of the runs that are known may be held automatically.
+    """
+
+    evidence_guards: int = 2
+    stop_share_pct: float = 50.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.evidence_guards <= 1000:
+            raise ValueError(f"evidence_guards is {self.evidence_guards}; it must be from 1 to 1000")
+        if not 0 < self.stop_share_pct <= 100:
+            raise ValueError(f"stop_share_pct is {self.stop_share_pct:g}; it must be more than 0 and at most 100")
+
+
+class Outage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What tells a tool's outage, on which all runs fail, from a rogue run.
+
+    Attributes:
+        runs_min: So many runs must have called the action within the window.
+        share_pct: So much of them must have failed on it.
+        window_seconds: The window.
+    """
+
+    runs_min: int = 3
+    share_pct: float = 60.0
+    window_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.runs_min <= 10_000:
+            raise ValueError(f"runs_min is {self.runs_min}; it must be from 2 to 10000: one run is no outage")
+        if not 0 < self.share_pct <= 100:
+            raise ValueError(f"share_pct is {self.share_pct:g}; it must be more than 0 and at most 100")
+        if not 1 <= self.window_seconds <= 86_400:
+            raise ValueError(f"window_seconds is {self.window_seconds:g}; it must be from 1 to 86400")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What is looked for, and what is done about it.
+
+    Attributes:
+        rules: Those of the file, in their order.
+        defaults: The built-in ones, asked after those.
+        limits: By name of the detector, in the order in which detectors are asked.
+        mode: `shadow` puts every rule in shadow.
+        require_approval: Patterns of actions whose writes wait for a person, such as `payment.*`.
+        fleet, outage: See there.
+        source: The file; empty for the built-in policy alone.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    defaults: tuple[Rule, ...] = ()
+    limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+    mode: Mode = Mode.ENFORCE
+    require_approval: tuple[str, ...] = ()
+    fleet: Fleet = field(default_factory=Fleet)
+    outage: Outage = field(default_factory=Outage)
+    source: str = ""
+    _made: dict[str, Detector] = field(default_factory=dict[str, Detector], compare=False, repr=False)
+
+    def decide(self, signal: Signal, run: RunInfo, action: str) -> Decision:
+        """What to do about a signal (laws Q1 to Q3).
+
+        Args:
+            signal: The evidence.
+            run: The run at whose call it was noticed.
+            action: The call's action; empty if it is about no single call.
+        """
+        for rule in (*self.rules, *self.defaults):
+            if rule.matches(signal, run, action):
+                shadow = self.is_shadow(rule, signal)
+                return Decision(rule_name=rule.name, responses=rule.then, shadow=shadow, origin=rule.origin)
+        return _REPORTED
+
+    def is_shadow(self, rule: Rule, signal: Signal) -> bool:
+        """Whether the rule would do nothing about this signal but report it."""
+        if self.mode is Mode.SHADOW or rule.mode is Mode.SHADOW:
+            return True
+        return rule.mode is Mode.IF_LIMITED and not self.is_limited(signal.kind, signal.rule)
+
+    def is_limited(self, kind: SignalKind, rule: str) -> bool:
+        """Whether the file sets limits of its own for what notices this."""
+        limits = self.limits.get(detector_of(kind))
+        return limits is not None and bool(limits.written)
+
+    def detectors(self) -> tuple[Detector, ...]:
+        """Those that are switched on, in the order in which they are asked; always the same ones for one policy.
+
+        They hold what was learned, so two guards that are to learn apart need a policy each.
+        """
+        for name, limits in self.limits.items():
+            if limits.config is not None and name not in self._made:
+                self._made[name] = make_detector(name, limits.config)
+        return tuple(self._made[name] for name in self.limits if name in self._made)
+
+    def taking_over(self, previous: "Policy") -> "Policy":
+        """This policy with the detectors of the previous one, wherever their limits are equal.
+
+        What those have learned and counted goes on; where limits have changed, the detector begins anew.
+        """
+        for name, limits in self.limits.items():
+            before = previous.limits.get(name)
+            if before is not None and before.config == limits.config and name in previous._made:
+                self._made[name] = previous._made[name]
+        return self
+
+
+_REPORTED = Decision(rule_name="report", responses=(Response(Verb.REPORT),), origin="no rule answers this signal")
