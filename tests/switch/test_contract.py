@@ -379,7 +379,7 @@ def test_a_foreign_database_is_left_alone(tmp_path: Path) -> None:
 def test_a_store_of_a_newer_rescind_is_left_alone(store: SqliteOrders) -> None:
     store.close()
     connection = sqlite3.connect(store.directory / "orders.db")
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute(f"PRAGMA user_version = {database.ORDERS.format + 1}")
     connection.close()
     with pytest.raises(StoreFormatError, match="newer rescind"):
         reopened(store)

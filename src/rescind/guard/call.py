@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from rescind.guard.run import Run
+    from rescind.guard.watching import Asked
 
 current_key: ContextVar[str | None] = ContextVar("rescind_idempotency_key", default=None)
 """The idempotency key of the write whose tool is running; a tool may hand it on to the system it calls."""
@@ -66,6 +67,9 @@ class WriteCall:
         self._before: Snapshot | None = None
         self._effect_began = False
         self.cut_short = ""  # why the tool was cancelled, if a halt of the run did it
+        self.verified: bool | None = None
+        self._outcome: Outcome | None = None
+        self._asked: Asked | None = None  # what detectors were told of it
 
     # --- before the effect ---
 
@@ -102,6 +106,16 @@ class WriteCall:
         if self._secrets:
             refuse_secrets(self.action, "the target", str(self._target), self._secrets)
             refuse_secrets(self.action, "the idempotency key", self.idempotency_key, self._secrets)
+
+    def look_out(self) -> None:
+        """Ask the detectors, now that it is known what would be done to what. Raises: CallDenied, RunHalted."""
+        if self.run.watch is None:
+            return
+        redact = self.tool.redact
+        public = {name: each for name, each in self._recorded.items() if name not in redact} if redact else self._recorded
+        self._asked = self.run.asked(
+            self.action, writes=True, arguments=public, target=self._target, spawns=self.tool.spawns
+        )
 
     def _as_recorded(self) -> Arguments:
         recorded: Arguments = scrub(record_arguments(self.action, self._arguments, self.tool.redact), self._secrets)
@@ -157,6 +171,8 @@ class WriteCall:
             self._strand.end(self._ref, self._parents)
         elif self._strand is not None:
             self._strand.forget(self._ref, self._parents)
+        if self._asked is not None and self._outcome is not None:
+            self.run.ended(self._asked, self._outcome, verified=self.verified, step_id=self.step_id)
 
     def intent(self, before: Snapshot | None) -> tuple[Draft, ...]:
         """The drafts that make the intent durable; the first of a run opens it too."""
@@ -248,6 +264,7 @@ class WriteCall:
 
     def ended(self, outcome: Outcome, after: Snapshot | None) -> Draft:
         """The draft of the step's end."""
+        self._outcome = outcome
         if self._secrets and after is not None:
             # Only the version of an after-image is compared; its image is for people.
             after = msgspec.structs.replace(after, image=scrub(after.image, self._secrets))

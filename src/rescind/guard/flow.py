@@ -89,6 +89,7 @@ def write_flow(call: "WriteCall") -> WriteFlow:
     try:
         call.admit()
         call.record()
+        call.look_out()
         if call.step_is_keyed:
             slot = yield LookUp(call.run.info.tenant, call.idempotency_key)
             if slot is not None:
@@ -202,6 +203,7 @@ def _verify(
     except BaseException as error:  # noqa: BLE001
         return error
     verified = Verified(step_id=call.step_id, holds=not detail, detail=detail)
+    call.verified = verified.holds
     try:
         yield Append((call.draft(verified),))
     except BaseException as error:  # noqa: BLE001

@@ -28,6 +28,7 @@ from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
     from rescind.model.entry import StepRef
+    from rescind.guard.watching import Watching
     from rescind.model.order import Order
     from rescind.switch.client.subscription import Subscription
     from rescind.switch.wire import Report
@@ -80,6 +81,7 @@ class Guard:
         self.ids: IdSource = ids or SystemIds()
         self.in_flight_steps: dict[StepRef, None] = {}
         self.guard_id = self.ids.new_id("guard")
+        self.watching: Watching | None = None
         self._tools: dict[str, WriteTool | ReadTool] = {}
         self._checked = False
         self._runs: dict[int, Run] = {}
@@ -166,6 +168,7 @@ class Guard:
         after: Iterable[str] = (),
         undo_within: timedelta | None = None,
         cancellable: bool = False,
+        spawns: bool = False,
     ) -> Callable[[Callable[P, R]], GuardedWrite[P, R]]:
         """Declare a tool that changes something. Its effect class must be chosen before its first call.
 
@@ -180,6 +183,8 @@ class Guard:
             undo_within: How long after a step its compensation is allowed.
             cancellable: Whether a halt of the run may cancel it while it runs; only for coroutines. Its outcome is then
                 unknown, unless its effect vouches that nothing changed.
+            spawns: Whether it starts further runs: a webhook that wakes a follow-up agent, a job that one picks up. It
+                is refused where the fan-out of its run is blocked.
 
         Raises: DeclarationError, if the name is taken or the declaration contradicts itself.
         """
@@ -196,6 +201,7 @@ class Guard:
                 after=tuple(after),
                 undo_within=undo_within,
                 cancellable=cancellable,
+                spawns=spawns,
             )
             self._add(name, tool)
             return cast("GuardedWrite[P, R]", guarded_write(self, tool))

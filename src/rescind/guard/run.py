@@ -4,11 +4,11 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rescind.errors import RescindError, UsageError
 from rescind.guard.fallback import Fallback
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from rescind.guard.cancelling import Cancelling
     from rescind.guard.guard import Guard
     from rescind.guard.obeyed import Obeyed
+    from rescind.guard.watching import Asked
+    from rescind.model.outcome import Outcome
+    from rescind.model.step import Target
+    from rescind.triggers.engine import RunWatch
 
 logger = logging.getLogger("rescind")
 
@@ -52,6 +56,7 @@ class Run:
     ) -> None:
         self.guard, self.info, self.fallback, self.parent = guard, info, fallback, parent
         self.view = UNSEEN
+        self.watch: RunWatch | None = None  # what its detectors know of it; None without a policy
         self._page: Sequence[int] = (0,)
         self._lease, self._boot_s = guard.lease, guard.clock.boot_s
         self._limits, self._deadline_s = limits, limits.deadline_s
@@ -238,6 +243,32 @@ class Run:
             self._refuse(spent(action, "time"), action)
         if next(self._calls) > self._limits.calls_max or (self.parent is not None and self.parent.is_spent()):
             self._refuse(spent(action, "calls"), action)
+
+    def asked(
+        self,
+        action: str,
+        *,
+        writes: bool,
+        arguments: "Mapping[str, Any] | None" = None,
+        target: "Target | None" = None,
+        repeats: str = "",
+        spawns: bool = False,
+    ) -> "Asked | None":
+        """Tell the detectors of a call that is about to be made. What is returned goes to `ended`.
+
+        Raises: CallDenied, RunHalted: what they found makes the policy refuse it.
+        """
+        watching = self.guard.watching
+        if watching is None or self.watch is None:
+            return None
+        return watching.asked(
+            self, action, writes=writes, arguments=arguments, target=target, repeats=repeats, spawns=spawns
+        )
+
+    def ended(self, asked: "Asked", outcome: "Outcome", *, verified: bool | None = None, step_id: str = "") -> None:
+        """Tell the detectors how it ended. Takes nothing back, and never raises."""
+        if self.guard.watching is not None:
+            self.guard.watching.ended(self, asked, outcome, verified=verified, step_id=step_id)
 
     def is_spent(self) -> bool:
         """Count a call of a child, and say whether it is one too many: a run cannot spend more by spawning."""

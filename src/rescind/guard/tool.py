@@ -43,7 +43,9 @@ class WriteTool:
         after: tuple[str, ...],
         undo_within: timedelta | None,
         cancellable: bool = False,
+        spawns: bool = False,
     ) -> None:
+        self.spawns = spawns
         self.function, self.name = function, name
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = Signature(function)
