@@ -1,0 +1,169 @@
+"""A run that behaves as no healthy one does: it retries, turns in circles, goes on and on.
+
+These rules need nothing learned. Each has a bound, speaks when the bound is passed, and again each time the count has
+doubled (law D5).
+"""
+
+import msgspec
+
+from rescind.model.outcome import Completed
+from rescind.model.scope import Scope, Term
+from rescind.model.signal import Finding, Severity, SignalKind
+from rescind.model.step import RunInfo
+from rescind.triggers.facts import Call, End
+
+BOUND_MAX = 1_000_000
+"""The largest bound that a limit may have. It is there to catch a slip of the key."""
+
+REMEMBERED_MAX = 16
+"""Calls that one generation of a run's memory holds. A circle of up to so many different calls is always seen; longer
+ones meet `steps_max`. There are two generations, so a run's memory is below 3 KiB."""
+
+
+class BehaviourConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits for what one run does.
+
+    Attributes:
+        retries_max: Failures of one action in a row after which it is asked for once more.
+        repeats_max: How often a run may make one and the same call: same action, same arguments.
+        steps_max: Calls in a run, reads included.
+        mutations_max: Writes in a run.
+        false_stops_per_1000: Of 1,000 healthy runs, how many may be taken for unhealthy ones by what was learned.
+    """
+
+    retries_max: int = 5
+    repeats_max: int = 10
+    steps_max: int = 500
+    mutations_max: int = 200
+    false_stops_per_1000: int = 40
+
+    def __post_init__(self) -> None:
+        for name in ("retries_max", "repeats_max", "steps_max", "mutations_max"):
+            value = getattr(self, name)
+            if not 1 <= value <= BOUND_MAX:
+                raise ValueError(f"{name} is {value}; it must be from 1 to {BOUND_MAX}")
+        if not 1 <= self.false_stops_per_1000 <= 500:
+            raise ValueError(f"false_stops_per_1000 is {self.false_stops_per_1000}; it must be from 1 to 500")
+
+
+class BehaviourDetector:
+    """Watches each run for what it does too often."""
+
+    def __init__(self, config: BehaviourConfig) -> None:
+        """A detector with these limits."""
+        self.config = config
+
+    def watch(self, run: RunInfo) -> "BehaviourWatch":
+        """Begin to watch a run."""
+        return BehaviourWatch(self, run)
+
+
+class BehaviourWatch:
+    """One run. Counts may be off by one where its calls overlap in threads (law D3)."""
+
+    __slots__ = (
+        "_detector",
+        "_failures",
+        "_next_mutations",
+        "_next_steps",
+        "_older",
+        "_recent",
+        "_run_id",
+        "mutations",
+        "steps",
+    )
+
+    def __init__(self, detector: BehaviourDetector, run: RunInfo) -> None:
+        """Nothing has been seen yet."""
+        self._detector, self._run_id = detector, run.run_id
+        self.steps = self.mutations = 0
+        self._next_steps, self._next_mutations = detector.config.steps_max, detector.config.mutations_max
+        self._recent: dict[int, int] | None = None
+        self._older: dict[int, int] | None = None
+        self._failures: dict[str, list[int]] | None = None  # by action: in a row, and at how many it is said next
+
+    def asked(self, call: Call) -> Finding | None:
+        """Whether this call makes it too much. Of several findings, the one that says most."""
+        # All of them count, whichever speaks.
+        steps = self._count_step()
+        mutations = self._count_mutation() if call.writes else None
+        repeats = self._count_repeats(call) if call.repeats else None
+        retries = self._look_at_failures(call) if self._failures else None
+        return retries or repeats or mutations or steps
+
+    def ended(self, end: End) -> Finding | None:
+        """Remember whether it failed. What follows from that is said when it is asked for again."""
+        action, failures = end.call.action, self._failures
+        if type(end.outcome) is Completed:
+            if failures:
+                failures.pop(action, None)
+            return None
+        if failures is None:
+            failures = self._failures = {}
+        known = failures.get(action)
+        if known is not None:
+            known[0] += 1
+        elif len(failures) < REMEMBERED_MAX:
+            failures[action] = [1, self._detector.config.retries_max]
+        return None
+
+    def _count_repeats(self, call: Call) -> Finding | None:
+        # The digest's hash, for a digest kept alive takes four times the room; in 64 bits, two of them never meet.
+        key, recent, older = hash(call.repeats), self._recent, self._older
+        if recent is None:
+            recent = self._recent = {}
+        count = recent.get(key) or (older.get(key, 0) if older else 0)
+        if key not in recent and len(recent) >= REMEMBERED_MAX:
+            self._older, self._recent = recent, {}
+            recent = self._recent
+        recent[key] = count = count + 1
+        bound = self._detector.config.repeats_max
+        if not _has_doubled(count - 1, bound):
+            return None
+        what = f"{call.action} on {call.target}" if call.target else call.action
+        detail = f"{what}: the same call {count} times in this run, {bound} are allowed"
+        return self._finding("repeated_call", call.writes, detail, count, bound, call.action)
+
+    def _look_at_failures(self, call: Call) -> Finding | None:
+        known = self._failures.get(call.action) if self._failures else None
+        if known is None or known[0] < known[1]:
+            return None
+        count, bound = known[0], self._detector.config.retries_max
+        known[1] = 2 * max(count, known[1])
+        detail = f"{call.action} is asked for again after {count} failures in a row, {bound} are the limit"
+        return self._finding("retries", call.writes, detail, count, bound, call.action)
+
+    def _count_mutation(self) -> Finding | None:
+        self.mutations = count = self.mutations + 1
+        if count <= self._next_mutations:
+            return None
+        self._next_mutations = 2 * self._next_mutations
+        bound = self._detector.config.mutations_max
+        return self._finding("mutations", True, f"{count} writes in this run, {bound} are allowed", count, bound)
+
+    def _count_step(self) -> Finding | None:
+        self.steps = count = self.steps + 1
+        if count <= self._next_steps:
+            return None
+        self._next_steps = 2 * self._next_steps
+        bound = self._detector.config.steps_max
+        return self._finding("steps", False, f"{count} calls in this run, {bound} are allowed", count, bound)
+
+    def _finding(self, rule: str, writes: bool, detail: str, count: int, bound: int, action: str = "") -> Finding:
+        facts: dict[str, object] = {"count": count, "bound": bound}
+        if action:
+            facts["action"] = action
+        return Finding(
+            kind=SignalKind.BEHAVIOUR,
+            rule=rule,
+            severity=Severity.HIGH if writes else Severity.WARNING,
+            scope=Scope((Term("run", self._run_id),)),
+            detail=detail,
+            facts=facts,
+        )
+
+
+def _has_doubled(count: int, bound: int) -> bool:
+    """Whether the count is the bound, or twice, four times, eight times… the bound (law D5)."""
+    times, rest = divmod(count, bound)
+    return rest == 0 and times > 0 and times & (times - 1) == 0
