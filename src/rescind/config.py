@@ -18,6 +18,9 @@
       lease_ttl_s: 10            # after so much silence of all of them …
       on_silence: read_only      # … a guard lowers itself to this level
       start_within_s: 2          # how long a first run waits for the first answer
+    approval:
+      wait_s: 300                # how long a write waits for a person before it is refused; 0: not at all
+      expire_s: 3600             # how long a person has to decide, and the write to begin
 
 The environment variable RESCIND_STORE names the store for programs and commands that are given none. RESCIND_URL names
 further switches, separated by blanks or commas: it can add to those of the file and takes none away. Whom it adds to
@@ -91,6 +94,26 @@ class SwitchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"start_within_s is {self.start_within_s:g}; it must be from 0 to 60")
         if Level.parse(self.on_silence) < Level.SUPERVISED:
             raise ValueError("on_silence is normal, which would let a guard go on that nobody can stop; use read_only")
+
+
+class ApprovalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long writes wait for a person, and for how long what was asked and decided counts.
+
+    What is asked outlives the waiting: a call that was refused goes through when it is made again after its approval.
+    """
+
+    wait_s: float = 300.0
+    expire_s: float = 3_600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wait_s <= 86_400:
+            raise ValueError(f"wait_s is {self.wait_s:g}; it must be from 0 to 86400")
+        if not 1 <= self.expire_s <= 604_800:
+            raise ValueError(f"expire_s is {self.expire_s:g}; it must be from 1 to 604800, which are seven days")
+
+
+NO_WAITING = ApprovalConfig(wait_s=0.0)
+"""Ask, and refuse the call at once: for guards that nobody has told how long to wait."""
 
 
 def _refuse_bad_text(place: str, text: str) -> None:
@@ -190,6 +213,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallback: str | None = None
     undo: UndoConfig = UndoConfig()
     switch: SwitchConfig = SwitchConfig()
+    approval: ApprovalConfig = ApprovalConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -145,6 +145,46 @@ class RunQuarantined(RunHalted):
         )
 
 
+class ApprovalPending(CallDenied):
+    """The call waits for a person's approval, and did not happen. The same call goes through once it is approved."""
+
+    def __init__(self, *, action: str, approval_id: str, because: str, level: Level, order_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"{action} was not run: it waits for a person's approval ({approval_id}). Reason: {because}. Tell the user "
+            "that it has to be approved. Once it is, the very same call goes through; with other arguments it would "
+            "have to be approved anew, so do not change them, and do not look for another way",
+            action=action,
+            level=level,
+            order_ids=order_ids,
+        )
+        self.approval_id, self.because = approval_id, because
+
+
+class ApprovalDenied(CallDenied):
+    """A person has denied this call, and it did not happen. It is denied until the approval that was asked expires."""
+
+    def __init__(self, *, action: str, approval_id: str, actor: str, note: str) -> None:
+        why = f": {note}" if note else ""
+        super().__init__(
+            f"{action} was not run: {actor} has denied it ({approval_id}){why}. Do not make this call again and do "
+            "not look for another way; tell the user that it was denied",
+            action=action,
+        )
+        self.approval_id, self.actor, self.note = approval_id, actor, note
+
+
+class ApprovalVoid(CallDenied):
+    """The call is not, or not any more, what was or could be approved, and did not happen. It may be asked for anew."""
+
+    def __init__(self, *, action: str, approval_id: str, problem: str) -> None:
+        super().__init__(
+            f"{action} was not run: approval {approval_id} is void, because {problem}. Nothing was changed. The call "
+            "can be made again, and then asks for a new approval",
+            action=action,
+        )
+        self.approval_id, self.problem = approval_id, problem
+
+
 class IdempotencyConflict(RescindError):
     """The idempotency key belongs to a call with another action or other arguments. Nothing was done."""
 
@@ -177,6 +217,20 @@ class ResultNotRecorded(RescindError):
 
 class NothingChanged(RescindError):
     """Raised *by a tool* to vouch that its call changed nothing: the step is then failed and not unknown."""
+
+
+class StaleLease(NothingChanged):
+    """Raised *by a tool* behind a fence: the run's fencing number is too low, so its lease was revoked meanwhile."""
+
+    def __init__(self, *, run_id: str, fencing_number: int, highest: int, full: bool = False) -> None:
+        if full:
+            why = "this fence knows as many runs as it may and takes no new one; let it forget runs that have ended"
+        elif fencing_number < 1:
+            why = "a fencing number is at least 1; ask for the run's lease"
+        else:
+            why = f"{highest} was seen, so the lease was revoked since; end this worker"
+        super().__init__(f"fencing number {fencing_number} of run {run_id} was refused: {why}. Nothing was changed")
+        self.run_id, self.fencing_number, self.highest = run_id, fencing_number, highest
 
 
 class VerificationFailed(RescindError):

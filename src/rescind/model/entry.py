@@ -157,7 +157,7 @@ class ApprovalAsked(msgspec.Struct, frozen=True, gc=False, tag="approval_asked",
 
     Attributes:
         approval_id: The run that holds this approval's events.
-        run, step_id: Who asks; the step has no intent yet.
+        run: Who asks; the step has no intent yet.
         arguments: As they would be executed and recorded, redacted ones blotted out.
         because: Why it needs one: the order, or the rule.
         expires_at: Until when a decision counts.
@@ -174,7 +174,10 @@ class ApprovalAsked(msgspec.Struct, frozen=True, gc=False, tag="approval_asked",
 
 
 class ApprovalDecided(msgspec.Struct, frozen=True, gc=False, tag="approval_decided", kw_only=True):
-    """A named person decided. `decision` is `approved` or `denied`."""
+    """A named person decided: `approved` or `denied`. Or who asked does not want it any more: `withdrawn`.
+
+    `arguments_digest` is of what was decided about. Only of a withdrawal, `actor` is a guard.
+    """
 
     approval_id: str
     decision: str

@@ -137,6 +137,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         arguments_digest: SHA-256 over action and requested arguments, without the redacted ones.
         compensation: Kind and deadline.
         imported: What an export needs to say again exactly what an import said; unset, and not written, if nothing.
+        approval_id: The approval that it was begun with; unset, and not written, if it needed none.
     """
 
     step_id: str
@@ -153,6 +154,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     arguments_digest: str = ""
     compensation: Compensation | None = None
     imported: Imported | msgspec.UnsetType = msgspec.UNSET
+    approval_id: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def arguments(self) -> Arguments:

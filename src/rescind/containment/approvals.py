@@ -1,0 +1,130 @@
+"""Approvals: one write of one run, which waits for a person. Folded from the entries of the approval's own run.
+
+        ┌────────── expires ──────────┐
+    waiting ─▶ approved ─▶ used       ▼
+        │          └─────────────▶ expired
+        ├─▶ denied
+        └─▶ withdrawn (also from approved): who asked does not want it any more, or wants something else by now
+
+A1. An approval is about one call: its run, its action, its target and its recorded arguments make its id. Another
+    argument is another call, and needs another approval.
+A2. It is decided once, by a named person, before it expires; and good for one intent, before it expires.
+A3. The same call asks again with the next number, and only when nothing is left of the last: it was used, it has
+    expired, or it was withdrawn. A denial stands until it expires, so nobody is asked the same question all day.
+A4. Agents may only tighten: they ask, use and withdraw. Whoever decides is somebody else.
+"""
+
+import enum
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import msgspec
+
+from rescind.model.entry import ApprovalAsked, ApprovalDecided, ApprovalUsed, Entry, StepRef
+from rescind.model.step import REDACTED, Target, canonical_json
+
+APPROVAL_AGENT = "rescind-approval"
+"""The agent name of the runs that approvals are recorded in."""
+
+EXPIRE_MAX = timedelta(days=7)
+"""The longest that anybody may be given to decide. Who looks for what is waiting need not look further back."""
+
+APPROVED, DENIED, WITHDRAWN = "approved", "denied", "withdrawn"
+"""What may be decided: the first two by a person, the last by who asked."""
+
+
+class ApprovalState(enum.StrEnum):
+    """Where an approval stands."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    USED = "used"
+    WITHDRAWN = "withdrawn"
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """One approval, and all that the journal knows of it so far.
+
+    Attributes:
+        asked: What is asked.
+        position: Where its run's chain ends; whatever is decided or used next stands at the one after.
+        decided: What was decided; None while it waits.
+        decided_at: When; aware, UTC.
+        used: The step that it was used for.
+    """
+
+    asked: ApprovalAsked
+    asked_at: datetime
+    position: int
+    decided: ApprovalDecided | None = None
+    decided_at: datetime | None = None
+    used: StepRef | None = None
+    used_at: datetime | None = None
+
+    @property
+    def approval_id(self) -> str:
+        """Its id, which is its run's id."""
+        return self.asked.approval_id
+
+    @property
+    def uncovered(self) -> tuple[str, ...]:
+        """Arguments that are kept out of the record, so that nobody has seen or approved their values."""
+        return tuple(name for name, value in self.asked.arguments.items() if value == REDACTED)
+
+    def state(self, now: datetime) -> ApprovalState:
+        """Where it stands at an aware moment. A decision that came too late decides nothing."""
+        if self.used is not None:
+            return ApprovalState.USED
+        decision = "" if self.decided is None else self.decided.decision
+        if decision == WITHDRAWN:
+            return ApprovalState.WITHDRAWN
+        if now >= self.asked.expires_at:
+            return ApprovalState.EXPIRED
+        return ApprovalState(decision) if decision else ApprovalState.WAITING
+
+
+def approval_id_of(run_id: str, arguments_digest: str, target: Target | None, number: int) -> str:
+    """The id of the approval that a call asks for (A1).
+
+    Args:
+        run_id: Whose call it is.
+        arguments_digest: Over its action and recorded arguments.
+        target: What it touches.
+        number: Which approval of this very call, from 1.
+    """
+    named = canonical_json([run_id, arguments_digest, target, number])
+    return "approval_" + hashlib.sha256(named).hexdigest()[:20]
+
+
+def fold_approvals(entries: Iterable[Entry]) -> list[Approval]:
+    """The approvals that the entries tell of, oldest first. Entries come in order of sequence, of any runs."""
+    approvals: dict[str, Approval] = {}
+    for entry in entries:
+        event, run_id = entry.event, entry.run.run_id
+        if isinstance(event, ApprovalAsked):
+            # Of two askings in one run, the first counts: nobody may change what somebody is looking at.
+            approvals.setdefault(run_id, Approval(asked=event, asked_at=entry.recorded_at, position=entry.position))
+        elif run_id in approvals:
+            approvals[run_id] = _after(approvals[run_id], entry)
+    return list(approvals.values())
+
+
+def _after(approval: Approval, entry: Entry) -> Approval:
+    event = entry.event
+    changes: dict[str, object] = {"position": entry.position}
+    if isinstance(event, ApprovalUsed) and approval.used is None:
+        changes |= {"used": event.step, "used_at": entry.recorded_at}
+    elif isinstance(event, ApprovalDecided) and _counts(event, approval, entry.recorded_at):
+        changes |= {"decided": event, "decided_at": entry.recorded_at}
+    return msgspec.structs.replace(approval, **changes)
+
+
+def _counts(decided: ApprovalDecided, approval: Approval, at: datetime) -> bool:
+    if decided.decision == WITHDRAWN:
+        return True
+    # A2; and whoever decided about other arguments has decided nothing here.
+    is_about_this = decided.arguments_digest == approval.asked.arguments_digest
+    return approval.decided is None and is_about_this and at < approval.asked.expires_at
