@@ -64,6 +64,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         scope: Whom it is about, as far as the detector can tell: a run, an action, an agent.
         detail: One line for people, with the numbers: `101 records in this run, 100 are allowed`.
         facts: The numbers by name, as JSON values.
+        again: It was said before and has not become worse. It makes no further signal, but what the policy refuses for
+            it is refused again: a call that was denied must not get through by being repeated.
     """
 
     kind: SignalKind
@@ -72,6 +74,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     scope: Scope
     detail: str
     facts: dict[str, Any] = {}
+    again: bool = False
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):

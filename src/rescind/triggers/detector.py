@@ -6,7 +6,8 @@ D3. One watch sees the calls of one run, in the order in which they are made. Ca
     a watch that counts survives that with a count that is off, and never with an exception or a lost refusal.
 D4. A watch of an idle run is small: what grows is bounded, and made when it is first needed.
 D5. A finding is said once when a bound is passed, and again only when it has become worse: a run that is wrong makes
-    one signal, not one for each of its calls.
+    one signal, not one for each of its calls. What could be prevented in `asked` is found at every call that would do
+    it, marked `again` where it makes no further signal, for a denied call must not get through by being repeated.
 """
 
 from typing import Protocol
