@@ -15,7 +15,7 @@ from rescind.cli.trouble import SwitchesFailed, failed, reply_as_json, trouble_l
 from rescind.clock import Clock
 from rescind.errors import RescindError
 from rescind.model.level import Level
-from rescind.model.order import Order
+from rescind.model.order import Measure, Order
 from rescind.switch.client.asking import WITHIN_S, Asking, Reply
 from rescind.switch.client.operator import post_order
 from rescind.switch.desk import place_order
@@ -31,11 +31,26 @@ _SOON_S = 0.25
 """How long the other switches may take to be named before the receipt, and not after it."""
 
 WHAT_LEVELS_DO = {
+    Level.NORMAL: "calls go on",
     Level.SUPERVISED: "writes wait for approval",
     Level.READ_ONLY: "reads go on, writes are refused",
     Level.PAUSED: "nothing new begins, what runs may finish",
     Level.HALTED: "runs end, and every later call is refused",
 }
+
+WHAT_MEASURES_DO = {
+    Measure.TRIP: "a breaker is open: reads go on, writes are refused until its probes succeed",
+    Measure.FORCED_OPEN: "a breaker is held open: reads go on, writes are refused",
+    Measure.REVOKE: "leases are void, and whoever checks them refuses",
+    Measure.BLOCK_FAN_OUT: "no further runs, webhooks or follow-up agents are started",
+    Measure.QUARANTINE: "runs end, and are neither retried nor resumed",
+    Measure.PAUSE_QUEUE: "jobs that have not begun wait in their queue",
+}
+
+
+def effect_of(order: Order) -> str:
+    """What an order does, in words."""
+    return WHAT_MEASURES_DO.get(order.measure) or WHAT_LEVELS_DO[order.level]
 
 
 class Delivery:
@@ -145,8 +160,10 @@ class Delivery:
             out.say(f"  also    durable on {safe(where)}")
             return
         self._said = True
-        out.say(f"{order.level.label} {safe(order.scope)}: {WHAT_LEVELS_DO[order.level]}", style="bold")
+        out.say(f"{safe(order.what)}: {effect_of(order)}", style="bold")
         out.say(f"  order   {order.order_id}, durable on {safe(where)}")
+        if order.origin:
+            out.say(f"  origin  {safe(order.origin)}")
         out.say(f"  reason  {safe(order.reason) or 'none given; --reason is shown to whoever is refused'}")
         out.say(f'  lift    {shell_line("resume", order.order_id, *self.places.words())} --reason "…"')
 

@@ -235,10 +235,10 @@ def _what_stands(standing: Sequence[Order]) -> str:
 
 def _say(lifted: Sequence[Order], left: Sequence[Order], out: Out) -> None:
     for order in lifted:
-        out.say(f"lifted  {order.order_id}  {order.level.label} {safe(order.scope)}", style="bold")
+        out.say(f"lifted  {safe(order.order_id)}  {safe(order.what)}", style="bold")
     if left:
         out.say("still covering some or all of it:")
         for order in left:
-            out.say(f"  {order.order_id}  {order.level.label} {safe(order.scope)}", style="yellow")
+            out.say(f"  {safe(order.order_id)}  {safe(order.what)}", style="yellow")
     elif lifted:
         out.say("no other order covers any of it")

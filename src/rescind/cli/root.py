@@ -15,6 +15,9 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("", "what stands, who obeys it, what is in flight"),
         "supervise": ("-- CMD…", "run an agent in any language; kill it if halted"),
     },
+    "Contain": {
+        "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
+    },
     "Undo": {
         "undo": ("", "show what would be undone; --apply does it"),
         "review": ("list|show|resolve", "what only a person can decide"),
@@ -36,6 +39,7 @@ MODULES = {
     "stop": "rescind.cli.stop:stop",
     "resume": "rescind.cli.resume:resume",
     "status": "rescind.cli.status:status",
+    "contain": "rescind.cli.contain:contain",
     "undo": "rescind.cli.undo:undo",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",

@@ -129,8 +129,10 @@ def _say_orders(standing: Sequence[tuple[Order, list[str]]], switches: Sequence[
     out.say(count_of(len(standing), "standing order") if standing else "no standing orders", style="bold")
     shown = standing if every else standing[:_ORDERS_SHOWN]
     for order, places in shown:
-        out.say(f"  {order.level.label} {safe(order.scope)}", style="yellow" if order.level < Level.HALTED else "red")
+        out.say(f"  {safe(order.what)}", style="yellow" if order.level < Level.HALTED else "red")
         out.say(f"    {safe(order.order_id)}, {ago(order.placed_at)} ago by {safe(order.actor)}")
+        if order.origin:
+            out.say(f"    {safe(order.origin)}")
         if order.reason:
             out.say(f"    {safe(order.reason)}")
         if switches and not set(switches) <= set(places):

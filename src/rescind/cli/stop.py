@@ -22,7 +22,8 @@ class _Stop(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _read_wait(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+def read_wait(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    """The time that `--wait` names, in seconds; None if it was not given."""
     try:
         return None if text is None else parse_duration(text, least_s=0.05, most_s=3600.0)
     except ValueError as error:
@@ -61,7 +62,7 @@ Examples:
 @click.option(
     "--wait",
     "wait_s",
-    callback=_read_wait,
+    callback=read_wait,
     is_flag=False,
     flag_value=WAIT_DEFAULT,
     metavar="[TIME]",

@@ -1,16 +1,16 @@
 """What `rescind stop` does, apart from how its words were read: two readers share it, see `quick`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rescind.cli.delivery import Delivery
 from rescind.cli.identity import whoami
 from rescind.cli.out import Out
-from rescind.cli.places import Given, find_places
+from rescind.cli.places import Given, Places, find_places
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line
-from rescind.clock import SystemClock, SystemIds
+from rescind.clock import Clock, SystemClock, SystemIds
 from rescind.errors import RescindError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Order
@@ -43,12 +43,54 @@ def stop_now(
     places = find_places(given)
     if places.passed_over:
         out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
-    delivery = Delivery(order, places, out, clock=clock)
-    delivery.place_here()
-    delivery.await_switch()
+    return deliver((order,), places, wait_s=wait_s, out=out, clock=clock, show=lambda answers: answers[0])
+
+
+def deliver(
+    orders: Sequence[Order],
+    places: Places,
+    *,
+    wait_s: float | None,
+    out: Out,
+    clock: Clock,
+    show: Callable[[list[dict[str, Any]]], dict[str, Any]],
+) -> int:
+    """Place orders everywhere, all at once, say so, and wait for their receipts if `wait_s` says how long.
+
+    Args:
+        orders: At least one, with one scope.
+        places: Where to.
+        wait_s: How long to wait for each receipt; None for not at all.
+        out: Where to say it.
+        clock: The time.
+        show: The answer for programs, made of the answers for each order.
+
+    Returns: The exit status.
+    Raises: SwitchesFailed, if there are switches and one of the orders is at none of them; OrdersUnavailable.
+    """
+    deliveries = [Delivery(order, places, out, clock=clock) for order in orders]
+    for delivery in deliveries:  # all of them are on this disk, before anybody waits for a switch
+        delivery.place_here()
+    for delivery in deliveries:
+        delivery.await_switch()
     if places.store is not None and not places.switches.urls:
-        _note_if_nobody_is_covered(wanted_scope, places.store, out)
-    answer: dict[str, Any] = {"order": order_as_json(order)}
+        _note_if_nobody_is_covered(orders[0].scope, places.store, out)
+    answers: list[dict[str, Any]] = []
+    status = 0
+    for delivery in deliveries:
+        answer, its_status = _concluded(delivery, wait_s, out)
+        answers.append(answer)
+        status = max(status, its_status)
+    failure = next((delivery.failure for delivery in deliveries if delivery.failure is not None), None)
+    if failure is not None:
+        failure.answer = show(answers)
+        raise failure
+    out.emit(show(answers))
+    return status
+
+
+def _concluded(delivery: Delivery, wait_s: float | None, out: Out) -> tuple[dict[str, Any], int]:
+    answer: dict[str, Any] = {"order": order_as_json(delivery.order)}
     status = 0
     if wait_s is not None and delivery.is_durable:
         delivery.await_others_briefly()
@@ -57,13 +99,7 @@ def stop_now(
         receipt = await_everywhere(delivery, out, timeout_s=wait_s)
         answer["receipt"], status = receipt, receipt_status(receipt)
     delivery.finish()
-    answer |= delivery.as_json()
-    failure = delivery.failure
-    if failure is not None:
-        failure.answer = answer
-        raise failure
-    out.emit(answer)
-    return max(status, delivery.status)
+    return answer | delivery.as_json(), max(status, delivery.status)
 
 
 def read_words(scope: str, level: str) -> tuple[Scope, Level]:
@@ -83,6 +119,9 @@ def order_as_json(order: Order) -> dict[str, Any]:
         "reason": order.reason,
         "actor": order.actor,
         "placed_at": order.placed_at.isoformat(),
+        "measure": order.measure.value,
+        "cause": order.cause,
+        "trigger": order.trigger,
     }
 
 

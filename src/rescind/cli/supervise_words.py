@@ -62,7 +62,7 @@ def _unheeded(orders: Sequence[Order], run: RunInfo, act_at: Level) -> list[str]
 
 
 def _name(order: Order) -> str:
-    return f"order {safe(order.order_id)} by {safe(order.actor)} ({order.level.label} {safe(order.scope)})"
+    return f"order {safe(order.order_id)} by {safe(order.actor)} ({safe(order.what)})"
 
 
 def _because(reason: Reason) -> str:

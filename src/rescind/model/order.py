@@ -75,6 +75,21 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
             hint = "; to give power back, lift an order" if self.measure is Measure.LEVEL else ""
             raise ValueError(f"an order of {what} at level {self.level.label} holds nothing; use {least}{hint}")
 
+    @property
+    def what(self) -> str:
+        """What it does to whom: `halted agent:a`, `quarantine run:r (halted)`, `pause_queue tenant:t`."""
+        if self.measure is Measure.LEVEL:
+            return f"{self.level.label} {self.scope}"
+        level = "" if self.level is Level.NORMAL else f" ({self.level.label})"
+        return f"{self.measure.value} {self.scope}{level}"
+
+    @property
+    def origin(self) -> str:
+        """What it answers and which rule placed it; empty if a person placed it for no signal."""
+        parts = [f"for {self.cause}"] if self.cause else []
+        parts += [f"by the rule {self.trigger}"] if self.trigger else []
+        return ", ".join(parts)
+
 
 class Lift(msgspec.Struct, frozen=True, kw_only=True):
     """The withdrawal of orders by id. It says who gave the power back, and why."""

@@ -10,7 +10,7 @@ import msgspec
 
 from rescind.clock import to_us
 from rescind.model.level import Level
-from rescind.model.order import Lift, Order
+from rescind.model.order import Lift, Measure, Order
 from rescind.switch.alerts.text import encodable, line_of
 from rescind.switch.wire import lift_doc, order_doc
 
@@ -52,10 +52,13 @@ def alert_of_order(order: Order, switch_id: str) -> Alert:
     """The alert of an order that is on the switch's disk."""
     level = order.level.label
     severity: Severity = "critical" if order.level >= Level.PAUSED else "warning"
+    verb = f"STOP {level}" if order.measure is Measure.LEVEL else f"CONTAIN {order.measure.value}"
     lines = {
         "reason": line_of(order.reason) or "none given",
         "level": level,
+        **({} if order.measure is Measure.LEVEL else {"measure": order.measure.value}),
         "scope": line_of(order.scope),
+        **({"origin": line_of(order.origin)} if order.origin else {}),
         "by": line_of(order.actor) or "nobody named",
         "at": _moment(order.placed_at),
         "order": line_of(order.order_id),
@@ -66,7 +69,7 @@ def alert_of_order(order: Order, switch_id: str) -> Alert:
         alert_id=_id("order-placed", order.order_id),
         kind="order.placed",
         severity=severity,
-        title=f"STOP {level} {line_of(order.scope, _TITLE_SCOPE_LENGTH_MAX)}",
+        title=f"{verb} {line_of(order.scope, _TITLE_SCOPE_LENGTH_MAX)}",
         body=_body(lines),
         subject=f"order/{line_of(order.order_id)}",
         switch_id=switch_id,

@@ -15,7 +15,7 @@ from rescind.clock import Clock
 from rescind.model.order import Lift, Order
 from rescind.switch.client.asking import WITHIN_S, Asking, Request, Switches
 from rescind.switch.client.http import Response
-from rescind.switch.wire import LiftDoc, Lifted, OrderDoc, Placed, Standing, lift_doc, order_doc
+from rescind.switch.wire import LiftDoc, Lifted, OrderDoc, Placed, Standing, lift_doc, measure_of, order_doc
 
 T = TypeVar("T")
 
@@ -49,8 +49,9 @@ def post_order(switches: Switches, order: Order, *, within_s: float = WITHIN_S, 
 
     def read(response: Response) -> Placed:
         placed = msgspec.json.decode(response.body, type=_Placed)
-        same = placed.order.order_id, placed.order.scope, placed.order.level
-        if same != (order.order_id, str(order.scope), order.level.label):
+        doc = placed.order
+        same = doc.order_id, doc.scope, doc.level, measure_of(doc)
+        if same != (order.order_id, str(order.scope), order.level.label, order.measure):
             raise ValueError("it names another order")
         return placed
 

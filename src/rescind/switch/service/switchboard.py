@@ -364,7 +364,8 @@ def _merged(content: Order | Lift | Consent, origin: str, person: str) -> Entry:
 def _says(content: Order | Lift | Consent) -> str:
     match content:
         case Order():
-            return f"{content.level.label} {content.scope}: {content.reason}"
+            origin = f" ({content.origin})" if content.origin else ""
+            return f"{content.what}: {content.reason}{origin}"
         case Lift():
             return f"lifts {', '.join(sorted(content.order_ids))}: {content.reason}"
         case Consent():
