@@ -58,7 +58,8 @@ def test_each_level_allows_what_the_ladder_says(tools: Tools, level: Level, read
         return True
 
     with tools.guard.run("shop@1"):
-        tools.guard.orders.place(an_order(level=level))
+        if level > Level.NORMAL:  # an order at normal cannot even be made
+            tools.guard.orders.place(an_order(level=level))
         assert (allowed(tools.get), allowed(tools.put)) == (reads, writes)
     assert tools.effects == (["tea"] if writes else [])
 

@@ -13,6 +13,7 @@ from builders import NOON_US, a_lift, an_order
 from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Order, OrderSet
+from rescind.switch import database
 from rescind.switch.memory import MemoryOrders
 from rescind.switch.port import Orders, Standing
 from rescind.switch.store import SqliteOrders, Write
