@@ -18,6 +18,7 @@ import enum
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
@@ -32,6 +33,17 @@ EXPIRE_MAX = timedelta(days=7)
 
 APPROVED, DENIED, WITHDRAWN = "approved", "denied", "withdrawn"
 """What may be decided: the first two by a person, the last by who asked."""
+
+
+class Decider(Protocol):
+    """Who says what was decided, where the journal of this machine may not: whoever has that could approve itself."""
+
+    def decision(self, asked: ApprovalAsked) -> ApprovalDecided | None:
+        """What a person has decided about it, as far as it is known here; None while it waits.
+
+        See to it that it is asked. Does no I/O: a write that waits calls this again and again.
+        """
+        ...
 
 
 class ApprovalState(enum.StrEnum):

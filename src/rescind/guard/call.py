@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rescind.clock import from_us
+from rescind.containment.approvals import Approval, approval_id_of
 from rescind.errors import NotSerialisable, UsageError
 from rescind.guard.arguments import record_arguments, record_value, refuse_secrets, scrub, secrets_of
+from rescind.guard.asking import use_of
 from rescind.guard.effect import Call, PastStep
+from rescind.guard.gate import AwaitApproval
 from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
 from rescind.journal.port import Appended, Draft, SlotClaim
@@ -55,17 +58,20 @@ class WriteCall:
         self._key = key
         self.step_is_keyed = False
         self.idempotency_key = ""
-        self.arguments_digest = ""
         self.step_id = ""
         self._arguments: dict[str, Any] = {}
         self._recorded: Arguments = {}
         self._secrets: set[str] = set()
+        self._hidden: tuple[str, ...] = ()
         self._strand: Strand | None = None
         self._target: Target | None = None
         self._ref = StepRef(run.info.run_id, "")
         self._parents: tuple[StepRef, ...] = ()
         self._before: Snapshot | None = None
         self._effect_began = False
+        self.awaits: AwaitApproval | None = None  # why a person has to approve it, if one has to
+        self.approval: Approval | None = None  # what it is begun with then
+        self.arguments_digest = ""
         self.cut_short = ""  # why the tool was cancelled, if a halt of the run did it
         self.verified: bool | None = None
         self._outcome: Outcome | None = None
@@ -76,11 +82,24 @@ class WriteCall:
     def admit(self) -> None:
         """The gate. Raises: CallDenied, RunHalted, DeclarationError."""
         self._declared = self.tool.action  # an incomplete declaration is refused before anything else
-        self.run.admit(self.action, writes=True)
+        self.awaits = self.run.admit(self.action, writes=True)
+        if self.awaits is None:
+            because = self.run.guard.approval_reason(self.action)
+            self.awaits = AwaitApproval(because) if because else None
 
     def check_orders(self) -> None:
         """The gate once more, now that the intent is durable (W2). Costs one look at the page if nothing moved."""
-        self.run.check_orders(self.action, writes=True)
+        awaits = self.run.check_orders(self.action, writes=True)
+        if awaits is not None and self.approval is None:
+            raise awaits.came_too_late(self.action)
+
+    def check_waiting(self) -> AwaitApproval | None:
+        """The gate while it waits for a person: why it still has to; None if it has not any more."""
+        awaits = self.run.check_waiting(self.action)
+        if awaits is None:
+            because = self.run.guard.approval_reason(self.action)
+            awaits = AwaitApproval(because) if because else None
+        return awaits
 
     def record(self) -> None:
         """Bind the arguments and put them into the journal's form. Raises: NotSerialisable, TypeError."""
@@ -93,7 +112,8 @@ class WriteCall:
         # One set for all calls of a nest: what an inner tool raises or returns may come out of the outer one.
         nest = current_secrets.get()
         self._secrets = set() if nest is None else nest
-        self._secrets.update(secrets_of(self._arguments, self.tool.redact))
+        self._hidden = secrets_of(self._arguments, self.tool.redact)
+        self._secrets.update(self._hidden)
         self._recorded = self._as_recorded()
         self._target = self.tool.target_of(self._arguments)
         key = self._key if self._key is not None else self.tool.key_of(self._arguments)
@@ -101,8 +121,7 @@ class WriteCall:
             if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may err
                 raise UsageError(f"{self.action}: an idempotency key is a text that is not empty, not {key!r}")
             self.step_is_keyed, self.idempotency_key = True, key
-            public = {name: value for name, value in self._recorded.items() if name not in self.tool.redact}
-            self.arguments_digest = digest_of(self.action, public)
+            self.hash_arguments()
         if self._secrets:
             refuse_secrets(self.action, "the target", str(self._target), self._secrets)
             refuse_secrets(self.action, "the idempotency key", self.idempotency_key, self._secrets)
@@ -112,7 +131,9 @@ class WriteCall:
         if self.run.watch is None:
             return
         redact = self.tool.redact
-        public = {name: each for name, each in self._recorded.items() if name not in redact} if redact else self._recorded
+        public = (
+            {name: each for name, each in self._recorded.items() if name not in redact} if redact else self._recorded
+        )
         self._asked = self.run.asked(
             self.action, writes=True, arguments=public, target=self._target, spawns=self.tool.spawns
         )
@@ -127,11 +148,38 @@ class WriteCall:
         Raises: UsageError.
         """
         containers = any(isinstance(value, list | dict | tuple) for value in self._recorded.values())
-        if containers and self._as_recorded() != self._recorded:
+        if (containers or self.approval is not None) and not self.is_as_recorded():
             raise UsageError(
                 f"{self.action}: an argument was changed while its intent was being recorded, so the tool was not run; "
                 "pass it a copy"
             )
+
+    def hash_arguments(self) -> None:
+        """Fill in the digest of action and arguments, which an idempotency slot and an approval compare."""
+        public = {name: value for name, value in self._recorded.items() if name not in self.tool.redact}
+        self.arguments_digest = digest_of(self.action, public)
+
+    # --- a person's approval; see `asking` ---
+
+    @property
+    def recorded(self) -> Arguments:
+        """The arguments as they are recorded, redacted ones blotted out."""
+        return self._recorded
+
+    @property
+    def target(self) -> Target | None:
+        """What the call touches, as far as its arguments say it."""
+        return self._target
+
+    def approval_id(self, number: int) -> str:
+        """The id of the approval that is asked for this very call for the time with this number."""
+        return approval_id_of(self.run.info.run_id, self.arguments_digest, self._target, number)
+
+    def is_as_recorded(self) -> bool:
+        """Whether the arguments, redacted ones too, are still what they were when they were recorded."""
+        return self._as_recorded() == self._recorded and self._hidden == secrets_of(self._arguments, self.tool.redact)
+
+    # --- the intent ---
 
     @property
     def opening(self) -> Draft | None:
@@ -194,6 +242,7 @@ class WriteCall:
             idempotency_key=self.idempotency_key,
             keyed=self.step_is_keyed,
             arguments_digest=self.arguments_digest,
+            approval_id=msgspec.UNSET if self.approval is None else self.approval.approval_id,
             compensation=Compensation(
                 kind=KIND_OF_EFFECT_CLASS[declared.effect_class],
                 allowed_until=None if within is None else from_us(now_us) + within,
@@ -203,8 +252,9 @@ class WriteCall:
         if self.step_is_keyed:
             claim = SlotClaim(self.run.info.tenant, self.idempotency_key, self.arguments_digest)
         draft = Draft(run_id=self.run.info.run_id, event=Intended(step), recorded_at_us=now_us, claim=claim)
+        drafts = (draft,) if self.approval is None else (draft, *use_of(self, self.approval))
         opening = self.run.opening_with_intent()
-        return (draft,) if opening is None else (opening, draft)
+        return drafts if opening is None else (opening, *drafts)
 
     def intent_is_durable(self) -> None:
         """With the first intent of a run, its opening became durable."""

@@ -5,7 +5,19 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from rescind.errors import DeclarationError
-from rescind.guard.flow import Append, Boundary, LookUp, Perform, Request, Returned, Threw, WriteFlow
+from rescind.guard.request import (
+    Append,
+    Boundary,
+    LookUp,
+    Perform,
+    ReadRun,
+    Request,
+    Returned,
+    Threw,
+    Wait,
+    WriteFlow,
+    read_run,
+)
 from rescind.journal.port import Journal
 
 if TYPE_CHECKING:
@@ -42,6 +54,10 @@ def _perform(request: Request, journal: Journal) -> Any:
             return journal.append(drafts)
         case LookUp(tenant, key):
             return journal.slot(tenant, key)
+        case ReadRun():
+            return read_run(journal, request)
+        case Wait(clock, duration_s):
+            return clock.sleep(duration_s)
         case Boundary():
             return None
 
@@ -78,6 +94,12 @@ async def _perform_async(request: Request, journal: Journal, waiting: "_Waiting"
             return await waiting.to_the_end(lambda: journal.append_async(drafts))
         case LookUp(tenant, key):
             return journal.slot(tenant, key)
+        case ReadRun():
+            return read_run(journal, request)
+        case Wait(_, duration_s):
+            import asyncio
+
+            return await asyncio.sleep(duration_s)  # a task waits in its loop's time, whatever clock the guard has
         case Boundary():
             waiting.raise_cancellation()
             return None

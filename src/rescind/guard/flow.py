@@ -1,7 +1,7 @@
 """The life of one write, as a generator that does no I/O: it yields requests and is sent answers.
 
-    gate ─▶ recorded outcome of the same key? ─▶ look at the target ─▶ intent, durable ─▶ gate again
-         ─▶ the tool runs ─▶ look again ─▶ outcome, durable ─▶ postcondition
+    gate ─▶ recorded outcome of the same key? ─▶ a person's approval, if it needs one ─▶ look at the target
+         ─▶ intent, durable ─▶ gate again ─▶ the tool runs ─▶ look again ─▶ outcome, durable ─▶ postcondition
 
 Laws, which the simulation tries to break by dying between any two requests:
 
@@ -13,12 +13,12 @@ W3. An exception that leaves the tool is `unknown`, unless the tool or its effec
 W4. A step whose intent is durable and whose tool did not run says so (`failed`), if we live to say it.
 W5. A halt cancels the tools of its run that were declared cancellable, and no others. Their outcome is as in W3, and
     the caller gets the halt; a cancellation of the caller's own stays what it is.
+W6. What needs approval has no intent before a named person has approved it, and one approval has one intent. What is
+    executed is what was approved: arguments that have changed since are refused. See `asking`.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, assert_never
-
-import msgspec
 
 from rescind.errors import (
     IdempotencyConflict,
@@ -27,11 +27,14 @@ from rescind.errors import (
     OutcomeNotRecorded,
     RescindError,
     ResultNotRecorded,
+    SequenceConflict,
     StepInDoubt,
     VerificationFailed,
 )
+from rescind.guard.asking import keep_to_approval, used_by_another, wait_for_approval
 from rescind.guard.effect import Touch
-from rescind.journal.port import Appended, Draft, Slot, SlotState, SlotTaken
+from rescind.guard.request import Answer, Append, Boundary, LookUp, Perform, Request, Returned, Threw, WriteFlow
+from rescind.journal.port import Appended, Slot, SlotState, SlotTaken
 from rescind.model.entry import Verified
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
 from rescind.model.step import Snapshot
@@ -42,46 +45,6 @@ if TYPE_CHECKING:
 
 REASON_LENGTH_MAX = 4_000
 """How much of an exception's text is recorded. Some carry whole documents."""
-
-
-class LookUp(msgspec.Struct, frozen=True):
-    """Ask the journal who holds an idempotency key. Answer: `Slot | None`."""
-
-    tenant: str
-    key: str
-
-
-class Append(msgspec.Struct, frozen=True):
-    """Make drafts durable. Answer: `Appended | SlotTaken`."""
-
-    drafts: tuple[Draft, ...]
-
-
-class Perform(msgspec.Struct, frozen=True):
-    """Call something of the user's, and await it if it answers with an awaitable. Answer: its result."""
-
-    function: Callable[[], Any]
-
-
-class Boundary(msgspec.Struct, frozen=True):
-    """The last moment before the tool: a cancellation that came meanwhile is raised here. Answer: None."""
-
-
-class Returned(msgspec.Struct, frozen=True):
-    """The guarded call returns this."""
-
-    value: Any
-
-
-class Threw(msgspec.Struct, frozen=True):
-    """The guarded call raises this. A value and not a raise, so that a tool's StopIteration survives the generator."""
-
-    error: BaseException
-
-
-Request = LookUp | Append | Perform | Boundary
-Answer = Any
-WriteFlow = Generator[Request, Answer, Returned | Threw]
 
 
 def write_flow(call: "WriteCall") -> WriteFlow:
@@ -96,6 +59,8 @@ def write_flow(call: "WriteCall") -> WriteFlow:
                 return Returned(_answer_from(slot, call))
         if call.opening is not None:
             yield from _open_run(call)
+        if call.awaits is not None:
+            call.approval = yield from wait_for_approval(call, call.awaits)
         touch = yield Perform(call.open_target)
     except BaseException as error:  # noqa: BLE001  # handed on to the caller by the driver; nothing has happened yet
         return Threw(error)
@@ -117,12 +82,16 @@ def _open_run(call: "WriteCall") -> WriteFlow:
 
 def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
     try:
+        if call.approval is not None:
+            yield from keep_to_approval(call, call.approval)
         answer = yield Append(call.intent(touch.before))
     except BaseException as error:  # noqa: BLE001
         # Whether the intent became durable or not: the tool has not run, and that is what the next line tries to say.
         yield from _let_go(touch)
         if not isinstance(error, RescindError):
             yield from _try_append(call, Failed(f"interrupted before the tool ran: {_name(error)}"), error)
+        if isinstance(error, SequenceConflict) and call.approval is not None:
+            return Threw(used_by_another(call, call.approval))
         return Threw(error)
     if isinstance(answer, SlotTaken):
         yield from _let_go(touch)

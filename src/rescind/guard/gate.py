@@ -48,6 +48,24 @@ class Deny(msgspec.Struct, frozen=True):
     orders: tuple[Order, ...] = ()
 
 
+class AwaitApproval(msgspec.Struct, frozen=True):
+    """The write may go on once a person has approved this very call. `because` is the order, or the policy's rule."""
+
+    because: str
+    orders: tuple[Order, ...] = ()
+    level: Level = Level.SUPERVISED
+
+    def came_too_late(self, action: str) -> CallDenied:
+        """The refusal of a write that was begun before this was known, and whose tool has not run."""
+        return CallDenied(
+            f"{action} was not run: changes need a person's approval by now. Reason: {self.because}. Make the same "
+            "call again to ask for it",
+            action=action,
+            level=self.level,
+            order_ids=tuple(order.order_id for order in self.orders),
+        )
+
+
 class Halt(msgspec.Struct, frozen=True):
     """The run is over; or, if it does not latch, refused like a halted one for as long as a silence lasts."""
 
@@ -56,7 +74,7 @@ class Halt(msgspec.Struct, frozen=True):
     latches: bool = True
 
 
-Verdict = Allow | Deny | Halt
+Verdict = Allow | AwaitApproval | Deny | Halt
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -113,7 +131,7 @@ def judge(
     if silence > level:
         if silence is Level.HALTED:
             return Halt(SILENCE, latches=False)
-        if not (silence.allows_writes if writes else silence.allows_reads):
+        if not _allows(silence, writes):
             return Deny(_refusal(action, silence, writes, SILENCE), SILENCE, silence)
     if view.fault and writes and level < ON_UNREADABLE:
         return Deny(
@@ -122,12 +140,19 @@ def judge(
             f"standing orders unreadable: {view.fault}",
             ON_UNREADABLE,
         )
-    if not (level.allows_writes if writes else level.allows_reads):
+    if not _allows(level, writes):
         return Deny(_refusal(action, level, writes, _why(orders)), _why(orders), level, orders)
     if limits.allow is not None and action not in limits.allow:
         allowed = ", ".join(sorted(limits.allow)) or "nothing"
         return Deny(f"{action} is not among what this run may do ({allowed}). Do not retry", "not in the allowlist")
+    if writes and Level.SUPERVISED in (level, silence):
+        return AwaitApproval(_why(orders) if level is Level.SUPERVISED else SILENCE, orders)
     return Allow()
+
+
+def _allows(level: Level, writes: bool) -> bool:
+    """Whether a call may start at a level, be it with a person's approval."""
+    return level.allows_reads if not writes else level <= Level.SUPERVISED
 
 
 def spent(action: str, what: str) -> Deny:
@@ -159,9 +184,6 @@ def _why(orders: tuple[Order, ...]) -> str:
 
 def _refusal(action: str, level: Level, writes: bool, why: str) -> str:  # mirrors the action's own kind
     match level:
-        case Level.SUPERVISED:
-            what = "changes need a person's approval now"
-            then = "Do not retry; say what you would have changed and ask the user to have it approved"
         case Level.READ_ONLY:
             what = "changes are paused, reading still works"
             then = "Do not retry; answer from what you can read and tell the user that changes are paused"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds
-from rescind.config import STORE_VARIABLE, URL_VARIABLE, SwitchConfig, load_settings
+from rescind.config import NO_WAITING, STORE_VARIABLE, URL_VARIABLE, ApprovalConfig, SwitchConfig, load_settings
 from rescind.errors import DeclarationError, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
 from rescind.guard.effect import Effect
@@ -27,8 +27,9 @@ from rescind.switch.client.lease import Lease
 from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
-    from rescind.model.entry import StepRef
+    from rescind.containment.approvals import Decider
     from rescind.guard.watching import Watching
+    from rescind.model.entry import ApprovalAsked, StepRef
     from rescind.model.order import Order
     from rescind.switch.client.subscription import Subscription
     from rescind.switch.wire import Report
@@ -60,6 +61,7 @@ class Guard:
         ids: IdSource | None = None,
         switch: SwitchConfig | None = None,
         token: str = "",
+        approval: ApprovalConfig | None = None,
     ) -> None:
         """A guard over stores; most programs use `from_config` or `at`, tests use `over`.
 
@@ -70,6 +72,7 @@ class Guard:
             ids: New identifiers; random ones by default.
             switch: Which switches to follow besides, and what to do when none is heard; none by default.
             token: What to show them.
+            approval: How long writes wait for a person's approval; as `ApprovalConfig` says by default.
         """
         self.stores = stores
         self.fallbacks = fallback if isinstance(fallback, Fallbacks) else Fallbacks.saying(fallback)
@@ -82,6 +85,10 @@ class Guard:
         self.in_flight_steps: dict[StepRef, None] = {}
         self.guard_id = self.ids.new_id("guard")
         self.watching: Watching | None = None
+        self.approval = approval or ApprovalConfig()
+        self.decider: Decider | None = _Undecided() if self._switch.urls else None
+        self.approval_reason: Callable[[str], str] = _no_reason
+        """Why a call of this action needs a person's approval, whatever is ordered; empty if it needs none."""
         self._tools: dict[str, WriteTool | ReadTool] = {}
         self._checked = False
         self._runs: dict[int, Run] = {}
@@ -103,9 +110,13 @@ class Guard:
         fallback: str | Fallbacks = OUR_WORDS,
         clock: Clock | None = None,
         ids: IdSource | None = None,
+        approval: ApprovalConfig = NO_WAITING,
     ) -> Self:
-        """A guard over a journal and orders that are open already."""
-        return cls(GivenStores(journal, orders), fallback=fallback, clock=clock, ids=ids)
+        """A guard over a journal and orders that are open already. It refuses what needs approval, and does not wait.
+
+        What was refused is asked for all the same, and goes through when it is called again after its approval.
+        """
+        return cls(GivenStores(journal, orders), fallback=fallback, clock=clock, ids=ids, approval=approval)
 
     @classmethod
     def from_config(cls, path: str | Path | None = None) -> "Guard":
@@ -115,7 +126,10 @@ class Guard:
         """
         settings = load_settings(path)
         fallback = Fallbacks.of(settings.fallback)
-        return cls.at(settings.store, fallback=fallback, switch=settings.switch, token=settings.token)
+        approval = settings.config.approval
+        return cls.at(
+            settings.store, fallback=fallback, switch=settings.switch, token=settings.token, approval=approval
+        )
 
     @classmethod
     def at(
@@ -125,12 +139,13 @@ class Guard:
         fallback: str | Fallbacks = OUR_WORDS,
         switch: SwitchConfig | None = None,
         token: str = "",
+        approval: ApprovalConfig | None = None,
     ) -> "Guard":
         """A guard with its stores in this folder of the machine; they are opened, or made, at the first run.
 
         Args: as for `Guard`.
         """
-        return cls(EmbeddedStores(Path(store)), fallback=fallback, switch=switch, token=token)
+        return cls(EmbeddedStores(Path(store)), fallback=fallback, switch=switch, token=token, approval=approval)
 
     @property
     def journal(self) -> Journal:
@@ -476,6 +491,15 @@ class Guard:
             self._subscription.abandon()
         if watch is not None:
             watch.abandon()
+
+
+class _Undecided:
+    def decision(self, asked: "ApprovalAsked") -> None:
+        return None
+
+
+def _no_reason(_action: str) -> str:
+    return ""
 
 
 _guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rescind.errors import RescindError, UsageError
 from rescind.guard.fallback import Fallback
-from rescind.guard.gate import UNSEEN, Allow, Deny, Halt, Limits, View, judge, raise_refusal, spent
+from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, View, judge, raise_refusal, spent
 from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
 from rescind.guard.strand import Strand, current_strand, strand_of
 from rescind.journal.port import Draft
@@ -228,21 +228,24 @@ class Run:
 
     # --- the gate ---
 
-    def admit(self, action: str, *, writes: bool) -> None:
+    def admit(self, action: str, *, writes: bool) -> AwaitApproval | None:
         """The gate of a call. No I/O, unless the stamp has moved.
 
+        Returns: Why a person has to approve it first; None, if nobody has to.
         Raises: CallDenied, RunHalted.
         """
         view = self.view
+        awaits = None
         if self._page[0] != view.stamp or action not in view.passed:
-            self._judge(action, writes=writes)
+            awaits = self._judge(action, writes=writes)
         now_s = self._boot_s()
         if now_s >= self._lease.until_s:
-            self._judge_in_silence(action, writes=writes)
+            awaits = self._judge_in_silence(action, writes=writes) or awaits
         if now_s >= self._deadline_s:
             self._refuse(spent(action, "time"), action)
         if next(self._calls) > self._limits.calls_max or (self.parent is not None and self.parent.is_spent()):
             self._refuse(spent(action, "calls"), action)
+        return awaits
 
     def asked(
         self,
@@ -275,16 +278,25 @@ class Run:
         above_is_spent = self.parent is not None and self.parent.is_spent()
         return next(self._calls) > self._limits.calls_max or above_is_spent
 
-    def check_orders(self, action: str, *, writes: bool) -> None:
+    def check_orders(self, action: str, *, writes: bool) -> AwaitApproval | None:
         """Whether the orders and the lease, as they are by now, allow the call.
 
+        Returns: Why a person has to approve it first; None, if nobody has to.
         Raises: CallDenied, RunHalted.
         """
         view = self.view
+        awaits = None
         if self._page[0] != view.stamp or action not in view.passed:
-            self._judge(action, writes=writes)
+            awaits = self._judge(action, writes=writes)
         if self._boot_s() >= self._lease.until_s:
-            self._judge_in_silence(action, writes=writes)
+            awaits = self._judge_in_silence(action, writes=writes) or awaits
+        return awaits
+
+    def check_waiting(self, action: str) -> AwaitApproval | None:
+        """As `check_orders`, of a write that waits for a person: its run's time may be up meanwhile."""
+        if self._boot_s() >= self._deadline_s:
+            self._refuse(spent(action, "time"), action)
+        return self.check_orders(action, writes=True)
 
     def _admit_run(self) -> None:
         # A run may begin wherever reads may; its allowlist is about calls and has no say here.
@@ -293,7 +305,7 @@ class Run:
             silence = self._lease.level_at(self._boot_s())
             halt = self._halt or self._halt_above()
             verdict = halt or judge(self.view, self._subject, "", writes=False, limits=Limits(), silence=silence)
-            if not isinstance(verdict, Allow):
+            if isinstance(verdict, Deny | Halt):
                 self._refuse(verdict, "a new run")
         except BaseException:
             self._leave()
@@ -310,7 +322,7 @@ class Run:
             above = above.parent
         return None
 
-    def _judge(self, action: str, *, writes: bool) -> None:
+    def _judge(self, action: str, *, writes: bool) -> AwaitApproval | None:
         if self._closed:
             raise UsageError(f"{action} was called in run {self.run_id}, which is over; open a new run")
         if self._halt is None and self._page[0] != self.view.stamp:
@@ -318,18 +330,24 @@ class Run:
             self.guard.wait_for_switch()  # after a fork, or a guard that was closed and goes on all the same
         view = self.view
         verdict = self._halt or judge(view, self._subject, action, writes=writes, limits=self._limits)
+        if isinstance(verdict, AwaitApproval):
+            return verdict
         if not isinstance(verdict, Allow):
             self._refuse(verdict, action)
         view.passed.add(action)
+        return None
 
-    def _judge_in_silence(self, action: str, *, writes: bool) -> None:
+    def _judge_in_silence(self, action: str, *, writes: bool) -> AwaitApproval | None:
         # Never remembered in the view: the silence may end before the next call.
         silence = self._lease.on_silence
         verdict = self._halt or judge(
             self.view, self._subject, action, writes=writes, limits=self._limits, silence=silence
         )
+        if isinstance(verdict, AwaitApproval):
+            return verdict
         if not isinstance(verdict, Allow):
             self._refuse(verdict, action)
+        return None
 
     def _refuse(self, verdict: Deny | Halt, action: str) -> None:
         if isinstance(verdict, Halt) and verdict.latches:

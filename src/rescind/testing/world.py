@@ -19,8 +19,9 @@ from rescind.compensation.survey import make_plan
 from rescind.errors import NothingChanged, RescindError
 from rescind.guard.call import WriteCall, idempotency_key
 from rescind.guard.effect import PastStep
-from rescind.guard.flow import Append, Boundary, LookUp, Perform, Request, WriteFlow, write_flow
+from rescind.guard.flow import write_flow
 from rescind.guard.guard import Guard
+from rescind.guard.request import Append, Boundary, LookUp, Perform, ReadRun, Request, Wait, WriteFlow, read_run
 from rescind.guard.run import Run
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Appended, Draft, Query, SlotTaken
@@ -274,6 +275,10 @@ class SimulatedWorld:
                 return self.guard.journal.append(drafts)
             case LookUp(tenant, key):
                 return self.guard.journal.slot(tenant, key)
+            case ReadRun():
+                return read_run(self.guard.journal, request)
+            case Wait(clock, duration_s):
+                return clock.sleep(duration_s)
             case Perform(function):
                 return function()
             case Boundary():
