@@ -4,11 +4,13 @@ The set is that of `model.order`: orders and lifts are united, and a lift counts
 keeps the answer at hand and changes it record by record; a property test holds it against the definition.
 """
 
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
 from rescind.model.order import Consent, Lift, LiftRule, Order, OrderSet
+from rescind.model.scope import Scope
 
 V = TypeVar("V")
 
@@ -41,6 +43,8 @@ class Book:
         self._lifts: dict[str, list[Lift]] = {}
         self._consents: dict[str, list[Consent]] = {}
         self._lifted: dict[str, None] = {}  # in the order in which they were lifted
+        self._lifted_at: dict[str, datetime] = {}
+        self._of_scope: dict[Scope, dict[str, None]] = {}
         self._standing: tuple[Order, ...] | None = ()
 
     def take_up(self, content: Order | Lift | Consent) -> Change:
@@ -102,7 +106,13 @@ class Book:
         """Whether an order with this id holds."""
         return order_id in self._orders and order_id not in self._lifted
 
+    def lifted_at(self, scope: Scope) -> datetime | None:
+        """When an order of exactly this scope was lifted for the last time; None if none was."""
+        moments = (self._lifted_at.get(order_id) for order_id in self._of_scope.get(scope, ()))
+        return max(filter(None, moments), default=None)
+
     def _place(self, order: Order) -> Change:
+        self._of_scope.setdefault(order.scope, {})[order.order_id] = None
         is_new = _add(self._orders, order.order_id, order)
         if not is_new or order.order_id in self._lifted:
             return Change()
@@ -112,6 +122,9 @@ class Book:
     def _lift(self, lift_id: str) -> Change:
         in_force = [lift for lift in self.lifts(lift_id) if self.missing(lift) == (0, 0)]
         named = (order_id for lift in in_force for order_id in sorted(lift.order_ids))
+        for lift in in_force:
+            for order_id in lift.order_ids:
+                self._lifted_at[order_id] = max(lift.lifted_at, self._lifted_at.get(order_id, lift.lifted_at))
         new = tuple(order_id for order_id in dict.fromkeys(named) if order_id not in self._lifted)
         if new:
             self._standing = None

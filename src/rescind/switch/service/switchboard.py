@@ -142,7 +142,30 @@ class Switchboard:
                 origin=caller.origin,
                 detail=_says(order),
             )
-            (appended,) = await self._publisher.append([Entry(record_of(order), note)])
+            return await self._stand(order, note)
+
+    async def place_by_itself(self, order: Order, caller: Caller, detail: str) -> Placed:
+        """Place an order that no person asked for, on what a caller has told. As `place`, with the audit line's detail.
+
+        Raises: OrdersUnavailable, and then it is not known to stand.
+        """
+        note = Note(
+            what="order.placed",
+            subject=order.order_id,
+            actor=order.actor,
+            person=_person(caller),
+            origin=caller.origin,
+            detail=detail,
+        )
+
+        async def stand() -> Placed:
+            async with self._turn(order.order_id):
+                return await self._stand(order, note)
+
+        return await self._in_time(stand())
+
+    async def _stand(self, order: Order, note: Note) -> Placed:
+        (appended,) = await self._publisher.append([Entry(record_of(order), note)])
         if appended.is_new:
             self.on_records()
             self._alert(alert_of_order(order, self.switch_id))

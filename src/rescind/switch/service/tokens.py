@@ -1,10 +1,11 @@
 """Who may do what. A token is 256 random bits, shown once; the switch keeps its SHA-256.
 
-    agent     subscribe and acknowledge; place orders that hold nobody but its own identity
+    agent     subscribe and acknowledge; say what it notices; place orders that hold nobody but its own identity
     viewer    look
     operator  look and stop
     approver  look, stop and lift
     peer      exchange records, as another switch
+    verifier  post verdicts, and look at nothing
 
 A token with so many random bits cannot be guessed from its hash, so a slow hash would only slow a stop down.
 """
@@ -19,7 +20,7 @@ import msgspec
 
 from rescind.clock import Clock, IdSource
 from rescind.errors import UsageError
-from rescind.model.scope import Scope
+from rescind.model.scope import EVERYTHING_WORD, Scope
 
 PREFIX = "rsc_"
 """Ours can be told from other secrets, by people and by scanners of repositories."""
@@ -35,6 +36,7 @@ class Role(enum.StrEnum):
     OPERATOR = "operator"
     APPROVER = "approver"
     PEER = "peer"
+    VERIFIER = "verifier"
 
 
 class Power(enum.Enum):
@@ -45,18 +47,21 @@ class Power(enum.Enum):
     STOP = enum.auto()
     LIFT = enum.auto()
     EXCHANGE = enum.auto()
+    NOTICE = enum.auto()
+    JUDGE = enum.auto()
 
 
 POWERS: dict[Role, frozenset[Power]] = {
-    Role.AGENT: frozenset({Power.SUBSCRIBE, Power.STOP}),
+    Role.AGENT: frozenset({Power.SUBSCRIBE, Power.STOP, Power.NOTICE}),
     Role.VIEWER: frozenset({Power.LOOK}),
-    Role.OPERATOR: frozenset({Power.LOOK, Power.STOP}),
-    Role.APPROVER: frozenset({Power.LOOK, Power.STOP, Power.LIFT}),
+    Role.OPERATOR: frozenset({Power.LOOK, Power.STOP, Power.JUDGE}),
+    Role.APPROVER: frozenset({Power.LOOK, Power.STOP, Power.LIFT, Power.JUDGE}),
     Role.PEER: frozenset({Power.EXCHANGE}),
+    Role.VERIFIER: frozenset({Power.JUDGE}),
 }
 """An agent may stop within its own identity only; whoever places the order sees to that."""
 
-NOBODYS_POWERS = frozenset({Power.LOOK, Power.SUBSCRIBE, Power.STOP})
+NOBODYS_POWERS = frozenset({Power.LOOK, Power.SUBSCRIBE, Power.STOP, Power.NOTICE, Power.JUDGE})
 """What a switch without any token lets everybody do who reaches it. Power is given back by somebody with a name."""
 
 
@@ -142,8 +147,13 @@ class TokenBook:
         """A book of those among `tokens` that were not revoked."""
         every = tuple(tokens)
         self._good = {token.hash: token for token in every if token.revoked_at_us is None}
+        self._identities = {token.name: token.identity for token in self._good.values() if token.identity}
         # Not "none is good": whoever revokes the last token does not mean to let everybody in.
         self.is_empty = not every
+
+    def identity_of(self, name: str) -> Scope:
+        """What the token of this holder is limited to; everything, if it is not limited or not known."""
+        return Scope.parse(self._identities.get(name, EVERYTHING_WORD))
 
     def find(self, secret: str) -> Token | None:
         """Whose token this is; None if nobody's."""
