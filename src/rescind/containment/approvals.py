@@ -23,7 +23,7 @@ from typing import Protocol
 import msgspec
 
 from rescind.model.entry import ApprovalAsked, ApprovalDecided, ApprovalUsed, Entry, StepRef
-from rescind.model.step import REDACTED, Target, canonical_json
+from rescind.model.step import REDACTED, Target, canonical_json, digest_of
 
 APPROVAL_AGENT = "rescind-approval"
 """The agent name of the runs that approvals are recorded in."""
@@ -85,6 +85,12 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     def uncovered(self) -> tuple[str, ...]:
         """Arguments that are kept out of the record, so that nobody has seen or approved their values."""
         return tuple(name for name, value in self.asked.arguments.items() if value == REDACTED)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the arguments that a person is shown are those that the digest covers."""
+        shown = {name: value for name, value in self.asked.arguments.items() if value != REDACTED}
+        return digest_of(self.asked.action, shown) == self.asked.arguments_digest
 
     def state(self, now: datetime) -> ApprovalState:
         """Where it stands at an aware moment. A decision that came too late decides nothing."""

@@ -141,7 +141,11 @@ def _last_number(call: "WriteCall") -> Generator[Request, Any, int]:
 
 def _read(call: "WriteCall", number: int, position: int = -1) -> Asking:
     folded = fold_approvals((yield ReadRun(call.approval_id(number), position)))
-    return folded[0] if folded else None
+    if not folded:
+        return None
+    if folded[0].asked.arguments_digest != call.arguments_digest:  # its id says otherwise; nothing of ours does that
+        raise _void(call, folded[0], "the journal says that it was asked for something else")
+    return folded[0]
 
 
 def _ask(call: "WriteCall", number: int, awaits: "AwaitApproval") -> Asking:

@@ -1,0 +1,128 @@
+"""What waits for a person's approval on this machine, and what was decided; the laws are in `containment.approvals`."""
+
+from datetime import datetime, timedelta
+
+from rescind.clock import Clock, from_us
+from rescind.containment.approvals import (
+    APPROVAL_AGENT,
+    APPROVED,
+    DENIED,
+    EXPIRE_MAX,
+    Approval,
+    ApprovalState,
+    fold_approvals,
+)
+from rescind.errors import SequenceConflict, UsageError
+from rescind.journal.port import Draft, Journal, Query
+from rescind.model.entry import ApprovalDecided
+from rescind.recovery.reading import every_entry, every_run, the_one_meant
+
+_CLOCKS_APART = timedelta(days=1)  # Who asks and who looks may be on machines whose clocks do not agree.
+
+WHAT_CAN_BE_DECIDED = (APPROVED, DENIED)
+
+
+def list_approvals(journal: Journal, *, now: datetime, waiting_only: bool = True) -> list[Approval]:
+    """The approvals, oldest first.
+
+    Args:
+        journal: Where they are.
+        now: An aware moment; decides which have expired.
+        waiting_only: Leave out what nobody has to decide any more.
+    """
+    since = now - EXPIRE_MAX - _CLOCKS_APART if waiting_only else None
+    approvals = fold_approvals(every_entry(journal, Query(agent_name=APPROVAL_AGENT, since=since)))
+    if not waiting_only:
+        return approvals
+    return [each for each in approvals if each.state(now) is ApprovalState.WAITING]
+
+
+def find_approval(journal: Journal, approval_id: str) -> Approval:
+    """The approval with this id, or the only one whose id begins so.
+
+    Raises: UsageError, with the nearest id, if there is none or more than one.
+    """
+    exact = read_approval(journal, approval_id)
+    if exact is not None:
+        return exact
+    known = (run.run_id for run in every_run(journal, Query(agent_name=APPROVAL_AGENT)))
+    found = read_approval(journal, the_one_meant(approval_id, known, what="approval"))
+    if found is None:
+        raise UsageError(f"run {approval_id} holds no approval")
+    return found
+
+
+def read_approval(journal: Journal, approval_id: str) -> Approval | None:
+    """The approval with exactly this id."""
+    folded = fold_approvals(journal.entries(Query(run_id=approval_id)))
+    return folded[0] if folded else None
+
+
+def decide(journal: Journal, approval_id: str, decision: str, *, actor: str, note: str = "", clock: Clock) -> Approval:
+    """Record what a person decided; durable on return.
+
+    Args:
+        journal: Where the approval is.
+        approval_id: The approval, or the beginning of its id.
+        decision: `approved` or `denied`.
+        actor: Who decided.
+        note: Why. Who asked is told, if it was denied.
+        clock: The time.
+
+    Returns: The approval as it is now.
+    Raises: UsageError, for an unknown approval or decision, and if there is nothing to decide any more (A2): of two
+        people who decide in the same moment, one is told what the other has decided.
+    """
+    if decision not in WHAT_CAN_BE_DECIDED:
+        raise UsageError(f"unknown decision {decision!r}; it is one of: {', '.join(WHAT_CAN_BE_DECIDED)}")
+    if not actor.strip():
+        raise UsageError("a decision needs the name of who decides")
+    approval = find_approval(journal, approval_id)
+    refuse_decided(approval, now=from_us(clock.now_us()))
+    event = ApprovalDecided(
+        approval_id=approval.approval_id,
+        decision=decision,
+        actor=actor,
+        arguments_digest=approval.asked.arguments_digest,
+        note=note,
+    )
+    draft = Draft(
+        run_id=approval.approval_id,
+        event=event,
+        recorded_at_us=clock.now_us(),
+        expected_position=approval.position + 1,
+    )
+    try:
+        journal.append([draft])
+    except SequenceConflict:
+        # Whatever has come in between, it has decided, or withdrawn what was asked.
+        refuse_decided(find_approval(journal, approval.approval_id), now=from_us(clock.now_us()))
+        raise
+    return find_approval(journal, approval.approval_id)
+
+
+def refuse_decided(approval: Approval, *, now: datetime) -> None:
+    """Refuse to decide what is decided.
+
+    Raises: UsageError, which says what became of it.
+    """
+    approval_id, decided = approval.approval_id, approval.decided
+    match approval.state(now):
+        case ApprovalState.WAITING if approval.is_sound:
+            return
+        case ApprovalState.WAITING:
+            raise UsageError(
+                f"{approval_id} shows other arguments than those it is about, so it was not written by a guard; "
+                "deny nothing and approve nothing, and look at its journal: `rescind audit verify`"
+            )
+        case ApprovalState.EXPIRED:
+            raise UsageError(f"{approval_id} has expired; if the call is still wanted, it asks again")
+        case ApprovalState.USED:
+            raise UsageError(
+                f"{approval_id} was approved, and used by step {approval.used}; it cannot be decided again"
+            )
+        case ApprovalState.WITHDRAWN:
+            raise UsageError(f"{approval_id} was withdrawn by who asked for it; there is nothing left to decide")
+        case state:
+            by = "somebody" if decided is None else decided.actor
+            raise UsageError(f"{approval_id} was {state.value} by {by} already; it cannot be decided twice")
