@@ -107,6 +107,29 @@ class LeaseRevoked(CallDenied):
         self.run_id, self.fencing_number, self.why = run_id, fencing_number, why
 
 
+class BreakerOpen(CallDenied):
+    """A circuit breaker has tripped, and the call did not happen. Reads go on.
+
+    `retry_after_s` says when the next probes are admitted; None if nobody knows.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        action: str,
+        level: Level | None = None,
+        order_ids: Sequence[str] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, action=action, level=level, order_ids=order_ids)
+        self.retry_after_s = retry_after_s
+
+
+class BreakerForcedOpen(CallDenied):
+    """A person has opened this breaker, and the call did not happen. Nothing but a lift closes it."""
+
+
 class FanOutBlocked(CallDenied):
     """This run may start no further runs, and nothing that starts some. What it would have started did not start.
 

@@ -173,9 +173,11 @@ def held_by(standing: Iterable[Order], subject: Subject) -> Held:
     return Held(orders[0].level, orders) if orders else Held()
 
 
-def halted(message: str, shown: Fallback, *, run_id: str, order_ids: Sequence[str]) -> RunHalted:
+def halted(
+    message: str, shown: Fallback, *, run_id: str, order_ids: Sequence[str], kind: type[RunHalted] = RunHalted
+) -> RunHalted:
     """The error of a halted run, with what its user is to be shown."""
-    return RunHalted(
+    return kind(
         message,
         fallback=shown.text,
         run_id=run_id,

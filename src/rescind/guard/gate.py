@@ -14,13 +14,9 @@ G3. A halt is a latch: a run that was halted once is refused for good, whatever 
     partition of some seconds would otherwise end every run of a fleet, with no order that anybody could lift.
 """
 
-from collections.abc import Callable
-from typing import assert_never
-
 import msgspec
 
 from rescind.errors import CallDenied
-from rescind.guard.fallback import Fallback, halted
 from rescind.model.level import Level
 from rescind.model.order import Order, covering
 from rescind.model.scope import Subject
@@ -46,6 +42,7 @@ class Deny(msgspec.Struct, frozen=True):
     reason: str
     level: Level = Level.NORMAL
     orders: tuple[Order, ...] = ()
+    retry_after_s: float | None = None
 
 
 class AwaitApproval(msgspec.Struct, frozen=True):
@@ -158,22 +155,6 @@ def _allows(level: Level, writes: bool) -> bool:
 def spent(action: str, what: str) -> Deny:
     """The refusal of a run that has used up its time or its calls."""
     return Deny(f"{action} was not run: this run has used up its {what}. Stop here and report what was done", what)
-
-
-def raise_refusal(verdict: Deny | Halt, *, action: str, run_id: str, shown: Callable[["Halt"], Fallback]) -> None:
-    """Turn a refusal into the exception that the caller's door shows.
-
-    Raises: CallDenied or RunHalted.
-    """
-    order_ids = tuple(order.order_id for order in verdict.orders)
-    match verdict:
-        case Deny():
-            raise CallDenied(verdict.message, action=action, level=verdict.level, order_ids=order_ids)
-        case Halt():
-            message = f"run {run_id} is halted ({verdict.reason}); {action} was not run. End this run now"
-            raise halted(message, shown(verdict), run_id=run_id, order_ids=order_ids)
-        case _:
-            assert_never(verdict)
 
 
 def _why(orders: tuple[Order, ...]) -> str:

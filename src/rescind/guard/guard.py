@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds
 from rescind.config import NO_WAITING, STORE_VARIABLE, URL_VARIABLE, ApprovalConfig, SwitchConfig, load_settings
-from rescind.errors import DeclarationError, UsageError
+from rescind.errors import DeclarationError, RescindError, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
 from rescind.guard.effect import Effect
 from rescind.guard.fallback import OUR_WORDS, Fallbacks
@@ -28,9 +28,11 @@ from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
     from rescind.containment.approvals import Decider
+    from rescind.guard.holding import Hold
     from rescind.guard.watching import Watching
     from rescind.model.entry import ApprovalAsked, StepRef
     from rescind.model.order import Order
+    from rescind.model.scope import Scope, Subject
     from rescind.switch.client.subscription import Subscription
     from rescind.switch.wire import Report
 
@@ -85,6 +87,8 @@ class Guard:
         self.in_flight_steps: dict[StepRef, None] = {}
         self.guard_id = self.ids.new_id("guard")
         self.watching: Watching | None = None
+        self.spawning: set[str] = set()  # actions that start further runs
+        self._scope_holds: tuple[tuple[Scope, Hold], ...] = ()
         self.approval = approval or ApprovalConfig()
         self.decider: Decider | None = _Undecided() if self._switch.urls else None
         self.approval_reason: Callable[[str], str] = _no_reason
@@ -219,6 +223,8 @@ class Guard:
                 spawns=spawns,
             )
             self._add(name, tool)
+            if spawns:
+                self.spawning.add(name)
             return cast("GuardedWrite[P, R]", guarded_write(self, tool))
 
         return declare
@@ -325,11 +331,37 @@ class Guard:
         if len(self._runs) >= RUNS_MAX:
             raise UsageError(f"{RUNS_MAX:,} runs are open in this process; leave some before opening more")
         self._start_watching()
+        if self.watching is not None:
+            run.watch = self.watching.watch(run)
         self._runs[id(run)] = run
+        for scope, hold in self._scope_holds:
+            if _covers_some_call(scope, run):
+                run.hold_at(hold)
 
     def end(self, run: Run) -> None:
         """A run is left."""
         self._runs.pop(id(run), None)
+
+    def hold_runs(self, scope: "Scope", hold: "Hold") -> None:
+        """Hold the runs of this process that a scope covers, those to come too, where no order could be placed.
+
+        A scope that is limited to an action holds more than it says here: what cannot be ordered is not fine-tuned.
+        """
+        self._scope_holds = (*self._scope_holds, (scope, hold))
+        for run in list(self._runs.values()):
+            if _covers_some_call(scope, run):
+                run.hold_at(hold)
+
+    def fencing_number(self, subject: "Subject") -> int:
+        """The fencing number that a run acts under, by the orders of this machine and those it hears of."""
+        from rescind.model.lease import fencing_number
+        from rescind.model.order import OrderSet
+
+        try:
+            known = self.orders.history()
+        except RescindError:
+            known = OrderSet()
+        return fencing_number(known.merge(OrderSet.of(self.standing())), subject)
 
     def close(self) -> None:
         """Stop following the switch, and make durable what is still on its way. A second close does nothing."""
@@ -500,6 +532,11 @@ class _Undecided:
 
 def _no_reason(_action: str) -> str:
     return ""
+
+
+def _covers_some_call(scope: "Scope", run: Run) -> bool:
+    terms = [term for term in scope.terms if term.kind != "action"]
+    return all(term.covers(run.info.subject, None) for term in terms)
 
 
 _guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()

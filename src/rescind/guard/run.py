@@ -8,12 +8,15 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from rescind.errors import RescindError, UsageError
+from rescind.errors import CallDenied, RescindError, UsageError
+from rescind.guard.contained import covered_by_measures, fan_out_blocked, snapshot_of
 from rescind.guard.fallback import Fallback
-from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, View, judge, raise_refusal, spent
+from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, View, judge, spent
+from rescind.guard.holding import Hold, denied, remaining
 from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
+from rescind.guard.refusing import fan_out_refusal, refusal_of
 from rescind.guard.strand import Strand, current_strand, strand_of
 from rescind.journal.port import Draft
 from rescind.model.entry import Refused, RunClosed, RunOpened
@@ -28,11 +31,15 @@ if TYPE_CHECKING:
     from rescind.guard.guard import Guard
     from rescind.guard.obeyed import Obeyed
     from rescind.guard.watching import Asked
+    from rescind.model.order import Order
     from rescind.model.outcome import Outcome
     from rescind.model.step import Target
     from rescind.triggers.engine import RunWatch
 
 logger = logging.getLogger("rescind")
+
+SPAWN = "run.spawn"
+"""What detectors see as the action when a run opens another one."""
 
 REFUSALS_RECORDED_MAX = 64
 """Refusals recorded per run. A model that hammers at a closed gate must not fill the journal."""
@@ -74,6 +81,8 @@ class Run:
         self._refusals: set[tuple[str, str]] = set()
         self._children: dict[int, Run] = {}  # open ones of this process
         self._held: dict[int, Cancelling] = {}  # running tools that a halt cancels
+        self._holds: tuple[Hold, ...] = ()  # levels that this process holds it at, without an order
+        self._contained_by: frozenset[str] = frozenset()  # orders of which the journal has its state
         self._tokens: list[tuple[Token[Run | None], Token[Strand | None]]] = []
 
     @property
@@ -302,6 +311,8 @@ class Run:
         # A run may begin wherever reads may; its allowlist is about calls and has no say here.
         try:
             self.guard.refresh()
+            if self.info.ancestors:
+                self._begin_below()
             silence = self._lease.level_at(self._boot_s())
             halt = self._halt or self._halt_above()
             verdict = halt or judge(self.view, self._subject, "", writes=False, limits=Limits(), silence=silence)
@@ -312,6 +323,14 @@ class Run:
             raise
         self._strand = Strand(self.run_id, parent=current_strand.get())
         self._tokens.append((current_run.set(self), current_strand.set(self._strand)))
+
+    def _begin_below(self) -> None:
+        # Asked of the run that spawns, which is whom a blocked fan-out is about, and whose spread detectors watch.
+        blocked = fan_out_blocked(self.guard.standing(), self.info, "", above=True)
+        if blocked is not None:
+            raise fan_out_refusal(blocked, action=SPAWN, run_id=self.info.ancestors[0], started=f"run {self.run_id}")
+        if self.parent is not None and self.parent.watch is not None:
+            self.parent.asked(SPAWN, writes=False, spawns=True)
 
     def _halt_above(self) -> Halt | None:
         # A halted run makes no more calls, and opening another run to make them from would be one.
@@ -329,13 +348,33 @@ class Run:
             self.guard.refresh()
             self.guard.wait_for_switch()  # after a fork, or a guard that was closed and goes on all the same
         view = self.view
-        verdict = self._halt or judge(view, self._subject, action, writes=writes, limits=self._limits)
+        verdict = (
+            self._halt
+            or self._denied_here(action, writes=writes)
+            or judge(view, self._subject, action, writes=writes, limits=self._limits)
+        )
         if isinstance(verdict, AwaitApproval):
             return verdict
         if not isinstance(verdict, Allow):
             self._refuse(verdict, action)
+        if view.orders and action in self.guard.spawning:
+            self._refuse_fan_out(action, action)
         view.passed.add(action)
         return None
+
+    def _denied_here(self, action: str, *, writes: bool) -> Deny | None:
+        if not self._holds:
+            return None
+        now_s = self._boot_s()
+        self._holds = remaining(self._holds, now_s)
+        return denied(self._holds, action, writes=writes, now_s=now_s)
+
+    def _refuse_fan_out(self, action: str, started: str) -> None:
+        blocked = fan_out_blocked(self.guard.standing(), self.info, action)
+        if blocked is not None:
+            deny = Deny("", f"fan-out blocked by {blocked.order_id}: {started}", orders=(blocked,))
+            self._record_refusal(deny, action)
+            raise fan_out_refusal(blocked, action=action, run_id=self.run_id, started=started)
 
     def _judge_in_silence(self, action: str, *, writes: bool) -> AwaitApproval | None:
         # Never remembered in the view: the silence may end before the next call.
@@ -349,11 +388,27 @@ class Run:
             self._refuse(verdict, action)
         return None
 
-    def _refuse(self, verdict: Deny | Halt, action: str) -> None:
+    def _refuse(self, verdict: Deny | Halt, action: str) -> NoReturn:
         if isinstance(verdict, Halt) and verdict.latches:
             self.latch(verdict)
         self._record_refusal(verdict, action)
-        raise_refusal(verdict, action=action, run_id=self.run_id, shown=self.shown)
+        raise refusal_of(
+            verdict,
+            action=action,
+            run_id=self.run_id,
+            shown=self.shown,
+            fencing=lambda: self.guard.fencing_number(self._subject),
+        )
+
+    def refuse(self, deny: Deny, action: str) -> NoReturn:
+        """Refuse one call, for what was found at it. Raises: CallDenied."""
+        self._record_refusal(deny, action)
+        raise CallDenied(deny.message, action=action, level=deny.level)
+
+    def hold_at(self, hold: Hold) -> None:
+        """Hold this run at a level, in this process alone, until the hold is over."""
+        self._holds = (*self._holds, hold)
+        self.view = View(UNSEEN.stamp, self.view.orders, self.view.fault)  # every call looks at the holds now
 
     def shown(self, halt: Halt) -> Fallback:
         """What to show to the user of this run, once it is halted."""
@@ -384,8 +439,25 @@ class Run:
             if isinstance(verdict, Halt):
                 self.latch(verdict)
                 break
-        # Halted runs get a view that no page agrees with: every call takes the slow way, and is refused there.
-        self.view = view if self._halt is None else View(UNSEEN.stamp, view.orders, view.fault)
+        if view.orders:
+            self._record_state(view.orders)
+        # Runs that are halted, or held here, get a view that no page agrees with: every call takes the slow way.
+        is_free = self._halt is None and not self._holds
+        self.view = view if is_free else View(UNSEEN.stamp, view.orders, view.fault)
+
+    def _record_state(self, orders: "tuple[Order, ...]") -> None:
+        # A run that is contained leaves its state for the incident, once for each order.
+        for order in covered_by_measures(orders, self._subject):
+            if order.order_id not in self._contained_by and self._is_open:
+                self._contained_by |= {order.order_id}
+                event = snapshot_of(self, order, calls=_counted(self._calls), steps=_counted(self._steps))
+                now_us = self.guard.clock.now_us()
+                self.guard.journal.submit((Draft(run_id=self.run_id, event=event, recorded_at_us=now_us),))
+
+    @property
+    def children(self) -> "tuple[Run, ...]":
+        """The runs that it has spawned in this process and that are open."""
+        return tuple(self._children.values())
 
     def latch(self, halt: Halt) -> None:
         """End this run for good, with what it has spawned and what it is doing, as far as that can be cancelled."""
@@ -488,6 +560,11 @@ def new_info(
         trace_id=trace_id,
         ancestors=ancestors,
     )
+
+
+def _counted(counter: "itertools.count[int]") -> int:
+    # It says what comes next, and taking that would count it.
+    return int(repr(counter).removeprefix("count(").removesuffix(")")) - 1
 
 
 def _log_unclosed(run_id: str, problem: RescindError) -> None:

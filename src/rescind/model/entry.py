@@ -202,7 +202,6 @@ class RunSnapshot(msgspec.Struct, frozen=True, gc=False, tag="run_snapshot", kw_
         calls, steps: How many it had made.
         in_flight: Steps that were running.
         children: Runs that it had open.
-        last_steps: Its last steps, newest first.
         facts: What detectors knew of it, as JSON values.
     """
 
@@ -212,7 +211,6 @@ class RunSnapshot(msgspec.Struct, frozen=True, gc=False, tag="run_snapshot", kw_
     steps: int
     in_flight: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
-    last_steps: tuple[str, ...] = ()
     facts: dict[str, Any] = {}
 
 
