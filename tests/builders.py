@@ -15,6 +15,7 @@ from rescind.model.outcome import Completed, Outcome
 from rescind.model.scope import Scope
 from rescind.model.step import RunInfo, Snapshot, Step, Target, digest_of
 from rescind.switch.memory import MemoryOrders
+from rescind.triggers.facts import Call, End
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 NOON_US = 1_795_262_400_000_000
@@ -78,3 +79,14 @@ def events_of(journal: Journal, run_id: str | None = None) -> list[Event]:
 
 def steps_of(journal: Journal, run_id: str | None = None) -> list[StepRecord]:
     return fold_steps(journal.entries(Query(run_id=run_id)))
+
+
+def a_call(action: str = "invoice.status.update", *, run: RunInfo | None = None, **fields: Any) -> Call:
+    """A write that is asked for, as detectors see it."""
+    return Call(run=run or a_run(), action=action, **({"writes": True, "at_s": 0.0} | fields))
+
+
+def an_end(call: Call | None = None, outcome: Outcome | None = None, **fields: Any) -> End:
+    """How a call ended; at once and well, unless something else is said."""
+    call = call or a_call()
+    return End(call=call, outcome=outcome or Completed("ok"), **({"at_s": call.at_s} | fields))
