@@ -43,7 +43,7 @@ _MANY_DATA = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 _DEBUG = click.option("--debug", is_flag=True, expose_value=False, help=DEBUG_HELP)
 
-ROLES = ("agent", "viewer", "operator", "approver", "peer")
+ROLES = ("agent", "viewer", "operator", "approver", "peer", "verifier")
 
 
 _HELP = """Who may do what at a switch.
@@ -54,6 +54,7 @@ viewer    look
 operator  look and stop
 approver  look, stop and lift
 peer      another switch of the federation
+verifier  post verdicts, and look at nothing
 """
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,19 @@ class RunningSwitch:
             assert pipe is not None
             pipe.close()
         return status
+
+
+def a_signal(**fields: Any) -> dict[str, Any]:
+    """A signal as a guard posts it."""
+    return {
+        "signal_id": "sig-1",
+        "kind": "error_rate",
+        "rule": "rate",
+        "severity": "high",
+        "scope": "agent:billing-agent",
+        "detail": "31 of 100 calls failed",
+        "noticed_at": datetime.now(UTC).isoformat(),
+    } | fields
 
 
 @contextlib.contextmanager

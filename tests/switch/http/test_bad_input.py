@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from switch.http.service import RunningSwitch, running
+from switch.http.service import RunningSwitch, a_signal, running
 
 ORDER = {"scope": "agent:billing-agent", "level": "halted"}
 
@@ -62,6 +62,72 @@ def test_a_bad_body_is_refused_with_a_reason_and_leaves_nothing(switch: RunningS
     assert 400 <= answer.status < 500, answer.body
     assert answer.is_problem, answer.body
     assert state(switch) == before
+
+
+SIGNALS: dict[str, tuple[str, dict[str, object]]] = {
+    name: (path, fields)
+    for path, cases in {
+        "/v1/signals": {
+            "unknown kind": {"kind": "odd"},
+            "a verdict by the wrong door": {"kind": "verdict"},
+            "unknown severity": {"severity": "bad"},
+            "unknown scope": {"scope": "agnet:x"},
+            "no time zone": {"noticed_at": "2026-11-26T12:00:00"},
+            "odd id": {"signal_id": "../../etc"},
+            "no id": {"signal_id": ""},
+            "odd source": {"source": "a b"},
+            "odd rule": {"rule": "Rate limit"},
+            "long detail": {"detail": "x" * 5_000},
+            "large facts": {"facts": {"log": "x" * 10_000}},
+            "unnameable run": {"run_id": "a+b"},
+            "unknown field": {"levle": 1},
+            "an ask at no level": {"asks": [{"scope": "agent:billing-agent", "level": "hard", "rule": "r"}]},
+            "an ask that holds nothing": {"asks": [{"scope": "agent:billing-agent", "level": "normal", "rule": "r"}]},
+            "an ask without a rule": {"asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": " "}]},
+            "an ask of no measure": {
+                "asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": "r", "measure": "bite"}]
+            },
+            "an ask that only a person may": {
+                "asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": "r", "measure": "forced_open"}]
+            },
+            "too many asks": {"asks": [{"scope": f"agent:a{n}", "level": "paused", "rule": "r"} for n in range(11)]},
+        },
+        "/v1/verdicts": {
+            "about nothing": {"scope": ""},
+            "about two things": {"run_id": "r-1"},
+            "a step of no run": {"scope": "", "step_id": "1"},
+            "no judgement": {"holds": None},
+            "two judgements": {"holds": True, "severity": "critical"},
+            "no reason": {"reason": " "},
+            "unknown verdict's severity": {"holds": None, "severity": "bad"},
+            "verdict with an odd id": {"verdict_id": "a/b"},
+            "verdict in no time zone": {"judged_at": "2026-11-26T12:00:00"},
+        },
+    }.items()
+    for name, fields in cases.items()
+}
+
+
+@pytest.mark.parametrize(("path", "fields"), SIGNALS.values(), ids=SIGNALS.keys())
+def test_a_bad_signal_is_refused_with_a_reason_and_leaves_nothing(
+    switch: RunningSwitch, path: str, fields: dict[str, object]
+) -> None:
+    verdict = {"scope": "agent:billing-agent", "holds": False, "reason": "amounts differ"}
+    body = {**(a_signal() if path == "/v1/signals" else verdict), **fields}
+    answer = switch.ask("POST", path, body, token="agent" if path == "/v1/signals" else "operator")
+    assert answer.status == 400, answer.body
+    assert answer.is_problem, answer.body
+    assert switch.look("/v1/signals")["signals"] == []
+    assert state(switch)[0] == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/signals", "/v1/verdicts"])
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_what_is_no_signal_is_refused(switch: RunningSwitch, path: str, body: bytes) -> None:
+    answer = switch.ask("POST", path, body, token="agent" if path == "/v1/signals" else "operator")
+    assert 400 <= answer.status < 500, answer.body
+    assert answer.is_problem, answer.body
+    assert switch.look("/v1/signals")["signals"] == []
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())

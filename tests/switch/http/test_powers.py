@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from acceptance.bank import until
-from switch.http.service import PATIENCE_S, RESCIND, Answer, RunningSwitch, running
+from switch.http.service import PATIENCE_S, RESCIND, Answer, RunningSwitch, a_signal, running
 
-ROLES = ("agent", "viewer", "operator", "approver", "peer")
+ROLES = ("agent", "viewer", "operator", "approver", "peer", "verifier")
 
-LOOKING = ("GET /v1/orders", "GET /v1/guards", "GET /v1/audit", "GET /v1/stream")
+LOOKING = ("GET /v1/orders", "GET /v1/guards", "GET /v1/audit", "GET /v1/stream", "GET /v1/signals")
 
 MAY: dict[str, set[str]] = {
     **{request: {"viewer", "operator", "approver"} for request in LOOKING},
@@ -22,6 +22,8 @@ MAY: dict[str, set[str]] = {
     "POST /v1/guards/g-ROLE/stream": {"agent"},
     "GET /v1/peer/records": {"peer"},
     "POST /v1/peer/records": {"peer"},
+    "POST /v1/signals": {"agent"},
+    "POST /v1/verdicts": {"operator", "approver", "verifier"},
 }
 
 
@@ -40,6 +42,10 @@ def body_for(request: str) -> dict[str, object] | None:
         return {"order_ids": ["ord_nobody"], "reason": "a test"}
     if request == "POST /v1/peer/records":
         return {"switch_id": "sw_x", "until": 0, "records": []}
+    if request == "POST /v1/signals":
+        return a_signal(scope="agent:billing-agent")
+    if request == "POST /v1/verdicts":
+        return {"scope": "agent:billing-agent", "holds": True, "reason": "all is well"}
     return {}
 
 

@@ -16,7 +16,8 @@ from builders import a_lift, an_order
 from rescind.clock import SystemIds
 from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.order import Lift, Order
-from rescind.switch.service.ledger import LEDGER_NAME, Entry, Ledger, Note, Seen, restrict, sole_use
+from rescind.switch import database
+from rescind.switch.service.ledger import LEDGER, LEDGER_NAME, Entry, Ledger, Note, Seen, restrict, sole_use
 from rescind.switch.service.records import record_of
 from rescind.switch.service.tokens import Role, new_token
 from rescind.switch.wire import Report
@@ -173,6 +174,27 @@ def test_a_file_that_is_not_ours_is_left_alone(tmp_path: Path, make: object, say
         Ledger(tmp_path, clock=ManualClock())
 
     assert path.read_bytes() == before
+
+
+def test_an_older_ledger_is_brought_up_to_date_with_its_tokens(tmp_path: Path) -> None:
+    path = tmp_path / LEDGER_NAME
+    _made_older(path)
+
+    ledger = Ledger(tmp_path, clock=ManualClock())
+    _, verifier = new_token(Role.VERIFIER, "checks", "", clock=ManualClock(), ids=SystemIds())
+    ledger.add_token(verifier, Note(what="token.created", subject="checks"))
+
+    assert [(token.name, token.role) for token in ledger.tokens()] == [("olga", "operator"), ("checks", "verifier")]
+    ledger.close()
+
+
+def _made_older(path: Path) -> None:
+    oldest = database.Kind(LEDGER.what, LEDGER.application_id, LEDGER.package, LEDGER.steps[:1])
+    database.create_if_missing(path, oldest)
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO tokens VALUES ('tok_1', 'hash-1', 'operator', 'olga', '', -1, NULL)")
+    connection.commit()
+    connection.close()
 
 
 def _made_newer(path: Path) -> None:

@@ -22,6 +22,8 @@ from rescind.switch.service.federation import Federation
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.openapi import add_streams
 from rescind.switch.service.problems import Refused
+from rescind.switch.service.signals import Signals
+from rescind.switch.service.signals_api import HANDLERS as SIGNAL_HANDLERS
 from rescind.switch.service.streams import STREAMS_MAX, Streams
 from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.tokens import Caller
@@ -45,12 +47,15 @@ class SwitchApp:
         upkeep: Upkeep,
         federation: Federation,
         alerts: Alerts,
+        signals: Signals,
         clock: Clock,
         streams_max: int = STREAMS_MAX,
     ) -> None:
         self._streams = Streams(board, upkeep, clock, streams_max)
         self.acknowledge = self._streams.acknowledge
-        self._rest = _litestar(board, federation, alerts, Limit(rate=REQUEST_RATE, burst=REQUEST_BURST, clock=clock))
+        self._rest = _litestar(
+            board, federation, alerts, signals, Limit(rate=REQUEST_RATE, burst=REQUEST_BURST, clock=clock)
+        )
 
     async def __call__(self, scope: answers.Scope, receive: answers.Receive, send: answers.Send) -> None:
         """Serve one request."""
@@ -86,7 +91,7 @@ def _replay(body: bytes, receive: answers.Receive) -> answers.Receive:
     return replayed
 
 
-def _litestar(board: Switchboard, federation: Federation, alerts: Alerts, limits: Limit) -> Litestar:
+def _litestar(board: Switchboard, federation: Federation, alerts: Alerts, signals: Signals, limits: Limit) -> Litestar:
     def caller_of(request: AnyRequest) -> Caller:
         return board.caller(request.headers.get("authorization", ""), request.client.host if request.client else "")
 
@@ -95,11 +100,12 @@ def _litestar(board: Switchboard, federation: Federation, alerts: Alerts, limits
         return app.openapi_schema.to_schema()
 
     app = Litestar(
-        [*HANDLERS, describe],
+        [*HANDLERS, *SIGNAL_HANDLERS, describe],
         dependencies={
             "board": Provide(lambda: board, sync_to_thread=False),
             "federation": Provide(lambda: federation, sync_to_thread=False),
             "alerts": Provide(lambda: alerts, sync_to_thread=False),
+            "signals": Provide(lambda: signals, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
         },

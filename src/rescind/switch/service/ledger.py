@@ -35,7 +35,7 @@ LEDGER = database.Kind(
     "a switch's ledger",
     0x72737731,  # "rsw1"
     "rescind.switch.service",
-    ("schema/001_switch.sql",),
+    ("schema/001_switch.sql", "schema/002_verifiers.sql"),
 )
 
 _SINCE = "SELECT sequence, kind, subject, body FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?"
@@ -114,6 +114,7 @@ class Ledger:
             self._connection = database.open_file(self.path)
             try:
                 database.check_format(self._connection, self.path, LEDGER)
+                database.upgrade(self._connection, LEDGER)
                 (self.switch_id,) = self._connection.execute("SELECT switch_id FROM switch").fetchone()
             except BaseException:
                 self._connection.close()

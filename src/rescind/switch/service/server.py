@@ -22,8 +22,10 @@ from rescind.model.order import LiftRule
 from rescind.switch.alerts import Alerts, channels_of
 from rescind.switch.service.app import SwitchApp
 from rescind.switch.service.connection import IDLE_S, SwitchProtocol, watch_dawdlers
+from rescind.switch.service.evidence import FleetConfig
 from rescind.switch.service.federation import SYNC_S, Federation, PeerConfig
 from rescind.switch.service.ledger import Ledger, restrict, sole_use
+from rescind.switch.service.signals import Signals
 from rescind.switch.service.streams import STREAMS_MAX
 from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.upkeep import Upkeep
@@ -59,6 +61,7 @@ class SwitchSettings(msgspec.Struct, frozen=True, kw_only=True):
         peers: The other switches.
         peer_ca_file: Whom to believe about them, if not the system's authorities.
         alert_urls, webhook_secret: Who is told; see `switch.alerts`.
+        fleet: How far it acts by itself.
     """
 
     data: Path
@@ -75,6 +78,7 @@ class SwitchSettings(msgspec.Struct, frozen=True, kw_only=True):
     peer_ca_file: str | None = None
     alert_urls: tuple[str, ...] = ()
     webhook_secret: str = ""
+    fleet: FleetConfig = FleetConfig()
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -110,7 +114,8 @@ async def _serve(settings: SwitchSettings, on_start: Callable[[Started], None], 
         )
         upkeep = Upkeep(board, ledger, writer, beat_s=settings.beat_s, clock=clock, alert=alerts.put)
         federation = Federation(board, settings.peers, clock=clock, sync_s=settings.sync_s, tls=peers_tls)
-        app = SwitchApp(board, upkeep, federation, alerts, clock, _bound_connections())
+        signals = Signals(board, settings.fleet, clock=clock, ids=ids, alert=alerts.put)
+        app = SwitchApp(board, upkeep, federation, alerts, signals, clock, _bound_connections())
         SwitchProtocol.acknowledge = (app.acknowledge,)
         config = _uvicorn_config(settings, app)
         await board.load()
@@ -120,7 +125,7 @@ async def _serve(settings: SwitchSettings, on_start: Callable[[Started], None], 
             config, board, lambda: on_start(Started(board.switch_id, _url(settings, listening), has_tokens))
         )
         try:
-            await _live(server, listening, [upkeep.live(), federation.live(), watch_dawdlers()])
+            await _live(server, listening, [upkeep.live(), federation.live(), signals.live(), watch_dawdlers()])
         finally:
             alerts.close(CLOSE_WITHIN_S)
             if not writer.close(CLOSE_WITHIN_S):
