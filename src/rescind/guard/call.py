@@ -13,6 +13,7 @@ from rescind.errors import NotSerialisable, UsageError
 from rescind.guard.arguments import record_arguments, record_value, refuse_secrets, scrub, secrets_of
 from rescind.guard.asking import use_of
 from rescind.guard.effect import Call, PastStep
+from rescind.guard.reporting import Collecting
 from rescind.guard.gate import AwaitApproval
 from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
@@ -76,6 +77,8 @@ class WriteCall:
         self.verified: bool | None = None
         self._outcome: Outcome | None = None
         self._asked: Asked | None = None  # what detectors were told of it
+        self._collecting = Collecting()  # what the tool says of itself
+        self._invoked = False
 
     # --- before the effect ---
 
@@ -219,8 +222,14 @@ class WriteCall:
             self._strand.end(self._ref, self._parents)
         elif self._strand is not None:
             self._strand.forget(self._ref, self._parents)
-        if self._asked is not None and self._outcome is not None:
-            self.run.ended(self._asked, self._outcome, verified=self.verified, step_id=self.step_id)
+        if self._asked is not None and self._outcome is not None and self._invoked:
+            self.run.ended(
+                self._asked,
+                self._outcome,
+                verified=self.verified,
+                step_id=self.step_id,
+                report=self._collecting.report,
+            )
 
     def intent(self, before: Snapshot | None) -> tuple[Draft, ...]:
         """The drafts that make the intent durable; the first of a run opens it too."""
@@ -264,11 +273,13 @@ class WriteCall:
 
     def invoke(self) -> Any:
         """The tool itself. What it raises, or its cancellation, is the flow's to judge."""
+        self._invoked = True
         if self.tool.is_async:
             return self._invoke_async()
         key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
         try:
-            result = self.tool.function(*self._args, **self._kwargs)
+            with self._collecting:
+                result = self.tool.function(*self._args, **self._kwargs)
         finally:
             current_key.reset(key_token)
             current_secrets.reset(secrets_token)
@@ -279,9 +290,10 @@ class WriteCall:
     async def _invoke_async(self) -> Any:
         key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
         try:
-            if self.tool.cancellable:
-                return await self._invoke_cancellable()
-            return await self.tool.function(*self._args, **self._kwargs)
+            with self._collecting:
+                if self.tool.cancellable:
+                    return await self._invoke_cancellable()
+                return await self.tool.function(*self._args, **self._kwargs)
         finally:
             current_key.reset(key_token)
             current_secrets.reset(secrets_token)

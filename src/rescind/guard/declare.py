@@ -12,6 +12,7 @@ from rescind.guard.drive import drive, drive_async
 from rescind.guard.flow import write_flow
 from rescind.guard.run import Run, current_run
 from rescind.guard.tool import WriteTool
+from rescind.guard.watched_read import WatchedRead
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
@@ -98,15 +99,27 @@ def guarded_read(guard: "Guard", name: str, function: Callable[..., Any]) -> Cal
 
         @functools.wraps(function)
         async def read_async(*args: Any, **kwargs: Any) -> Any:
-            _run_of(guard, name).admit(name, writes=False)
-            return await function(*args, **kwargs)
+            run = _run_of(guard, name)
+            run.admit(name, writes=False)
+            if run.watch is None:
+                return await function(*args, **kwargs)
+            with WatchedRead(run, name, args, kwargs) as watched:
+                result = await function(*args, **kwargs)
+                watched.completed()
+                return result
 
         return read_async
 
     @functools.wraps(function)
     def read(*args: Any, **kwargs: Any) -> Any:
-        _run_of(guard, name).admit(name, writes=False)
-        return function(*args, **kwargs)
+        run = _run_of(guard, name)
+        run.admit(name, writes=False)
+        if run.watch is None:
+            return function(*args, **kwargs)
+        with WatchedRead(run, name, args, kwargs) as watched:
+            result = function(*args, **kwargs)
+            watched.completed()
+            return result
 
     return read
 

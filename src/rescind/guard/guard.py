@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rescind.model.scope import Scope, Subject
     from rescind.switch.client.subscription import Subscription
     from rescind.switch.wire import Report
+    from rescind.triggers.policy_file import PolicyFile
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +65,7 @@ class Guard:
         switch: SwitchConfig | None = None,
         token: str = "",
         approval: ApprovalConfig | None = None,
+        policy: "PolicyFile | None" = None,
     ) -> None:
         """A guard over stores; most programs use `from_config` or `at`, tests use `over`.
 
@@ -75,6 +77,7 @@ class Guard:
             switch: Which switches to follow besides, and what to do when none is heard; none by default.
             token: What to show them.
             approval: How long writes wait for a person's approval; as `ApprovalConfig` says by default.
+            policy: What is looked for in its runs, and what is done about it; nothing by default.
         """
         self.stores = stores
         self.fallbacks = fallback if isinstance(fallback, Fallbacks) else Fallbacks.saying(fallback)
@@ -103,6 +106,11 @@ class Guard:
         self._subscription: Subscription | None = None
         self._watching = self._begins_to_watch = False
         self._watch_lock = threading.RLock()
+        if policy is not None:
+            from rescind.guard.watching import Watching  # nobody else needs detectors
+
+            self.watching = Watching(self, policy)
+            self.approval_reason = self.watching.approval_reason
         _guards.add(self)
 
     @classmethod
@@ -115,12 +123,15 @@ class Guard:
         clock: Clock | None = None,
         ids: IdSource | None = None,
         approval: ApprovalConfig = NO_WAITING,
+        policy: "PolicyFile | None" = None,
     ) -> Self:
         """A guard over a journal and orders that are open already. It refuses what needs approval, and does not wait.
 
         What was refused is asked for all the same, and goes through when it is called again after its approval.
         """
-        return cls(GivenStores(journal, orders), fallback=fallback, clock=clock, ids=ids, approval=approval)
+        return cls(
+            GivenStores(journal, orders), fallback=fallback, clock=clock, ids=ids, approval=approval, policy=policy
+        )
 
     @classmethod
     def from_config(cls, path: str | Path | None = None) -> "Guard":
@@ -130,9 +141,15 @@ class Guard:
         """
         settings = load_settings(path)
         fallback = Fallbacks.of(settings.fallback)
-        approval = settings.config.approval
+        from rescind.triggers.policy_file import PolicyFile
+
         return cls.at(
-            settings.store, fallback=fallback, switch=settings.switch, token=settings.token, approval=approval
+            settings.store,
+            fallback=fallback,
+            switch=settings.switch,
+            token=settings.token,
+            approval=settings.config.approval,
+            policy=PolicyFile(settings.source),
         )
 
     @classmethod
@@ -144,12 +161,14 @@ class Guard:
         switch: SwitchConfig | None = None,
         token: str = "",
         approval: ApprovalConfig | None = None,
+        policy: "PolicyFile | None" = None,
     ) -> "Guard":
         """A guard with its stores in this folder of the machine; they are opened, or made, at the first run.
 
         Args: as for `Guard`.
         """
-        return cls(EmbeddedStores(Path(store)), fallback=fallback, switch=switch, token=token, approval=approval)
+        stores = EmbeddedStores(Path(store))
+        return cls(stores, fallback=fallback, switch=switch, token=token, approval=approval, policy=policy)
 
     @property
     def journal(self) -> Journal:

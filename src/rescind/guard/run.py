@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rescind.model.outcome import Outcome
     from rescind.model.step import Target
     from rescind.triggers.engine import RunWatch
+    from rescind.triggers.facts import ToolReport
 
 logger = logging.getLogger("rescind")
 
@@ -277,10 +278,22 @@ class Run:
             self, action, writes=writes, arguments=arguments, target=target, repeats=repeats, spawns=spawns
         )
 
-    def ended(self, asked: "Asked", outcome: "Outcome", *, verified: bool | None = None, step_id: str = "") -> None:
+    def ended(
+        self,
+        asked: "Asked",
+        outcome: "Outcome",
+        *,
+        verified: bool | None = None,
+        step_id: str = "",
+        report: "ToolReport | None" = None,
+        problem: str = "",
+    ) -> None:
         """Tell the detectors how it ended. Takes nothing back, and never raises."""
-        if self.guard.watching is not None:
-            self.guard.watching.ended(self, asked, outcome, verified=verified, step_id=step_id)
+        watching = self.guard.watching
+        if watching is not None and self.watch is not None:
+            watching.ended(
+                self, asked, outcome, verified=verified, step_id=step_id, report=report, problem=problem
+            )
 
     def is_spent(self) -> bool:
         """Count a call of a child, and say whether it is one too many: a run cannot spend more by spawning."""

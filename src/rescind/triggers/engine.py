@@ -7,13 +7,14 @@ N3. A run that makes no calls costs one small object; watches are made with its 
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.detector import Detector, Watch
 from rescind.triggers.facts import Call, End
+from rescind.triggers.policy import Tally
 
 NOTHING: tuple[Finding, ...] = ()
 
@@ -39,7 +40,7 @@ class Engine:
     def adopt(self, policy: Detecting) -> None:
         """Go on under another policy (N2)."""
         detectors = tuple(policy.detectors())
-        if detectors != self.detectors:  # by identity where a detector defines no equality
+        if [*map(id, detectors)] != [*map(id, self.detectors)]:
             self.detectors = detectors
 
     def watch(self, run: RunInfo) -> "RunWatch":
@@ -50,59 +51,70 @@ class Engine:
 class RunWatch:
     """One run, as all detectors see it."""
 
-    __slots__ = ("_detectors", "_engine", "_failures", "_run", "_watches")
+    __slots__ = ("_begun", "_detectors", "_engine", "_failures", "_run", "_watches", "tally")
 
     def __init__(self, engine: Engine, run: RunInfo) -> None:
         """Nothing is looked at before the first call (N3)."""
         self._engine, self._run = engine, run
         self._detectors: tuple[Detector, ...] = ()
-        self._watches: tuple[Watch, ...] = ()
+        self._begun: tuple[tuple[Detector, Watch], ...] = ()
+        self._watches: tuple[Watch, ...] = ()  # of those detectors that have something to say of this run
         self._failures: dict[str, int] | None = None
+        self.tally = Tally()
 
     def asked(self, call: Call) -> tuple[Finding, ...]:
         """What is found before the call is made, by all detectors; empty if nothing."""
         if self._detectors is not self._engine.detectors:
             self._take_up()
-        found: list[Finding] | None = None
+        found = NOTHING
         for watch in self._watches:
             try:
                 finding = watch.asked(call)
             except Exception as error:  # noqa: BLE001  # N1
                 finding = self._failed(watch, error)
             if finding is not None:
-                found = [finding] if found is None else [*found, finding]
-        return NOTHING if found is None else tuple(found)
+                found = (*found, finding)
+        return found
 
     def ended(self, end: End) -> tuple[Finding, ...]:
         """What is found once the call has ended."""
         if self._detectors is not self._engine.detectors:
             self._take_up()
-        found: list[Finding] | None = None
+        found = NOTHING
         for watch in self._watches:
             try:
                 finding = watch.ended(end)
             except Exception as error:  # noqa: BLE001  # N1
                 finding = self._failed(watch, error)
             if finding is not None:
-                found = [finding] if found is None else [*found, finding]
-        return NOTHING if found is None else tuple(found)
+                found = (*found, finding)
+        return found
 
     def watch_of(self, kind: type) -> Watch | None:
         """The watch of this type, to be asked for what it knows besides findings; None if it has none."""
         return next((watch for watch in self._watches if isinstance(watch, kind)), None)
 
+    def facts(self) -> dict[str, Any]:
+        """What is known of the run besides findings, as JSON values: what is left of budgets, what was signalled."""
+        known: dict[str, Any] = {}
+        for watch in self._watches:
+            said = getattr(watch, "facts", None)
+            if said is not None:
+                known |= said()
+        return known
+
     def _take_up(self) -> None:
         detectors = self._engine.detectors
         # By identity: a detector whose settings are the same is the same object, and keeps what it has seen (N2).
-        kept = {id(detector): watch for detector, watch in zip(self._detectors, self._watches, strict=True)}
-        pairs = [(each, kept.get(id(each)) or self._begin(each)) for each in detectors]
-        self._watches = tuple(watch for _, watch in pairs)
+        kept = {id(each): watch for each, watch in self._begun}
+        self._begun = tuple((each, kept.get(id(each)) or self._begin(each)) for each in detectors)
+        self._watches = tuple(watch for _, watch in self._begun if watch is not _BLIND)
         self._detectors = detectors  # last: another thread that sees it finds the watches in place
 
     def _begin(self, detector: Detector) -> Watch:
         try:
             return detector.watch(self._run) or _BLIND
-        except Exception as error:  # noqa: BLE001  # N1: said at the first call, which it then cannot see
+        except Exception as error:  # noqa: BLE001  # N1: said at each call, which it then cannot see
             return _Broken(f"{type(detector).__name__} could not begin: {type(error).__name__}")
 
     def _failed(self, watch: Watch, error: Exception) -> Finding | None:

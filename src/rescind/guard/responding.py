@@ -1,0 +1,207 @@
+"""Answering what detectors found: the orders, the incident, the record and the refusal, as the policy says.
+
+    order placed, or held here ─▶ incident ─▶ signal in the journal ─▶ this call refused
+
+If we die after the first, the run is contained, and its order names rule and signal; what is missing is the paper.
+Nothing is placed, opened or refused in shadow.
+"""
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from rescind.clock import from_us
+from rescind.containment.incident import Joined, note, open_or_join
+from rescind.errors import RescindError
+from rescind.guard.gate import Deny
+from rescind.guard.holding import Hold, in_words
+from rescind.journal.port import Draft
+from rescind.model.entry import Signalled
+from rescind.model.level import Level
+from rescind.model.order import Measure, Order
+from rescind.model.scope import Scope
+from rescind.model.signal import Finding, Signal, SignalKind
+from rescind.switch.desk import new_order
+from rescind.triggers.facts import Call
+from rescind.triggers.outage import Cause, Outages
+from rescind.triggers.policy import Decision
+from rescind.triggers.response import Response, Verb
+
+if TYPE_CHECKING:
+    from rescind.guard.guard import Guard
+    from rescind.guard.run import Run
+    from rescind.guard.watching import Watching
+
+logger = logging.getLogger("rescind")
+
+ACTOR = "policy"
+"""Who has placed an order that no person placed; its `trigger` says which rule."""
+
+_OWN_KINDS = frozenset({"run", "tree"})
+"""Terms of scopes that concern one run and what it has started: those are told to every switch at once. What is wider
+needs the evidence of several guards, and a switch decides."""
+
+RETRY_AFTER_S = 30
+"""What a caller is told who may try again later, where no breaker knows better."""
+
+
+class Responder:
+    """Does what a policy says about findings. One serves all runs of a guard; thread-safe, as its parts are."""
+
+    def __init__(self, guard: "Guard") -> None:
+        """For the runs of this guard."""
+        self._guard = guard
+
+    def answer(
+        self, found: tuple[Finding, ...], watching: "Watching", run: "Run", call: Call, *, prevents: bool
+    ) -> Deny | None:
+        """Answer what was found at one call.
+
+        Args:
+            found: What was found.
+            watching: Under which policy, and what is known of the tools.
+            run: Whose call it is.
+            call: The call.
+            prevents: Whether it can still be refused.
+
+        Returns: The refusal of this very call; None if it may go on. An order that covers it is the gate's business.
+        """
+        refusal = None
+        for finding in found:
+            signal = self._signal(finding, call)
+            times = run.watch.tally.count(finding) if run.watch is not None else 1
+            decision = watching.policy.decide(signal, run.info, call.action, times=times)
+            decision = _unless_outage(decision, signal, watching.outages, call)
+            orders = () if decision.shadow else self._contain(decision, signal, run, call)
+            joined = self._incident(signal, orders, run) if decision.opens_incident else None
+            self._record(signal, decision, run)
+            self._tell(signal, orders, joined)
+            if prevents and decision.refuses_call and refusal is None:
+                refusal = _refusal(signal, decision, call.action)
+        return refusal
+
+    def _signal(self, finding: Finding, call: Call) -> Signal:
+        return Signal.of(
+            finding,
+            signal_id=self._guard.ids.new_id("sig"),
+            noticed_at=from_us(self._guard.clock.now_us()),
+            run_id=call.run.run_id,
+            step_id=call.step_id,
+            source=self._guard.guard_id,
+        )
+
+    # --- containment ---
+
+    def _contain(self, decision: Decision, signal: Signal, run: "Run", call: Call) -> tuple[Order, ...]:
+        placed: list[Order] = []
+        for response in decision.responses:
+            scope = response.scope_for(signal, run.info, call.action)
+            if response.for_s is not None:
+                self._hold(run, response.level or Level.READ_ONLY, response.for_s, signal)
+            for measure, level in response.measures:
+                order = self._place(measure, level, scope, decision, signal, run)
+                if order is not None:
+                    placed.append(order)
+        if placed:
+            self._guard.refresh()  # before the next call of any run here, and before this one goes on
+        return tuple(placed)
+
+    def _place(
+        self, measure: Measure, level: Level, scope: Scope, decision: Decision, signal: Signal, run: "Run"
+    ) -> Order | None:
+        same = (decision.rule_name, measure, scope)
+        if any((order.trigger, order.measure, order.scope) == same for order in self._guard.standing()):
+            return None  # V4
+        order = new_order(
+            scope,
+            level,
+            measure=measure,
+            reason=f"{signal.kind.value}: {signal.detail}",
+            actor=ACTOR,
+            cause=signal.signal_id,
+            trigger=decision.rule_name,
+            clock=self._guard.clock,
+            ids=self._guard.ids,
+        )
+        try:
+            self._guard.orders.place(order)
+        except RescindError as problem:
+            logger.error("%s on %s could not be ordered (%s); this process holds it instead", measure, scope, problem)
+            held = max(level, Level.READ_ONLY)
+            self._guard.hold_runs(scope, a_hold(held, math.inf, signal, 0.0))  # V2
+            return None
+        return order
+
+    def _hold(self, run: "Run", level: Level, for_s: float, signal: Signal) -> None:
+        now_s = self._guard.clock.boot_s()
+        run.hold_at(a_hold(level, now_s + for_s, signal, now_s))
+
+    # --- the paper ---
+
+    def _incident(self, signal: Signal, orders: tuple[Order, ...], run: "Run") -> Joined | None:
+        journal, clock, guard_id = self._guard.journal, self._guard.clock, self._guard.guard_id
+        try:
+            joined = open_or_join(
+                journal, signal, clock=clock, guard_id=guard_id, tenant=run.info.tenant, agent=run.info.agent
+            )
+            for order in orders:
+                what = f"{order.measure.value} at {order.level.label} on {order.scope} by rule {order.trigger}"
+                note(journal, joined.incident_id, "order", order.order_id, what, clock=clock, actor=order.actor)
+        except RescindError as problem:
+            logger.error("the incident of signal %s could not be recorded: %s", signal.signal_id, problem)
+            return None
+        return joined
+
+    def _record(self, signal: Signal, decision: Decision, run: "Run") -> None:
+        event = Signalled(signal, responses=decision.words, shadow=decision.shadow)
+        draft = Draft(run_id=run.run_id, event=event, recorded_at_us=self._guard.clock.now_us())
+        opening = run.opening_with_intent()
+        try:
+            self._guard.journal.submit((draft,) if opening is None else (opening, draft))
+        except RescindError as problem:
+            logger.error("signal %s could not be recorded: %s", signal.signal_id, problem)
+
+    def _tell(self, signal: Signal, orders: tuple[Order, ...], joined: Joined | None) -> None:
+        own = tuple(order for order in orders if {term.kind for term in order.scope.terms} & _OWN_KINDS)
+        self._guard.tell_switches(signal, own)
+        if joined is not None and joined.alert:
+            logger.warning("incident %s: %s", joined.incident_id, joined.alert)
+
+
+_OF_FAILURES = frozenset(
+    {SignalKind.VERIFICATION_FAILURE, SignalKind.BEHAVIOUR, SignalKind.TOOL_UNCERTAINTY, SignalKind.INCONSISTENCY}
+)
+"""Kinds of signal that a healthy run gives too while a tool is down. Rates are not among them: they trip the tool."""
+
+
+def _unless_outage(decision: Decision, signal: Signal, outages: Outages, call: Call) -> Decision:
+    # V5. What refuses this one call stays; what would contain the run waits until others succeed where it fails.
+    if decision.recoverable or signal.kind not in _OF_FAILURES:
+        return decision
+    if outages.judge(call.action, call.run.run_id, at_s=call.at_s) is not Cause.OUTAGE:
+        return decision
+    kept = tuple(response for response in decision.responses if not response.is_containment)
+    return Decision(
+        rule_name=f"{decision.rule_name}, an outage of {call.action}",
+        responses=kept or (Response(Verb.REPORT),),
+        shadow=decision.shadow,
+        origin=decision.origin,
+    )
+
+
+def a_hold(level: Level, until_s: float, signal: Signal, now_s: float) -> Hold:
+    """The hold that answers a signal."""
+    why = f"{signal.kind.value.replace('_', ' ')}: {signal.detail} (signal {signal.signal_id})"
+    return Hold(level=min(level, Level.PAUSED), until_s=until_s, why=why, advice=in_words(until_s, now_s))
+
+
+def _refusal(signal: Signal, decision: Decision, action: str) -> Deny:
+    verbs = {response.verb for response in decision.responses}
+    if Verb.RETRY in verbs:
+        advice, retry_after_s = f"Try it again in {RETRY_AFTER_S} s", RETRY_AFTER_S
+    elif Verb.FALLBACK in verbs:
+        advice, retry_after_s = "Take the fallback route; do not retry", None
+    else:
+        advice, retry_after_s = "Do not retry; say what you would have done and why it was refused", None
+    why = f"rule {decision.rule_name}, signal {signal.signal_id}: {signal.detail}"
+    return Deny(f"{action} was not run: {signal.detail}. {advice}", why, retry_after_s=retry_after_s)

@@ -1,0 +1,50 @@
+"""A read, as the detectors of its run see it: asked for, and ended. Nothing of it is recorded."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rescind.guard.reporting import Collecting
+from rescind.model.outcome import Completed, Failed, Outcome
+
+if TYPE_CHECKING:
+    from rescind.guard.run import Run
+
+_FAILED = Failed("raised")  # of a read nothing else matters: nothing was changed in any case
+_COMPLETED = Completed()
+
+
+class WatchedRead:
+    """Around one call of a read whose run is watched."""
+
+    __slots__ = ("_asked", "_collecting", "_outcome", "_run")
+
+    def __init__(self, run: "Run", action: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Ask the detectors.
+
+        Raises: CallDenied, RunHalted.
+        """
+        self._run = run
+        self._outcome: Outcome = _FAILED
+        self._asked = run.asked(action, writes=False, repeats=_digest(args, kwargs))
+        self._collecting = Collecting()
+
+    def __enter__(self) -> Self:
+        self._collecting.__enter__()
+        return self
+
+    def completed(self) -> None:
+        """It has returned."""
+        self._outcome = _COMPLETED
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._collecting.__exit__(kind, error, at)
+        if self._asked is not None:
+            self._run.ended(self._asked, self._outcome, report=self._collecting.report)
+
+
+def _digest(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    # What has no hash is compared with nothing: a detector of loops must not find one where it cannot tell.
+    try:
+        return str(hash((args, tuple(kwargs.items()))))
+    except Exception:  # noqa: BLE001  # a __hash__ of the caller's may raise what it likes
+        return ""

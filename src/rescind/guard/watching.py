@@ -1,0 +1,125 @@
+"""What a guard does with its detectors: tells them of each call, and has what they find answered as the policy says.
+
+    asked ─▶ findings ─▶ policy ─▶ contain, refuse this call        before anything has happened
+    ended ─▶ findings ─▶ policy ─▶ contain                          whatever the run does next is refused
+
+V1. What is found before a call is acted upon before the call: with a limit of 25 records the 26th is not touched.
+V2. What could not be placed as an order is held in this process instead: a full disk lets no run go on.
+V3. In shadow nothing is refused and nothing placed; what would have been is in the journal.
+V4. What stands by the same rule, with the same measure and scope, is not placed again.
+V5. A run is not contained for errors that everybody has: while a tool is down, its breaker answers for it.
+"""
+
+import fnmatch
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from rescind.guard.responding import Responder
+from rescind.model.outcome import Outcome
+from rescind.model.step import Target, canonical_json
+from rescind.triggers.engine import Engine, RunWatch
+from rescind.triggers.facts import Call, End, ToolReport
+from rescind.triggers.outage import Outages
+from rescind.triggers.policy_file import PolicyFile
+
+if TYPE_CHECKING:
+    from rescind.guard.guard import Guard
+    from rescind.guard.run import Run
+
+_NO_ARGUMENTS: Mapping[str, Any] = {}
+
+Asked = Call
+"""What `ended` is told of again."""
+
+
+class Watching:
+    """The detectors of one guard, and what is done about what they find. Thread-safe, as its parts are."""
+
+    def __init__(self, guard: "Guard", policy: PolicyFile) -> None:
+        """Watch under this policy, whose file may change while the guard runs."""
+        self._guard, self.file = guard, policy
+        self.policy = policy.current()
+        self._engine = Engine(self.policy)
+        self._boot_s = guard.clock.boot_s
+        self._responder = Responder(guard)
+        self.outages = Outages(self.policy.outage)
+
+    def watch(self, run: "Run") -> RunWatch:
+        """Begin to watch a run."""
+        return self._engine.watch(run.info)
+
+    def asked(
+        self,
+        run: "Run",
+        action: str,
+        *,
+        writes: bool,
+        arguments: Mapping[str, Any] | None,
+        target: Target | None,
+        repeats: str,
+        spawns: bool,
+    ) -> Call:
+        """See `Run.asked`."""
+        now_s = self._boot_s()
+        policy = self.file.current(now_s)
+        if policy is not self.policy:
+            self.policy = policy
+            self._engine.adopt(policy)
+            self.outages = Outages(policy.outage)
+        call = Call(
+            run=run.info,
+            action=action,
+            writes=writes,
+            at_s=now_s,
+            arguments=arguments or _NO_ARGUMENTS,
+            target=target,
+            # Only compared within this run, and so cheap: the process's own hash will do.
+            repeats=str(hash(canonical_json(arguments))) if arguments else repeats,
+            spawns=spawns,
+        )
+        assert run.watch is not None
+        found = run.watch.asked(call)
+        if found:
+            deny = self._responder.answer(found, self, run, call, prevents=True)
+            run.check_orders(action, writes=writes)
+            if deny is not None:
+                run.refuse(deny, action)
+        return call
+
+    def ended(
+        self,
+        run: "Run",
+        asked: Call,
+        outcome: Outcome,
+        *,
+        verified: bool | None,
+        step_id: str,
+        report: ToolReport | None = None,
+        problem: str = "",
+    ) -> None:
+        """See `Run.ended`."""
+        asked.step_id = step_id
+        end = End(
+            call=asked,
+            at_s=self._boot_s(),
+            outcome=outcome,
+            verified=verified,
+            report=report,
+            problem=problem,
+        )
+        assert run.watch is not None
+        self.outages.ended(end)
+        found = run.watch.ended(end)
+        if found:
+            self._responder.answer(found, self, run, asked, prevents=False)
+
+    def approval_reason(self, action: str) -> str:
+        """Why a call of this action needs a person's approval; empty if the policy asks for none."""
+        pattern = _first_match(self.policy.require_approval, action)
+        return f"the policy requires it (require_approval: {pattern})" if pattern else ""
+
+
+@lru_cache(maxsize=1_024)
+def _first_match(patterns: tuple[str, ...], action: str) -> str:
+    return next((pattern for pattern in patterns if fnmatch.fnmatchcase(action, pattern)), "")
