@@ -12,6 +12,7 @@ COMMANDS = [
     ("status",),
     ("undo",),
     *(("review", name) for name in ("list", "show", "resolve")),
+    *(("approvals", name) for name in ("list", "show", "approve", "deny")),
     *(("audit", name) for name in ("verify", "log", "orders", "export", "import", "seal")),
 ]
 

@@ -338,9 +338,8 @@ def test_a_halt_ends_the_waiting_and_the_run_although_it_was_approved_in_the_sam
 def test_a_stop_between_the_approval_and_the_tool_is_obeyed() -> None:
     shop = Shop()
 
-    guard = Guard.over(
-        _placing_at_intent(shop, an_order("ord-9", level=Level.READ_ONLY)), shop.orders, clock=shop.clock
-    )
+    held = _placing_at_intent(shop, an_order("ord-9", level=Level.READ_ONLY))
+    guard = Guard.over(held, shop.orders, clock=shop.clock)
     paid: list[int] = []
     pay = guard.write("pay", irreversible="a test")(lambda cents: paid.append(cents))
     with guard.run("shop@1"):

@@ -17,6 +17,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Contain": {
         "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
+        "approvals": ("list|approve…", "what waits for a person's yes or no"),
     },
     "Undo": {
         "undo": ("", "show what would be undone; --apply does it"),
@@ -40,6 +41,7 @@ MODULES = {
     "resume": "rescind.cli.resume:resume",
     "status": "rescind.cli.status:status",
     "contain": "rescind.cli.contain:contain",
+    "approvals": "rescind.cli.approvals:approvals",
     "undo": "rescind.cli.undo:undo",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
