@@ -1,16 +1,18 @@
-"""A run that behaves as no healthy one does: it retries, turns in circles, goes on and on.
+"""A run that behaves as no healthy one does: it retries, turns in circles, goes on and on, or does what others do not.
 
-These rules need nothing learned. Each has a bound, speaks when the bound is passed, and again each time the count has
-doubled (law D5).
+The first four rules need nothing learned. Each has a bound, speaks when the bound is passed, and again each time the
+count has doubled (law D5). `unlike_baseline` judges by what was learned, and without a baseline it says nothing.
 """
 
 import msgspec
 
 from rescind.model.outcome import Completed
-from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
+from rescind.triggers.baseline import Baseline
+from rescind.triggers.bounds import about_run, check_whole, shown
 from rescind.triggers.facts import Call, End
+from rescind.triggers.unlike import NewWorkflowWatch, Unlike, UnlikeWatch
 
 BOUND_MAX = 1_000_000
 """The largest bound that a limit may have. It is there to catch a slip of the key."""
@@ -39,19 +41,17 @@ class BehaviourConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def __post_init__(self) -> None:
         for name in ("retries_max", "repeats_max", "steps_max", "mutations_max"):
-            value = getattr(self, name)
-            if not 1 <= value <= BOUND_MAX:
-                raise ValueError(f"{name} is {value}; it must be from 1 to {BOUND_MAX}")
-        if not 1 <= self.false_stops_per_1000 <= 500:
-            raise ValueError(f"false_stops_per_1000 is {self.false_stops_per_1000}; it must be from 1 to 500")
+            check_whole(name, getattr(self, name), 1, BOUND_MAX)
+        check_whole("false_stops_per_1000", self.false_stops_per_1000, 1, 500)
 
 
 class BehaviourDetector:
-    """Watches each run for what it does too often."""
+    """Watches each run for what it does too often, and for what healthy runs do not do."""
 
-    def __init__(self, config: BehaviourConfig) -> None:
-        """A detector with these limits."""
+    def __init__(self, config: BehaviourConfig, baseline: Baseline | None = None) -> None:
+        """A detector with these limits; without a baseline, `unlike_baseline` says nothing."""
         self.config = config
+        self.unlike = Unlike(baseline, config.false_stops_per_1000) if baseline is not None else None
 
     def watch(self, run: RunInfo) -> "BehaviourWatch":
         """Begin to watch a run."""
@@ -69,6 +69,7 @@ class BehaviourWatch:
         "_older",
         "_recent",
         "_run_id",
+        "_unlike",
         "mutations",
         "steps",
     )
@@ -78,6 +79,8 @@ class BehaviourWatch:
         self._detector, self._run_id = detector, run.run_id
         self.steps = self.mutations = 0
         self._next_steps, self._next_mutations = detector.config.steps_max, detector.config.mutations_max
+        unlike = detector.unlike
+        self._unlike: UnlikeWatch | NewWorkflowWatch | None = unlike.watch(run) if unlike is not None else None
         self._recent: dict[int, int] | None = None
         self._older: dict[int, int] | None = None
         self._failures: dict[str, list[int]] | None = None  # by action: in a row, and at how many it is said next
@@ -89,7 +92,8 @@ class BehaviourWatch:
         mutations = self._count_mutation() if call.writes else None
         repeats = self._count_repeats(call) if call.repeats else None
         retries = self._look_at_failures(call) if self._failures else None
-        return retries or repeats or mutations or steps
+        unlike = self._unlike.asked(call) if self._unlike is not None else None
+        return unlike or retries or repeats or mutations or steps
 
     def ended(self, end: End) -> Finding | None:
         """Remember whether it failed. What follows from that is said when it is asked for again."""
@@ -120,7 +124,7 @@ class BehaviourWatch:
         bound = self._detector.config.repeats_max
         if not _has_doubled(count - 1, bound):
             return None
-        what = f"{call.action} on {call.target}" if call.target else call.action
+        what = shown(f"{call.action} on {call.target}" if call.target else call.action)
         detail = f"{what}: the same call {count} times in this run, {bound} are allowed"
         return self._finding("repeated_call", call.writes, detail, count, bound, call.action)
 
@@ -130,7 +134,7 @@ class BehaviourWatch:
             return None
         count, bound = known[0], self._detector.config.retries_max
         known[1] = 2 * max(count, known[1])
-        detail = f"{call.action} is asked for again after {count} failures in a row, {bound} are the limit"
+        detail = f"{shown(call.action)} is asked for again after {count} failures in a row, {bound} are the limit"
         return self._finding("retries", call.writes, detail, count, bound, call.action)
 
     def _count_mutation(self) -> Finding | None:
@@ -157,7 +161,7 @@ class BehaviourWatch:
             kind=SignalKind.BEHAVIOUR,
             rule=rule,
             severity=Severity.HIGH if writes else Severity.WARNING,
-            scope=Scope((Term("run", self._run_id),)),
+            scope=about_run(self._run_id),
             detail=detail,
             facts=facts,
         )

@@ -1,0 +1,367 @@
+"""How unlike the healthy runs of a baseline a run is, write by write, in bits.
+
+**The question.** Each write is judged by two numbers: how likely it is in a healthy run after what came before (p), and
+how likely if one knew nothing (q). The evidence in it is log2(q / p): positive for what healthy runs hardly ever do,
+negative for what they do. It is summed over the writes of a run, and restarted whenever it is below nothing, so that
+a long good beginning buys no credit (E. S. Page (1954), Biometrika 41, 100-115). Reads are no evidence; they are what
+came before.
+
+**What came before** is seen from several places at once: the agent as a whole or, if it is known, the run's workflow;
+the action that wrote last; each action called earlier; each call made earlier, with its arguments. From each place p is
+a count of runs, smoothed towards the wider place by one run's worth, so that a place seen twice says little. The place
+from which the write looks strangest speaks.
+
+**Values.** An argument that keeps its values (whom money goes to, in one workflow) is told from one that never does (a
+subject line) by how often healthy runs brought a value that no other one had (I. J. Good (1953), Biometrika 40,
+237-264). A new value is worth as much as it is rare; a missing one, or one of an argument that always changes, nothing.
+
+**The threshold** is not chosen but counted: each healthy run is judged as if it had not been learned, and the threshold
+is passed by no more of them than the budget allows. For a run that is exchangeable with the learned ones this holds on
+average whatever the model is worth (V. Vovk, A. Gammerman, G. Shafer (2005), Algorithmic Learning in a Random World).
+
+**A workflow that was never learned** is not exchangeable with anything: all it does is new. Of it only one thing is
+judged: how many different writes it makes, against how many the runs of all learned workflows make.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from rescind.triggers.baseline import Seen, Sketch
+
+WORKFLOW_RUNS_MIN = 8
+"""Healthy runs from which on a workflow is known. With fewer, each of them is a surprise to the others."""
+
+WORKFLOWS_MIN = 5
+"""Known workflows from which on something can be said of one that is not."""
+
+SUPPORT_MIN = 3
+"""Runs with a write of an action at a place from which on its arguments say something there."""
+
+EARLIER_MAX = 8
+"""Earlier actions, and earlier calls, that a run is seen from: the first ones, which say what it is about."""
+
+TELLING_MAX = 6
+"""Arguments of an action that are looked at: those which change least."""
+
+Place = tuple[str, str | int]
+AGENT: Place = ("agent", "")
+
+
+class Values:
+    """The values of one argument at one place: in how many runs each was, and how many were in one run only."""
+
+    __slots__ = ("once", "runs", "total")
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.runs: dict[int, int] = {}
+        self.once = self.total = 0
+
+    def add(self, value: int, sign: int) -> None:
+        """One run more or less has this value."""
+        before = self.runs.get(value, 0)
+        after = before + sign
+        self.once += (after == 1) - (before == 1)
+        self.total += sign
+        if after > 0:
+            self.runs[value] = after
+        else:
+            self.runs.pop(value, None)
+
+
+class Written:
+    """The writes of one action at one place: in how many runs, and with which values."""
+
+    __slots__ = ("arguments", "runs")
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.runs = 0
+        self.arguments: dict[str, Values] = {}
+
+
+class View:
+    """What was seen from one place: in how many runs it was reached, what was written then, and in which order."""
+
+    __slots__ = ("after", "runs", "written")
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.runs = 0
+        self.written: dict[str, Written] = {}
+        self.after: dict[str, dict[str, int]] = {}  # by the last write's action: what is written next; "" is the end
+
+    def add_write(self, seen: Seen, sign: int, once: set[object], place: Place) -> None:
+        """Count a write, its action and each of its values once in a run."""
+        written = self.written.get(seen.action)
+        if written is None:
+            written = self.written[seen.action] = Written()
+        if _is_first((place, seen.action), once):
+            written.runs += sign
+        for name, hashes in seen.values.items():
+            values = written.arguments.get(name)
+            if values is None:
+                values = written.arguments[name] = Values()
+            for value in hashes:
+                if _is_first((place, seen.action, name, value), once):
+                    values.add(value, sign)
+
+    def add_next(self, last: str, action: str, sign: int) -> None:
+        """Count what was written after the last write."""
+        following = self.after.setdefault(last, {})
+        following[action] = following.get(action, 0) + sign
+
+
+class Counts:
+    """What is counted from sketches."""
+
+    def __init__(self, sketches: Sequence[Sketch]) -> None:
+        """Count these."""
+        self.agent = View()
+        self.views: dict[Place, View] = {AGENT: self.agent}
+        for sketch in sketches:
+            self.add(sketch, 1)
+        # These are known beforehand, and do not change when one run is taken out to be judged.
+        self._actions_bits = math.log2(len(self.agent.written) + 1)
+        self._novelty = self._pooled()
+        telling: dict[str, list[str]] = {}
+        for action, name in sorted(self._novelty, key=lambda each: (self._novelty[each], each)):
+            if len(telling.setdefault(action, [])) < TELLING_MAX:
+                telling[action].append(name)
+        self._telling = {action: tuple(names) for action, names in telling.items()}
+
+    def add(self, sketch: Sketch, sign: int) -> None:
+        """Count a sketch once more, or (sign -1) as if it had never been learned."""
+        wide = [AGENT, ("workflow", sketch.workflow)] if sketch.workflow else [AGENT]
+        places, earlier = list(wide), Earlier()
+        for place in wide:
+            self._view(place).runs += sign
+        once: set[object] = set()
+        last = ""
+        for seen in sketch.calls:
+            if seen.writes:
+                for place in places:
+                    self._view(place).add_write(seen, sign, once, place)
+                for place in wide:
+                    self._view(place).add_next(last, seen.action, sign)
+                last = seen.action
+            for place in earlier.places_after(seen.action, seen.identity):
+                self._view(place).runs += sign
+                places.append(place)
+        for place in wide:
+            self._view(place).add_next(last, "", sign)
+
+    def evidence(self, trail: "Trail", action: str, values: dict[str, tuple[int, ...]]) -> tuple[float, str]:
+        """The evidence in one more write of a run, in bits, and what speaks loudest: `` for the action, or an argument.
+
+        Args:
+            trail: The run so far.
+            action: The write's action.
+            values: Hashes of its arguments, by name.
+        """
+        bits = -math.log2(self._likelihood(trail, action)) - self._actions_bits
+        loudest, name = None, ""
+        for argument in self.telling(action):
+            hashes = values.get(argument)
+            if hashes is None:
+                continue
+            novelty = self._novelty[action, argument]
+            for view in trail.views:
+                found = _of_values(view.written.get(action), argument, hashes, novelty)
+                if found is not None and (loudest is None or found > loudest):
+                    loudest, name = found, argument
+        if loudest is None:
+            return bits, ""
+        return bits + loudest, name if loudest > max(bits, 0.0) else ""
+
+    def telling(self, action: str) -> tuple[str, ...]:
+        """The arguments of an action whose values may say something; the others need not be hashed."""
+        return self._telling.get(action, ())
+
+    def _likelihood(self, trail: "Trail", action: str) -> float:
+        """How likely this write is in a healthy run, from the place from which it looks strangest."""
+        agent = self.agent
+        anyway = (_runs_with(agent, action) + 0.5) / (agent.runs + 1)
+        likely = _smoothed(agent.after.get(trail.last), action, anyway)
+        if trail.workflow is not None:
+            likely = _smoothed(trail.workflow.after.get(trail.last), action, likely)
+        for view in trail.earlier:
+            likely = min(likely, (_runs_with(view, action) + anyway) / (view.runs + 1))
+        return likely
+
+    def _pooled(self) -> dict[tuple[str, str], float]:
+        """How likely each argument brings a new value, over all workflows: what few runs are smoothed towards."""
+        sums: dict[tuple[str, str], list[float]] = {}
+        workflows = [view for (kind, _), view in self.views.items() if kind == "workflow"]
+        for view in workflows or [self.agent]:
+            for action, written in view.written.items():
+                for name, values in written.arguments.items():
+                    pooled = sums.setdefault((action, name), [0.5, 1.0])
+                    pooled[0] += values.once
+                    pooled[1] += values.total
+        return {key: once / total for key, (once, total) in sums.items()}
+
+    def _view(self, place: Place) -> View:
+        view = self.views.get(place)
+        if view is None:
+            view = self.views[place] = View()
+        return view
+
+
+class Earlier:
+    """Which places a run has reached by its calls so far; of each kind the first few."""
+
+    __slots__ = ("_actions", "_calls")
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._actions: list[str] = []
+        self._calls: list[int] = []
+
+    def places_after(self, action: str, identity: int) -> tuple[Place, ...]:
+        """The places that this call reaches and no earlier one did."""
+        reached: tuple[Place, ...] = ()
+        if len(self._actions) < EARLIER_MAX and action not in self._actions:
+            self._actions.append(action)
+            reached = (("action", action),)
+        if identity and len(self._calls) < EARLIER_MAX and identity not in self._calls:
+            self._calls.append(identity)
+            reached = (*reached, ("call", identity))
+        return reached
+
+    def wants_more(self, action: str) -> bool:
+        """Whether a call of this action may reach anything."""
+        return len(self._calls) < EARLIER_MAX or (len(self._actions) < EARLIER_MAX and action not in self._actions)
+
+
+class Trail:
+    """One run so far, as `Counts` see it."""
+
+    __slots__ = ("earlier", "last", "level", "reached", "views", "workflow")
+
+    def __init__(self, counts: Counts, workflow: str) -> None:
+        """A run that has done nothing yet."""
+        self.workflow = counts.views.get(("workflow", workflow)) if workflow else None
+        self.views = [counts.agent] if self.workflow is None else [counts.agent, self.workflow]
+        self.earlier: list[View] = []
+        self.reached = Earlier()
+        self.last = ""
+        self.level = 0.0
+
+    def pass_by(self, counts: Counts, action: str, identity: int) -> None:
+        """A call has been judged and is now one of the earlier ones."""
+        for place in self.reached.places_after(action, identity):
+            view = counts.views.get(place)
+            if view is not None:
+                self.earlier.append(view)
+                self.views.append(view)
+
+    def wrote(self, action: str, bits: float) -> float:
+        """A write has been judged. Returns: the evidence so far, never below that of this write alone."""
+        self.last = action
+        self.level = level = max(self.level, 0.0) + bits
+        return level
+
+
+def _is_first(thing: object, once: set[object]) -> bool:
+    known = thing in once
+    once.add(thing)
+    return not known
+
+
+def _runs_with(view: View, action: str) -> int:
+    written = view.written.get(action)
+    return 0 if written is None else written.runs
+
+
+def _smoothed(following: dict[str, int] | None, action: str, wider: float) -> float:
+    if not following:
+        return wider
+    return (following.get(action, 0) + wider) / (sum(following.values()) + 1)
+
+
+def _of_values(written: Written | None, name: str, hashes: tuple[int, ...], novelty: float) -> float | None:
+    """The evidence in an argument's values at one place, in bits; None if they say nothing there."""
+    if written is None or written.runs < SUPPORT_MIN:
+        return None
+    values = written.arguments.get(name)
+    if values is None:
+        return None
+    new = (values.once + novelty) / (values.total + 1)
+    if new > 0.5:
+        return None  # it always changes
+    known = values.runs
+    for value in hashes:
+        if value not in known:
+            return -math.log2(new) - 1
+    return -math.log2(1 - new) - 1
+
+
+class Likeness:
+    """What healthy runs of one agent version look like, and how unlike them each of them is to the others."""
+
+    def __init__(self, sketches: Sequence[Sketch]) -> None:
+        """Count the sketches and judge each as if it were not among them. Takes about 1 ms a sketch."""
+        runs_of = Counter(sketch.workflow for sketch in sketches if sketch.workflow)
+        self.workflows = frozenset(name for name, runs in runs_of.items() if runs >= WORKFLOW_RUNS_MIN)
+        labelled = [sketch for sketch in sketches if sketch.workflow in self.workflows]
+        plain = [Sketch(sketch.run, "", sketch.calls) for sketch in sketches]
+        self.by_workflow, self.plain = Counts(labelled), Counts(plain)
+        self._labelled_scores = _left_out(self.by_workflow, labelled)
+        self._plain_scores = _left_out(self.plain, plain)
+        self._writes = sorted((different_writes(sketch) for sketch in labelled), reverse=True)
+
+    def counts_for(self, workflow: str) -> Counts | None:
+        """What a run of this workflow (empty: of none) is judged by; None for a workflow that was never learned."""
+        if workflow in self.workflows:
+            return self.by_workflow
+        return self.plain if not workflow or not self.workflows else None
+
+    def bits_allowed(self, counts: Counts, per_1000: int) -> float | None:
+        """The evidence that a healthy run has with the given budget of false stops; None: too few runs to say."""
+        scores = self._labelled_scores if counts is self.by_workflow else self._plain_scores
+        return _threshold(scores, per_1000)
+
+    def writes_allowed(self, per_1000: int) -> int | None:
+        """The different writes that a run of a workflow never learned may make; None: too few workflows to say."""
+        if len(self.workflows) < WORKFLOWS_MIN:
+            return None
+        allowed = _threshold(self._writes, per_1000)
+        return None if allowed is None else max(1, int(allowed))
+
+    def healthy_runs(self, counts: Counts | None) -> int:
+        """How many runs the answer rests on."""
+        return len(self._plain_scores if counts is self.plain else self._labelled_scores)
+
+
+def _threshold(scores: Sequence[float], per_1000: int) -> float | None:
+    """What so many of 1,000 exceed. Args: scores: largest first. Returns: None, if they are too few for this budget."""
+    beyond = (len(scores) + 1) * per_1000 // 1000  # the run to be judged is one of them, hence the one more
+    return None if beyond < 1 else scores[beyond - 1]
+
+
+def _left_out(counts: Counts, sketches: Sequence[Sketch]) -> list[float]:
+    """The evidence in each run, judged as if it had never been learned; largest first."""
+    scores: list[float] = []
+    for sketch in sketches:
+        counts.add(sketch, -1)
+        scores.append(score_of(counts, sketch))
+        counts.add(sketch, 1)
+    return sorted(scores, reverse=True)
+
+
+def score_of(counts: Counts, sketch: Sketch) -> float:
+    """The most evidence that a run ever has against it; 0 if it writes nothing unlikely."""
+    trail, most = Trail(counts, sketch.workflow), 0.0
+    for seen in sketch.calls:
+        if seen.writes:
+            bits, _ = counts.evidence(trail, seen.action, seen.values)
+            most = max(most, trail.wrote(seen.action, bits))
+        trail.pass_by(counts, seen.action, seen.identity)
+    return most
+
+
+def different_writes(sketch: Sketch) -> int:
+    """How many different writes a run makes: on different targets or, where none are known, with other arguments."""
+    return len({(seen.action, seen.values.get("", (seen.identity,))) for seen in sketch.calls if seen.writes})

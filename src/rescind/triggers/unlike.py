@@ -1,0 +1,136 @@
+"""One run against the baseline of its agent version: whether its writes are such as healthy runs make.
+
+It says nothing of an agent version that was never learned, nor of one with too few healthy runs for the budget, and a
+fact that is missing (unknown arguments, no target) makes it say less and never more.
+"""
+
+from typing import Any
+
+from rescind.model.signal import Finding, Severity, SignalKind
+from rescind.model.step import RunInfo
+from rescind.triggers.baseline import Baseline, Hasher, Sketch
+from rescind.triggers.bounds import about_run, shown
+from rescind.triggers.facts import Call
+from rescind.triggers.likeness import Counts, Likeness, Trail
+
+RULE = "unlike_baseline"
+
+DIFFERENT_MAX = 64
+"""Different writes of one run that are told apart."""
+
+
+class Unlike:
+    """What was learned, ready to judge by. Counted per agent version when its first run begins."""
+
+    def __init__(self, baseline: Baseline, false_stops_per_1000: int) -> None:
+        """Judge by this baseline with this budget."""
+        self._per_1000 = false_stops_per_1000
+        self._sketches: dict[str, tuple[Sketch, ...]] = baseline.agents
+        self._learned: dict[str, Likeness] = {}
+        self.hasher = Hasher(baseline.key)
+
+    def watch(self, run: RunInfo) -> "UnlikeWatch | NewWorkflowWatch | None":
+        """Begin to watch a run; None if there is nothing to judge it by."""
+        learned = self._learned_of(run.agent)
+        if learned is None:
+            return None
+        counts = learned.counts_for(run.workflow)
+        healthy = learned.healthy_runs(counts)
+        if counts is None:
+            writes = learned.writes_allowed(self._per_1000)
+            return None if writes is None else NewWorkflowWatch(run, writes, healthy)
+        bits = learned.bits_allowed(counts, self._per_1000)
+        return None if bits is None else UnlikeWatch(self.hasher, counts, run, bits, healthy)
+
+    def _learned_of(self, agent: str) -> Likeness | None:
+        known = self._learned.get(agent)
+        sketches = self._sketches.get(agent)
+        if known is None and sketches:
+            # Two threads may both count, to the same result; that is cheaper than a lock at each run.
+            known = self._learned[agent] = Likeness(sketches)
+        return known
+
+
+class UnlikeWatch:
+    """A run of which the like was learned: the evidence against it, write by write."""
+
+    __slots__ = ("_counts", "_hasher", "_healthy", "_next_bits", "_run", "_trail", "allowed_bits")
+
+    def __init__(self, hasher: Hasher, counts: Counts, run: RunInfo, allowed_bits: float, healthy: int) -> None:
+        """Nothing has been seen yet."""
+        self._hasher, self._counts, self._run, self._healthy = hasher, counts, run, healthy
+        self._trail = Trail(counts, run.workflow)
+        self.allowed_bits = self._next_bits = allowed_bits
+
+    def asked(self, call: Call) -> Finding | None:
+        """Whether with this write there is too much evidence."""
+        finding = self._judge(call) if call.writes else None
+        if self._trail.reached.wants_more(call.action):
+            identity = self._hasher.of(call.repeats) if call.repeats else 0
+            self._trail.pass_by(self._counts, call.action, identity)
+        return finding
+
+    def _judge(self, call: Call) -> Finding | None:
+        values = self._hasher.arguments(call, self._counts.telling(call.action))
+        bits, argument = self._counts.evidence(self._trail, call.action, values)
+        level = self._trail.wrote(call.action, bits)
+        if level <= self._next_bits:
+            return None
+        self._next_bits = max(2 * level, 1.0)
+        workflow = f" in workflow {shown(self._run.workflow)}" if self._trail.workflow is not None else ""
+        what = f" with a new {shown(argument)}" if argument else ""
+        detail = (
+            f"{shown(call.action)}{what}, at this place{workflow}, is unlike {self._healthy} healthy runs: "
+            f"{level:.1f} bits of evidence, {self.allowed_bits:.1f} are allowed"
+        )
+        facts: dict[str, Any] = {
+            "action": call.action,
+            "bits": round(level, 2),
+            "bits_allowed": round(self.allowed_bits, 2),
+            "healthy_runs": self._healthy,
+        }
+        if argument:
+            facts["argument"] = argument
+        return _finding(self._run, detail, facts)
+
+
+class NewWorkflowWatch:
+    """A run of a workflow that was never learned: only how many different writes it makes."""
+
+    __slots__ = ("_allowed", "_different", "_healthy", "_next", "_run")
+
+    def __init__(self, run: RunInfo, allowed: int, healthy: int) -> None:
+        """Nothing has been seen yet."""
+        self._run, self._allowed, self._next, self._healthy = run, allowed, allowed, healthy
+        self._different: set[int] | None = None
+
+    def asked(self, call: Call) -> Finding | None:
+        """Whether this write is one more than runs of the learned workflows make."""
+        if not call.writes:
+            return None
+        different = self._different
+        if different is None:
+            different = self._different = set()
+        if len(different) < DIFFERENT_MAX:
+            different.add(hash((call.action, str(call.target) if call.target else call.repeats)))
+        count = len(different)
+        if count <= self._next:
+            return None
+        self._next = 2 * self._next
+        detail = (
+            f"{count} different writes in a run of a workflow that was never learned; "
+            f"of {self._healthy} healthy runs hardly any made more than {self._allowed}"
+        )
+        facts: dict[str, Any] = {"count": count, "bound": self._allowed, "healthy_runs": self._healthy}
+        return _finding(self._run, detail, facts)
+
+
+def _finding(run: RunInfo, detail: str, facts: dict[str, Any]) -> Finding:
+    return Finding(
+        kind=SignalKind.BEHAVIOUR,
+        rule=RULE,
+        severity=Severity.HIGH,
+        scope=about_run(run.run_id),
+        detail=detail,
+        facts=facts,
+    )
