@@ -53,6 +53,9 @@ class FakeGuard:
     def in_flight(self) -> frozenset[str]:
         return frozenset(self.steps)
 
+    def notice(self) -> str:
+        return ""
+
     def live_runs(self) -> tuple[LiveRun, ...]:
         return self.runs
 

@@ -153,6 +153,8 @@ def _say_guards(sightings: Sequence[Sighting], problems: dict[str, str], out: Ou
             out.say(f"  pid {report.pid}  {short(report.program, 48)}  for {age}{flight}")
         if problem:
             out.say(f"    {safe(problem)}", style="yellow")
+        if report is not None and report.notice:
+            out.say(f"    {safe(report.notice)}", style="yellow")
         if report is not None:
             _say_runs(report, out, every=every)
 

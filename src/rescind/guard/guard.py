@@ -29,6 +29,7 @@ from rescind.switch.port import LiveRun, Orders
 if TYPE_CHECKING:
     from rescind.containment.approvals import Decider
     from rescind.guard.holding import Hold
+    from rescind.guard.responding import Teller
     from rescind.guard.watching import Watching
     from rescind.model.entry import ApprovalAsked, StepRef
     from rescind.model.order import Order
@@ -90,6 +91,7 @@ class Guard:
         self.in_flight_steps: dict[StepRef, None] = {}
         self.guard_id = self.ids.new_id("guard")
         self.watching: Watching | None = None
+        self.teller: Teller | None = None
         self.spawning: set[str] = set()  # actions that start further runs
         self._scope_holds: tuple[tuple[Scope, Hold], ...] = ()
         self.approval = approval or ApprovalConfig()
@@ -452,6 +454,10 @@ class Guard:
         """See `Subscriber`."""
         subscription = self._subscription
         return self._obeyed.fault or ("" if subscription is None else subscription.silence())
+
+    def notice(self) -> str:
+        """See `Subscriber`: why a change of the policy's file is not in force."""
+        return "" if self.watching is None else self.watching.fault
 
     def describe(self) -> "Report":
         """See `Follower`."""

@@ -45,6 +45,11 @@ class Watching:
         self._responder = Responder(guard)
         self.outages = Outages(self.policy.outage)
 
+    @property
+    def fault(self) -> str:
+        """Why a change of the policy's file is not in force; empty if it is."""
+        return self.file.fault
+
     def watch(self, run: "Run") -> RunWatch:
         """Begin to watch a run."""
         return self._engine.watch(run.info)

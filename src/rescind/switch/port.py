@@ -88,6 +88,7 @@ class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
         in_flight: `RUN/STEP` of those still running.
         runs: The runs it holds open.
         fault: Why it has lowered itself to read-only, if it cannot read the orders; empty otherwise.
+        notice: What somebody should mend although it holds nobody back, such as a policy that cannot be read.
     """
 
     guard_id: str
@@ -100,6 +101,7 @@ class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: tuple[str, ...]
     runs: tuple[LiveRun, ...]
     fault: str = ""
+    notice: str = ""
 
 
 class Subscriber(Protocol):
@@ -123,4 +125,8 @@ class Subscriber(Protocol):
 
     def fault(self) -> str:
         """Why the guard refuses writes on its own account; empty if it does not."""
+        ...
+
+    def notice(self) -> str:
+        """What somebody should mend although it holds nobody back; empty if there is nothing."""
         ...

@@ -197,6 +197,7 @@ class Watcher:
             in_flight=tuple(sorted(self._pending)),
             runs=runs,
             fault=self._trouble or fault,
+            notice=self._subscriber.notice(),
         )
 
 

@@ -115,6 +115,10 @@ class SupervisedRun:
         """See `Subscriber`."""
         return frozenset((f"{self.run.run_id}/{STEP}",)) if self._running else frozenset()
 
+    def notice(self) -> str:
+        """See `Subscriber`: nothing."""
+        return ""
+
     def live_runs(self) -> tuple[LiveRun, ...]:
         """See `Subscriber`."""
         return (LiveRun(run=self.run, level=self._ruling.level, latched=self._latched),)

@@ -1,0 +1,233 @@
+"""A guard under a policy: what is found is answered before the call goes on, and what was ordered holds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import a_guard, events_of
+from rescind.containment.incident import list_incidents
+from rescind.errors import CallDenied, OrdersUnavailable, RunHalted
+from rescind.guard.guard import Guard
+from rescind.journal.memory import MemoryJournal
+from rescind.model.entry import Refused, RunSnapshot, Signalled
+from rescind.model.level import Level
+from rescind.model.order import Order
+from rescind.model.scope import Scope
+from rescind.model.signal import SignalKind
+from rescind.switch.memory import MemoryOrders
+from rescind.testing.clock import ManualClock
+from rescind.triggers.policy_file import PolicyFile
+
+BLAST = """
+policy:
+  detect:
+    blast_radius: {records_per_run: 3}
+  respond:
+    - {signal: blast_radius, then: %s}
+"""
+
+
+class Shop:
+    """A guard under a policy, with a tool that writes and one that reads."""
+
+    def __init__(self, folder: Path, policy: str, orders: Any = None) -> None:
+        self.path = folder / "rescind.yaml"
+        self.path.write_text(policy)
+        self.clock = ManualClock()
+        self.guard = Guard.over(
+            MemoryJournal(), orders or MemoryOrders(), clock=self.clock, policy=PolicyFile(self.path)
+        )
+        self.effects: list[str] = []
+        self.fails: Callable[[str], bool] = lambda _: False
+
+        @self.guard.write("shelf.put", target=lambda what: ("shop", "shelf", what), irreversible="sold")
+        def put(what: str) -> None:
+            self.effects.append(what)
+            if self.fails(what):
+                raise RuntimeError("the shelf broke")
+
+        @self.guard.read("shelf.get")
+        def get(what: str) -> str:
+            return what
+
+        self.put, self.get = put, get
+
+    def signals(self) -> list[Signalled]:
+        return [event for event in events_of(self.guard.journal) if isinstance(event, Signalled)]
+
+    def standing(self) -> tuple[Order, ...]:
+        return self.guard.orders.standing().orders
+
+
+def test_v1_the_record_beyond_the_limit_is_never_touched_and_the_run_is_contained(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "[deny, read_only on agent@version, incident]")
+    with shop.guard.run("clerk@1") as run:
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(CallDenied):
+            shop.put("tea 3")
+        with pytest.raises(CallDenied):
+            shop.put("tea 0")
+        assert shop.get("tea") == "tea"
+
+    assert shop.effects == ["tea 0", "tea 1", "tea 2"]
+    (order,) = shop.standing()
+    (signalled,) = shop.signals()
+    assert (order.scope, order.level) == (Scope.parse("agent:clerk@1"), Level.READ_ONLY)
+    assert order.trigger == "blast_radius"
+    assert order.cause == signalled.signal.signal_id
+    assert signalled.signal.kind is SignalKind.BLAST_RADIUS
+    (incident,) = list_incidents(shop.guard.journal)
+    assert {noted.what for noted in incident.timeline} >= {"signal", "order", "alert"}
+    snapshots = [event for event in events_of(shop.guard.journal, run.run_id) if isinstance(event, RunSnapshot)]
+    assert [each.order_id for each in snapshots] == [order.order_id]
+    assert snapshots[0].steps == 3
+
+
+def test_v4_what_stands_is_not_placed_again_and_one_incident_holds_all(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "[deny, supervised on agent, incident]")
+    for _ in range(3):
+        with shop.guard.run("clerk@1"):
+            for number in range(5):
+                try:
+                    shop.put(f"tea {number}")
+                except CallDenied:
+                    break
+    assert len(shop.standing()) == 1
+    assert len(list_incidents(shop.guard.journal)) == 1
+
+
+def test_v3_in_shadow_nothing_is_refused_and_nothing_placed_and_the_journal_says_what_would_have_been(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path, (BLAST % "[deny, halted on run]").replace("policy:", "policy:\n  mode: shadow"))
+    with shop.guard.run("clerk@1"):
+        for number in range(10):
+            shop.put(f"tea {number}")
+    assert len(shop.effects) == 10
+    assert shop.standing() == ()
+    assert shop.signals()[0].shadow
+    assert shop.signals()[0].responses == ("deny", "halted on run")
+    assert list_incidents(shop.guard.journal) == []
+
+
+def test_a_halt_ordered_by_a_rule_ends_the_run_at_that_very_call(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "halted on run")
+    with shop.guard.run("clerk@1"):
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(RunHalted):
+            shop.put("tea 3")
+    assert len(shop.effects) == 3
+
+
+class Full(MemoryOrders):
+    def place(self, order: Order) -> None:
+        raise OrdersUnavailable("its disk is full; make room")
+
+
+def test_v2_what_could_not_be_ordered_is_held_by_the_process_instead(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "read_only on agent", orders=Full())
+    with shop.guard.run("clerk@1"):
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(CallDenied, match="blast radius"):
+            shop.put("tea 3")
+        assert shop.get("tea") == "tea"
+        with shop.guard.run("clerk@1"), pytest.raises(CallDenied):
+            shop.put("tea 0")
+    with shop.guard.run("other@1"):
+        shop.put("coffee")
+    assert shop.effects == ["tea 0", "tea 1", "tea 2", "coffee"]
+
+
+def test_what_is_held_for_a_time_is_forgotten_after_it(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "read_only for 60s")
+    with shop.guard.run("clerk@1"):
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(CallDenied, match="60 s"):
+            shop.put("tea 3")
+        with pytest.raises(CallDenied):
+            shop.put("tea 0")
+        shop.clock.sleep(61)
+        shop.put("tea 0")
+    assert shop.standing() == ()
+
+
+def test_a_refusal_is_for_the_model_and_its_reason_for_the_journal(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "deny")
+    with shop.guard.run("clerk@1") as run:
+        for number in range(3):
+            shop.put(f"tea {number}")
+        for _ in range(3):
+            with pytest.raises(CallDenied, match="was not run: .*Do not retry"):
+                shop.put("tea 3")
+        shop.put("tea 2")
+    refusals = [event for event in events_of(shop.guard.journal, run.run_id) if isinstance(event, Refused)]
+    assert "rule blast_radius" in refusals[0].reason
+    assert shop.signals()[0].signal.signal_id in refusals[0].reason
+
+
+def test_a_policy_is_read_anew_while_runs_go_on_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "deny")
+    with shop.guard.run("clerk@1"):
+        for number in range(3):
+            shop.put(f"tea {number}")
+        shop.path.write_text(BLAST % "vaporise on everything")
+        shop.clock.sleep(2)
+        with pytest.raises(CallDenied):
+            shop.put("tea 3")
+        assert "line 6" in shop.guard.notice()
+        shop.path.write_text((BLAST % "deny").replace("3}", "30}"))
+        shop.clock.sleep(2)
+        for number in range(3, 20):
+            shop.put(f"tea {number}")
+    assert len(shop.effects) == 20
+    assert shop.guard.notice() == ""
+
+
+def test_a_detector_that_raises_lets_no_write_through_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rescind.triggers.blast import BlastWatch
+
+    shop = Shop(tmp_path, BLAST % "deny")
+
+    def broken(self: object, call: object) -> None:
+        raise ZeroDivisionError("the secret is 42")
+
+    monkeypatch.setattr(BlastWatch, "asked", broken)
+    with shop.guard.run("clerk@1"):
+        with pytest.raises(CallDenied):
+            shop.put("tea")
+        with pytest.raises(CallDenied):
+            shop.put("tea")
+        assert shop.get("tea") == "tea"
+    assert shop.effects == []
+    assert shop.signals()[0].signal.kind is SignalKind.DETECTOR_FAILURE
+    assert "42" not in str(shop.signals())
+
+
+def test_fan_out_of_a_contained_run_is_blocked_and_of_others_it_is_not(tmp_path: Path) -> None:
+    policy = BLAST % "[deny, block_fan_out on tree]"
+    shop = Shop(tmp_path, policy)
+    with shop.guard.run("router@1") as router:
+        with router.spawn(agent="worker@1"):
+            shop.put("tea 0")
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(CallDenied):
+            shop.put("tea 3")
+        from rescind.errors import FanOutBlocked
+
+        with pytest.raises(FanOutBlocked), router.spawn(agent="worker@1"):
+            pass
+    with shop.guard.run("router@1") as other, other.spawn(agent="worker@1"):
+        shop.put("coffee")
+
+
+def test_without_a_policy_nothing_is_watched() -> None:
+    guard = a_guard()
+    with guard.run("clerk@1") as run:
+        assert run.watch is None
