@@ -253,8 +253,7 @@ def _joining(signal: Signal, incident: Incident, uncounted: int, clock: Clock) -
 def _digest(incident: Incident, clock: Clock, uncounted: int, *, more: int) -> IncidentNoted | None:
     """The digest that is due now: of `more` signals and of those in the timeline that no alert has counted."""
     alerts = incident.of("alert")
-    counted = sum(int(noted.facts.get("more", 1)) for noted in alerts)
-    fresh = incident.signals + more + uncounted - counted
+    fresh = incident.signals + more + uncounted - incident.told
     now_us = clock.now_us()
     last_s = max((noted.at.timestamp() for noted in alerts), default=0.0)
     if not incident.is_open or fresh <= 0 or now_us / 1e6 < due_at_s(len(alerts), last_s):
@@ -264,7 +263,7 @@ def _digest(incident: Incident, clock: Clock, uncounted: int, *, more: int) -> I
         incident_id=incident.incident_id,
         what="alert",
         ref=f"alert_{len(alerts) + 1}",
-        detail=digest_text(fresh, counted + fresh, since),
+        detail=digest_text(fresh, incident.told + fresh, since),
         facts={"more": fresh, "uncounted": uncounted},
     )
 

@@ -52,6 +52,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
         opened_at: When it was opened.
         opened_by: The guard that opened it.
         signals: How many there were, those that were only counted included.
+        told: How many of them people have heard of, by alerts.
         timeline: Oldest first.
         closed_at: None while it is open.
         length: Events in its run; the position that the next one gets.
@@ -65,6 +66,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     opened_at: datetime
     opened_by: str
     signals: int
+    told: int
     timeline: tuple[Noted, ...]
     closed_at: datetime | None = None
     closed_by: str = ""
@@ -158,7 +160,8 @@ def _line(noted: IncidentNoted, entry: Entry, *, late: bool) -> Noted:
 
 def _told(draft: _Draft) -> Incident:
     lines = sorted(draft.noted.values(), key=lambda noted: (noted.at, noted.what != "signal", noted.what, noted.ref))
-    counted = sum(_count(noted.facts.get("uncounted")) for noted in lines if noted.what == "alert")
+    alerts = [noted.facts for noted in lines if noted.what == "alert"]
+    counted = sum(_count(facts.get("uncounted")) for facts in alerts)
     severities = [
         draft.opened.severity,
         *(noted.facts.get("severity", "") for noted in lines if noted.what == "signal"),
@@ -172,6 +175,7 @@ def _told(draft: _Draft) -> Incident:
         opened_at=draft.opened_at,
         opened_by=draft.opened_by,
         signals=sum(noted.what == "signal" for noted in lines) + counted,
+        told=sum(_count(facts.get("more", 1)) for facts in alerts),
         timeline=tuple(lines),
         closed_at=draft.closed_at,
         closed_by="" if draft.closed is None else draft.closed.actor,
