@@ -434,6 +434,18 @@ def test_a_list_that_is_changed_while_the_target_is_looked_at_voids_the_approval
     assert shop.paid == []
 
 
+def test_the_tool_of_an_approved_call_gets_copies_that_nobody_else_can_change() -> None:
+    shop, to = Shop(), ["ada"]
+    got: list[list[str]] = []
+    pay = shop.guard.write("copies.pay", irreversible="a test")(lambda to: got.append(to))
+    with shop.guard.run("shop@1"):
+        a_refused(pay, to)
+        shop.decide()
+        pay(to)
+    assert got == [["ada"]]
+    assert got[0] is not to
+
+
 def test_a_redacted_argument_is_not_covered_and_the_approval_says_so() -> None:
     shop = Shop()
     with shop.guard.run("shop@1"):

@@ -3,6 +3,7 @@
 Into the journal go JSON values, without the redacted ones. Back come values in the types of the tool's annotations.
 """
 
+import copy
 import functools
 import inspect
 import math
@@ -112,6 +113,16 @@ def record_arguments(action: str, arguments: Mapping[str, Any], redact: frozense
         name: REDACTED if name in redact else _json_value(action, f"argument {name!r}", value)
         for name, value in arguments.items()
     }
+
+
+def own_copy(value: Any) -> Any:
+    """A copy that shares nothing with the value; the value itself, if it cannot be copied."""
+    if type(value) in _PLAIN:
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001  # what a value's own code raises is anybody's guess
+        return value
 
 
 def record_value(action: str, name: str, value: Any) -> Any:

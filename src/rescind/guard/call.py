@@ -10,11 +10,11 @@ import msgspec
 from rescind.clock import from_us
 from rescind.containment.approvals import Approval, approval_id_of
 from rescind.errors import NotSerialisable, UsageError
-from rescind.guard.arguments import record_arguments, record_value, refuse_secrets, scrub, secrets_of
+from rescind.guard.arguments import own_copy, record_arguments, record_value, refuse_secrets, scrub, secrets_of
 from rescind.guard.asking import use_of
 from rescind.guard.effect import Call, PastStep
-from rescind.guard.reporting import Collecting
 from rescind.guard.gate import AwaitApproval
+from rescind.guard.reporting import Collecting
 from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
 from rescind.journal.port import Appended, Draft, SlotClaim
@@ -151,11 +151,21 @@ class WriteCall:
         Raises: UsageError.
         """
         containers = any(isinstance(value, list | dict | tuple) for value in self._recorded.values())
+        if self.approval is not None:
+            self._take_copies()
         if (containers or self.approval is not None) and not self.is_as_recorded():
             raise UsageError(
                 f"{self.action}: an argument was changed while its intent was being recorded, so the tool was not run; "
                 "pass it a copy"
             )
+
+    def _take_copies(self) -> None:
+        # What a person has approved is executed with arguments that nobody else has in hand, so that what is compared
+        # now is what the tool gets, whatever other threads do. Redacted ones stay: they need not even be values.
+        kept = {id(self._arguments.get(name)) for name in self.tool.redact}
+        self._args = tuple(value if id(value) in kept else own_copy(value) for value in self._args)
+        self._kwargs = {name: value if id(value) in kept else own_copy(value) for name, value in self._kwargs.items()}
+        self._arguments = self.tool.signature.bind(self._args, self._kwargs)
 
     def hash_arguments(self) -> None:
         """Fill in the digest of action and arguments, which an idempotency slot and an approval compare."""

@@ -14,7 +14,8 @@ W4. A step whose intent is durable and whose tool did not run says so (`failed`)
 W5. A halt cancels the tools of its run that were declared cancellable, and no others. Their outcome is as in W3, and
     the caller gets the halt; a cancellation of the caller's own stays what it is.
 W6. What needs approval has no intent before a named person has approved it, and one approval has one intent. What is
-    executed is what was approved: arguments that have changed since are refused. See `asking`.
+    executed is what was approved: arguments that have changed since are refused, and the tool gets copies of those
+    that have not. See `asking`.
 """
 
 from collections.abc import Generator
