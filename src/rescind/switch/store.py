@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rescind.clock import Clock, SystemClock
 from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
@@ -26,6 +27,10 @@ from rescind.model.order import Lift, Order, OrderSet
 from rescind.switch import database
 from rescind.switch.port import Standing
 from rescind.switch.stamp import StampPage, create_if_missing, repair, writing
+
+if TYPE_CHECKING:
+    from rescind.switch.probes import Claim
+    from rescind.triggers.probing import ProbeRule, Round, Wait
 
 ORDERS_NAME = "orders.db"
 STAMP_NAME = "orders.stamp"
@@ -38,7 +43,7 @@ _REPLACED_MAX = 10
 
 _RESTART = "orders may be missing there. Find out who did it, then restart this program"
 
-Write = Callable[[sqlite3.Connection, int], None]
+Write = Callable[[sqlite3.Connection, int], object]
 """Adds rows that carry the given stamp, inside a transaction."""
 
 
@@ -121,6 +126,56 @@ class SqliteOrders:
         Raises: UsageError, if another lift has this id.
         """
         self._change(lambda connection, stamp: database.add_lift(connection, lift, stamp=stamp))
+
+    # --- probes; imported when there are some, for `rescind stop` opens a store too, and is in a hurry ---
+
+    def claim_probe(self, trips: Sequence[Order], *, by: str, now_us: int, rule: "ProbeRule") -> "Claim | Wait":
+        """See `Probes`. Looked at without a lock first, so that who has to wait keeps nobody else waiting."""
+        from rescind.switch import probe_rows
+        from rescind.switch.probes import Claimable, Closable
+
+        order_ids = [trip.order_id for trip in trips]
+        with self._reading() as connection:
+            decision = probe_rows.ask(connection, order_ids, now_us, rule)
+            if isinstance(decision, Claimable):
+                with database.transaction(connection, "BEGIN IMMEDIATE"):
+                    return probe_rows.claim(connection, order_ids, by=by, now_us=now_us, rule=rule)
+        if isinstance(decision, Closable):
+            return self._close_recovered(decision.order_ids, now_us, rule)
+        return decision
+
+    def end_probe(self, claim: "Claim", *, succeeded: bool | None, now_us: int) -> tuple[Lift, ...]:
+        """See `Probes`."""
+        from rescind.switch import probe_rows
+
+        order_ids = [part.order_id for part in claim.parts]
+        lifts: list[Lift] = []
+
+        def write(connection: sqlite3.Connection, stamp: int) -> None:
+            probe_rows.end(connection, claim.parts, succeeded=succeeded, now_us=now_us)
+            lifts.extend(probe_rows.close_recovered(connection, order_ids, now_us=now_us, rule=claim.rule, stamp=stamp))
+
+        self._change(write)
+        return tuple(lifts)
+
+    def probing(self, order_id: str) -> "Round | None":
+        """See `Probes`."""
+        from rescind.switch import probe_rows
+
+        with self._reading() as connection:
+            seen = probe_rows.see(connection, order_id)
+        return None if seen.is_lifted else seen.latest
+
+    def _close_recovered(self, order_ids: Sequence[str], now_us: int, rule: "ProbeRule") -> "Wait":
+        from rescind.switch import probe_rows
+        from rescind.triggers.probing import Wait
+
+        self._change(
+            lambda connection, stamp: probe_rows.close_recovered(
+                connection, order_ids, now_us=now_us, rule=rule, stamp=stamp
+            )
+        )
+        return Wait(0.0)
 
     def close(self) -> None:
         """Let go of the file. Every later look raises `OrdersUnavailable`; the page stays where it is."""

@@ -30,7 +30,6 @@ from typing import NamedTuple
 from rescind.triggers.evidence import Bounds, Evidence, Trip
 from rescind.triggers.probing import (
     US,
-    ProbeRule,
     Ready,
     Recovered,
     Round,
@@ -122,11 +121,7 @@ class Breaker:
         if state in (State.OPEN, State.HALF_OPEN):
             raise ValueError(f"a breaker begins closed, or as a person sets it, and not {state.value}")
         self._bounds = bounds or Bounds()
-        self._rule = ProbeRule(
-            cooldown_us=round(self._bounds.cooldown_s * US),
-            probes=self._bounds.probes,
-            timeout_us=round(self._bounds.probe_timeout_s * US),
-        )
+        self._rule = self._bounds.probe_rule
         self._state: State = state
         self._evidence = Evidence(self._bounds)
         self._round = Round(1, 0)
@@ -167,6 +162,12 @@ class Breaker:
                 self._round = Round(1, round(at_s * US))
                 self._happened(Event.TRIPPED)
             return trip
+
+    def withdraw(self, passed: Pass, at_s: float) -> None:
+        """The call was not made after all: a probe gives its place to another one."""
+        if passed.is_probe:
+            with self._lock:
+                self._probe_ended(passed, round(at_s * US), succeeded=None)
 
     def force_open(self) -> None:
         """Refuse everything until `reset`."""
@@ -213,7 +214,7 @@ class Breaker:
                 self._close()
                 return self._pass
 
-    def _probe_ended(self, passed: Pass, now_us: int, *, succeeded: bool) -> None:
+    def _probe_ended(self, passed: Pass, now_us: int, *, succeeded: bool | None) -> None:
         if self._state is not State.HALF_OPEN or passed.round != self._round.number:
             return
         self._round = with_end(self._round, passed.probe, succeeded=succeeded, now_us=now_us)

@@ -17,6 +17,7 @@ import msgspec
 
 from rescind.model.signal import SignalKind
 from rescind.triggers.change import Change, weights_of
+from rescind.triggers.probing import PROBE_TIMEOUT_S, ProbeRule
 from rescind.triggers.volume import Volume
 from rescind.triggers.window import BUCKETS, MARKS, Window
 
@@ -62,12 +63,17 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     spike_least: int = 30
     cooldown_s: float = 600.0
     probes: int = 3
-    probe_timeout_s: float = 120.0
+    probe_timeout_s: float = PROBE_TIMEOUT_S
 
     @property
     def rates(self) -> tuple[float | None, float | None, float | None]:
         """The tolerated rates, in the order of `MARKS`."""
         return self.error_rate, self.anomaly_rate, self.slow_rate
+
+    @property
+    def probe_rule(self) -> ProbeRule:
+        """How it comes back."""
+        return ProbeRule.of(cooldown_s=self.cooldown_s, probes=self.probes, timeout_s=self.probe_timeout_s)
 
 
 class Trip(NamedTuple):

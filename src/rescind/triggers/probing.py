@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 US = 1_000_000
 
+PROBE_TIMEOUT_S = 120.0
+"""After how long a probe of which nobody has heard counts as failed, unless told otherwise. Longer than most calls."""
+
 ASK_AGAIN_S = 1.0
 """When to ask again while all probes of a round are under way. Most calls take less."""
 
@@ -25,9 +28,18 @@ class ProbeRule(NamedTuple):
     probes: int
     timeout_us: int
 
+    @classmethod
+    def of(cls, *, cooldown_s: float, probes: int, timeout_s: float = PROBE_TIMEOUT_S) -> "ProbeRule":
+        """The rule, in seconds."""
+        return cls(round(cooldown_s * US), probes, round(timeout_s * US))
+
 
 class Probe(NamedTuple):
-    """One probe of a round. `ended_at_us` and `succeeded` are None until its prober has said how it went."""
+    """One probe of a round.
+
+    `ended_at_us` is None while it is under way. Of one that has ended, `succeeded` is None if the call was not made
+    after all: it counts for nothing, and another one may take its place.
+    """
 
     number: int
     by: str
@@ -35,14 +47,17 @@ class Probe(NamedTuple):
     ended_at_us: int | None = None
     succeeded: bool | None = None
 
+    @property
+    def is_void(self) -> bool:
+        """Whether its call was not made."""
+        return self.ended_at_us is not None and self.succeeded is None
+
     def failed_at_us(self, now_us: int, rule: ProbeRule) -> int | None:
         """When it failed, as of now; None if it has not."""
         too_late_us = self.claimed_at_us + rule.timeout_us
-        if self.ended_at_us is None:
-            return too_late_us if now_us >= too_late_us else None
-        if self.succeeded:
-            return too_late_us if self.ended_at_us >= too_late_us else None
-        return min(self.ended_at_us, too_late_us)
+        if (now_us if self.ended_at_us is None else self.ended_at_us) >= too_late_us:
+            return too_late_us
+        return self.ended_at_us if self.succeeded is False else None
 
 
 class Round(NamedTuple):
@@ -91,7 +106,7 @@ def look(last: Round, now_us: int, rule: ProbeRule) -> Ready | Wait | Recovered:
             return Wait(min(left_us, rule.cooldown_us) / US)
     if sum(probe.succeeded is True for probe in current.probes) >= rule.probes:
         return Recovered(current)
-    if len(current.probes) >= rule.probes:
+    if sum(not probe.is_void for probe in current.probes) >= rule.probes:
         return Wait(ASK_AGAIN_S)
     return Ready(current, len(current.probes) + 1)
 
@@ -107,7 +122,7 @@ def with_claim(ready: Ready, by: str, now_us: int) -> Round:
     return ready.round._replace(probes=(*ready.round.probes, Probe(ready.number, by, now_us)))
 
 
-def with_end(last: Round, number: int, *, succeeded: bool, now_us: int) -> Round:
+def with_end(last: Round, number: int, *, succeeded: bool | None, now_us: int) -> Round:
     """The round with the outcome of a probe; what was said first stays."""
     probes = tuple(
         probe._replace(ended_at_us=now_us, succeeded=succeeded)

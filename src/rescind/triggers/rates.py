@@ -30,6 +30,7 @@ from rescind.model.step import RunInfo
 from rescind.triggers.change import tolerated
 from rescind.triggers.evidence import KINDS, Bounds, Evidence, Rule, Trip
 from rescind.triggers.facts import Call, End
+from rescind.triggers.probing import PROBE_TIMEOUT_S, ProbeRule
 from rescind.triggers.window import ANOMALOUS, BUCKETS, FAILED, MARKS, SLOW
 
 Key = tuple[str, ...]
@@ -90,7 +91,7 @@ class RatesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     volume_minimum_calls: int = 30
     cooldown_seconds: float = 600.0
     probes: int = 3
-    probe_timeout_seconds: float = 120.0
+    probe_timeout_seconds: float = PROBE_TIMEOUT_S
     baselines: dict[str, Recorded] = {}
     breakers_max: int = 5_000
 
@@ -104,6 +105,11 @@ class RatesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 Scope.parse(text)
             except ValueError as error:
                 raise ValueError(f"baselines: {error}") from error
+
+    @property
+    def probe_rule(self) -> ProbeRule:
+        """How a tripped breaker comes back; what a claim of a probe takes."""
+        return ProbeRule.of(cooldown_s=self.cooldown_seconds, probes=self.probes, timeout_s=self.probe_timeout_seconds)
 
     def bounds(self, scope: Scope) -> Bounds:
         """The bounds of the breaker of a scope."""
