@@ -10,7 +10,6 @@ import pytest
 from builders import a_draft, a_lift, an_order, events_of, steps_of
 from rescind.clock import SystemClock, from_us
 from rescind.config import ApprovalConfig
-from rescind.containment.approvals import Approval, ApprovalState
 from rescind.errors import (
     ApprovalDenied,
     ApprovalPending,
@@ -27,6 +26,7 @@ from rescind.guard.request import Append, Perform, ReadRun, Request, Wait
 from rescind.guard.request import read_run as answer_to
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Query
+from rescind.model.approval import Approval, ApprovalState
 from rescind.model.entry import ApprovalAsked, ApprovalDecided, ApprovalUsed, Intended, RunOpened
 from rescind.model.level import Level
 from rescind.model.order import Order

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rescind.clock import SystemClock, from_us
-from rescind.containment.approvals import Approval
 from rescind.journal.port import Query
 from rescind.journal.sqlite import SqliteJournal
+from rescind.model.approval import Approval
 from rescind.model.entry import ApprovalUsed, Intended
 from rescind.recovery.approvals import decide, list_approvals
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from rescind.config import ApprovalConfig
-from rescind.containment.approvals import fold_approvals
 from rescind.errors import RescindError
 from rescind.guard.call import WriteCall, idempotency_key
 from rescind.guard.flow import write_flow
@@ -19,6 +18,7 @@ from rescind.guard.guard import Guard
 from rescind.guard.request import Append, Boundary, LookUp, Perform, ReadRun, Request, Threw, Wait, read_run
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Query
+from rescind.model.approval import fold_approvals
 from rescind.model.entry import ApprovalUsed, Intended
 from rescind.recovery.approvals import decide, list_approvals
 from rescind.switch.memory import MemoryOrders

@@ -8,9 +8,9 @@ from typing import Protocol
 from rescind.cli.places import Given, find_places
 from rescind.cli.stores import journal_of, store_words
 from rescind.clock import SystemClock, from_us
-from rescind.containment.approvals import Approval
 from rescind.errors import UsageError
 from rescind.journal.port import Journal
+from rescind.model.approval import Approval
 from rescind.recovery.approvals import decide, find_approval, list_approvals
 
 

@@ -11,7 +11,7 @@ from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
 from rescind.cli.stores import shell_line
 from rescind.cli.words import list_of
-from rescind.containment.approvals import APPROVED, Approval, ApprovalState
+from rescind.model.approval import APPROVED, Approval, ApprovalState
 
 _VALUE_WIDTH, _VALUE_WIDTH_WHOLE = 40, 4_000
 _ARGUMENTS_SHOWN = 8

@@ -9,7 +9,7 @@ from rescind.cli.options import ACTOR_HELP, common, given_places, switches
 from rescind.cli.out import Out
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
-from rescind.containment.approvals import APPROVED, DENIED
+from rescind.model.approval import APPROVED, DENIED
 
 NOTE_HELP = "Why. Who asked is told, if it is denied."
 

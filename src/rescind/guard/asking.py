@@ -14,21 +14,21 @@ place in the approval's run that was read (A2): of two processes that hold one a
 
 from collections.abc import Generator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from rescind.clock import from_us
-from rescind.containment.approvals import (
+from rescind.errors import ApprovalDenied, ApprovalPending, ApprovalVoid, SequenceConflict
+from rescind.guard.request import Append, ReadRun, Request, Wait
+from rescind.journal.port import Draft
+from rescind.model.approval import (
     APPROVAL_AGENT,
     WITHDRAWN,
     Approval,
     ApprovalState,
     fold_approvals,
 )
-from rescind.errors import ApprovalDenied, ApprovalPending, ApprovalVoid, SequenceConflict
-from rescind.guard.request import Append, ReadRun, Request, Wait
-from rescind.journal.port import Draft
 from rescind.model.entry import ApprovalAsked, ApprovalDecided, ApprovalUsed, Event, RunOpened, StepRef
 from rescind.model.step import RunInfo
 
@@ -40,6 +40,18 @@ POLL_MIN_S, POLL_MAX_S = 0.02, 0.5
 """How often a waiting call looks. A person takes seconds at best; a look costs some 20 µs, and it notices a stop."""
 
 _GROWTH = 1.5
+
+
+class Decider(Protocol):
+    """Who says what was decided, where the journal of this machine may not: whoever has that could approve itself."""
+
+    def decision(self, asked: ApprovalAsked) -> ApprovalDecided | None:
+        """What a person has decided about it, as far as it is known here; None while it waits.
+
+        See to it that it is asked. Does no I/O: a write that waits calls this again and again.
+        """
+        ...
+
 
 Asking = Generator[Request, Any, Approval | None]
 

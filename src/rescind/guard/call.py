@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rescind.clock import from_us
-from rescind.containment.approvals import Approval, approval_id_of
 from rescind.errors import NotSerialisable, UsageError
 from rescind.guard.arguments import own_copy, record_arguments, record_value, refuse_secrets, scrub, secrets_of
 from rescind.guard.asking import use_of
@@ -18,6 +17,7 @@ from rescind.guard.reporting import Collecting
 from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
 from rescind.journal.port import Appended, Draft, SlotClaim
+from rescind.model.approval import Approval, approval_id_of
 from rescind.model.compact import KIND_OF_EFFECT_CLASS
 from rescind.model.entry import Ended, Event, Intended, StepRef
 from rescind.model.outcome import Completed, Outcome

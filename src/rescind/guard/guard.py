@@ -27,7 +27,7 @@ from rescind.switch.client.lease import Lease
 from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
-    from rescind.containment.approvals import Decider
+    from rescind.guard.asking import Decider
     from rescind.guard.holding import Hold
     from rescind.guard.responding import Teller
     from rescind.guard.watching import Watching

@@ -1,9 +1,11 @@
-"""What waits for a person's approval on this machine, and what was decided; the laws are in `containment.approvals`."""
+"""What waits for a person's approval on this machine, and what was decided; the laws are in `model.approval`."""
 
 from datetime import datetime, timedelta
 
 from rescind.clock import Clock, from_us
-from rescind.containment.approvals import (
+from rescind.errors import SequenceConflict, UsageError
+from rescind.journal.port import Draft, Journal, Query
+from rescind.model.approval import (
     APPROVAL_AGENT,
     APPROVED,
     DENIED,
@@ -12,8 +14,6 @@ from rescind.containment.approvals import (
     ApprovalState,
     fold_approvals,
 )
-from rescind.errors import SequenceConflict, UsageError
-from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import ApprovalDecided
 from rescind.recovery.reading import every_entry, every_run, the_one_meant
 
@@ -78,7 +78,7 @@ def decide(journal: Journal, approval_id: str, decision: str, *, actor: str, not
     if not actor.strip():
         raise UsageError("a decision needs the name of who decides")
     approval = find_approval(journal, approval_id)
-    refuse_decided(approval, now=from_us(clock.now_us()))
+    _refuse_closed(approval, now=from_us(clock.now_us()))
     event = ApprovalDecided(
         approval_id=approval.approval_id,
         decision=decision,
@@ -96,33 +96,12 @@ def decide(journal: Journal, approval_id: str, decision: str, *, actor: str, not
         journal.append([draft])
     except SequenceConflict:
         # Whatever has come in between, it has decided, or withdrawn what was asked.
-        refuse_decided(find_approval(journal, approval.approval_id), now=from_us(clock.now_us()))
+        _refuse_closed(find_approval(journal, approval.approval_id), now=from_us(clock.now_us()))
         raise
     return find_approval(journal, approval.approval_id)
 
 
-def refuse_decided(approval: Approval, *, now: datetime) -> None:
-    """Refuse to decide what is decided.
-
-    Raises: UsageError, which says what became of it.
-    """
-    approval_id, decided = approval.approval_id, approval.decided
-    match approval.state(now):
-        case ApprovalState.WAITING if approval.is_sound:
-            return
-        case ApprovalState.WAITING:
-            raise UsageError(
-                f"{approval_id} shows other arguments than those it is about, so it was not written by a guard; "
-                "deny nothing and approve nothing, and look at its journal: `rescind audit verify`"
-            )
-        case ApprovalState.EXPIRED:
-            raise UsageError(f"{approval_id} has expired; if the call is still wanted, it asks again")
-        case ApprovalState.USED:
-            raise UsageError(
-                f"{approval_id} was approved, and used by step {approval.used}; it cannot be decided again"
-            )
-        case ApprovalState.WITHDRAWN:
-            raise UsageError(f"{approval_id} was withdrawn by who asked for it; there is nothing left to decide")
-        case state:
-            by = "somebody" if decided is None else decided.actor
-            raise UsageError(f"{approval_id} was {state.value} by {by} already; it cannot be decided twice")
+def _refuse_closed(approval: Approval, *, now: datetime) -> None:
+    closed = approval.closed_because(now)
+    if closed:
+        raise UsageError(closed)

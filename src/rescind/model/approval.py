@@ -18,7 +18,6 @@ import enum
 import hashlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import msgspec
 
@@ -33,17 +32,6 @@ EXPIRE_MAX = timedelta(days=7)
 
 APPROVED, DENIED, WITHDRAWN = "approved", "denied", "withdrawn"
 """What may be decided: the first two by a person, the last by who asked."""
-
-
-class Decider(Protocol):
-    """Who says what was decided, where the journal of this machine may not: whoever has that could approve itself."""
-
-    def decision(self, asked: ApprovalAsked) -> ApprovalDecided | None:
-        """What a person has decided about it, as far as it is known here; None while it waits.
-
-        See to it that it is asked. Does no I/O: a write that waits calls this again and again.
-        """
-        ...
 
 
 class ApprovalState(enum.StrEnum):
@@ -102,6 +90,26 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
         if now >= self.asked.expires_at:
             return ApprovalState.EXPIRED
         return ApprovalState(decision) if decision else ApprovalState.WAITING
+
+    def closed_because(self, now: datetime) -> str:
+        """Why nobody can decide it at an aware moment; empty if somebody can. For people, with what to do."""
+        by = "somebody" if self.decided is None else self.decided.actor
+        match self.state(now):
+            case ApprovalState.WAITING if self.is_sound:
+                return ""
+            case ApprovalState.WAITING:
+                return (
+                    f"{self.approval_id} shows other arguments than those it is about, so no guard of ours wrote it; "
+                    "look where it comes from: `rescind audit verify`"
+                )
+            case ApprovalState.EXPIRED:
+                return f"{self.approval_id} has expired; if the call is still wanted, it asks again"
+            case ApprovalState.USED:
+                return f"{self.approval_id} was approved, and used by step {self.used}; it cannot be decided again"
+            case ApprovalState.WITHDRAWN:
+                return f"{self.approval_id} was withdrawn by who asked for it; there is nothing left to decide"
+            case state:
+                return f"{self.approval_id} was {state.value} by {by} already; it cannot be decided twice"
 
 
 def approval_id_of(run_id: str, arguments_digest: str, target: Target | None, number: int) -> str:
