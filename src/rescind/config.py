@@ -21,6 +21,7 @@
     approval:
       wait_s: 300                # how long a write waits for a person before it is refused; 0: not at all
       expire_s: 3600             # how long a person has to decide, and the write to begin
+    policy: {}                   # what is looked for, and what is done then: see `rescind.triggers.policy_file`
 
 The environment variable RESCIND_STORE names the store for programs and commands that are given none. RESCIND_URL names
 further switches, separated by blanks or commas: it can add to those of the file and takes none away. Whom it adds to
@@ -47,6 +48,9 @@ STORE_DEFAULT = ".rescind"
 
 URL_VARIABLE = "RESCIND_URL"
 TOKEN_VARIABLE = "RESCIND_TOKEN"  # noqa: S105  # the name of a variable
+
+POLICY_KEY = "policy"
+"""The section of `rescind.yaml` that is read by `rescind.triggers.policy_file`, and by nobody else."""
 
 FALLBACK_TEXT_MAX = 4_000
 """Characters of one text for users. It is read on a telephone."""
@@ -207,7 +211,7 @@ class FallbackConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that `rescind.yaml` may say. The templates of `fallback` are in `Settings.fallback`."""
+    """Everything that `rescind.yaml` may say, but for `policy`. The templates of `fallback` are in `Settings`."""
 
     store: str = STORE_DEFAULT
     fallback: str | None = None
@@ -329,6 +333,8 @@ def _read(source: Path) -> tuple[Config, FallbackConfig]:
         return Config(), FallbackConfig()
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} must hold keys and values, such as `store: {STORE_DEFAULT}`")
+    # A guard reads it from the file itself, with line numbers; a stop has no time for it, and no use.
+    raw.pop(POLICY_KEY, None)
     fallback = _fallback(raw, source)
     _refuse_unknown_keys(raw, Config, source, "")
     _refuse_other_types(raw, Config, source, "")
@@ -365,9 +371,10 @@ def _refuse_unknown_keys(raw: Any, kind: type[msgspec.Struct], source: Path, pre
     fields: list[tuple[Any, Any]] = list(raw.items())
     for key, value in fields:
         if key not in hints:
-            nearest = difflib.get_close_matches(str(key), hints, n=1)
+            known = (*hints, POLICY_KEY) if kind is Config else tuple(hints)
+            nearest = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {prefix + nearest[0]!r}? " if nearest else ""
-            raise ConfigError(f"{source}: unknown key {prefix + str(key)!r}; {hint}known are: {', '.join(hints)}")
+            raise ConfigError(f"{source}: unknown key {prefix + str(key)!r}; {hint}known are: {', '.join(known)}")
         inner = hints[key]
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             _refuse_unknown_keys(value, inner, source, f"{prefix}{key}.")

@@ -39,6 +39,11 @@ def detector_of(kind: SignalKind) -> str:
     return name if name in _PLACES else ""
 
 
+def rules_of(kind: SignalKind) -> tuple[str, ...]:
+    """The rules that give signals of this kind; empty if any name may come, as from a verifier."""
+    return ()
+
+
 def config_type(name: str) -> type[msgspec.Struct]:
     """The struct of a detector's limits. Its `__post_init__` raises ValueError for bad ones."""
     found: type[msgspec.Struct] = _imported(name, "Config")

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 import msgspec
 
 from rescind.model.scope import Scope
-from rescind.model.signal import Severity, Signal, SignalKind
+from rescind.model.signal import Finding, Severity, Signal, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.detector import Detector
 from rescind.triggers.known import detector_of, make_detector
 from rescind.triggers.response import Response, Verb, is_recoverable
 
 EVERY_SIGNAL = "*"
+
+TALLIED_MAX = 64
+"""Kinds of signal that are counted per run: more than all detectors have, and a bound for what verifiers name."""
 
 
 class Mode(enum.StrEnum):
@@ -39,6 +42,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         signal: `blast_radius`, `blast_radius.records_per_run`, or `*`.
         severity: The least that it answers.
         scope: Whose signals it answers.
+        times: From the how manieth such signal of a run on.
         mode: Whether it acts.
         then: What is done, in this order; at least one.
         origin: Where it stands: `rescind.yaml, line 12`.
@@ -48,14 +52,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     signal: str = EVERY_SIGNAL
     severity: Severity = Severity.INFO
     scope: Scope = Scope()
+    times: int = 1
     mode: Mode = Mode.ENFORCE
     then: tuple[Response, ...]
     origin: str = ""
 
-    def matches(self, signal: Signal, run: RunInfo, action: str) -> bool:
-        """Whether this rule answers the signal."""
+    def matches(self, signal: Signal, run: RunInfo, action: str, *, times: int = 1) -> bool:
+        """Whether this rule answers the signal, which is the run's `times`-th of its kind and rule."""
         return (
-            self.signal in (EVERY_SIGNAL, signal.kind.value, f"{signal.kind.value}.{signal.rule}")
+            times >= self.times
+            and self.signal in (EVERY_SIGNAL, signal.kind.value, f"{signal.kind.value}.{signal.rule}")
             and signal.severity >= self.severity
             and self.scope.covers(run.subject, action or None)
         )
@@ -96,6 +102,30 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> tuple[str, ...]:
         """The responses in words, as `Signalled.responses` records them."""
         return tuple(str(response) for response in self.responses)
+
+
+class Tally:
+    """How many signals of each kind and rule one run has given. 48 bytes until there is one."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] | None = None
+
+    def count(self, signal: Finding | Signal) -> int:
+        """Count one more; a finding that is said `again` does not count anew.
+
+        Returns: How many there are now, this one included; at least 1.
+        """
+        counts = self._counts
+        if counts is None:
+            counts = self._counts = {}
+        name = f"{signal.kind.value}.{signal.rule}"
+        if name not in counts and len(counts) >= TALLIED_MAX:
+            return 1
+        is_new = not (isinstance(signal, Finding) and signal.again)
+        counts[name] = count = max(1, counts.get(name, 0) + is_new)
+        return count
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,16 +204,17 @@ class Policy:
     source: str = ""
     _made: dict[str, Detector] = field(default_factory=dict[str, Detector], compare=False, repr=False)
 
-    def decide(self, signal: Signal, run: RunInfo, action: str) -> Decision:
+    def decide(self, signal: Signal, run: RunInfo, action: str, *, times: int = 1) -> Decision:
         """What to do about a signal (laws Q1 to Q3).
 
         Args:
             signal: The evidence.
             run: The run at whose call it was noticed.
             action: The call's action; empty if it is about no single call.
+            times: How many signals of this kind and rule the run has given, this one included; see `Tally`.
         """
         for rule in (*self.rules, *self.defaults):
-            if rule.matches(signal, run, action):
+            if rule.matches(signal, run, action, times=times):
                 shadow = self.is_shadow(rule, signal)
                 return Decision(rule_name=rule.name, responses=rule.then, shadow=shadow, origin=rule.origin)
         return _REPORTED
