@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rescind.model.level import Level
-from rescind.model.order import Measure
+from rescind.model.order import Measure, Order
 from rescind.model.signal import Signal
 
 ASKS_MAX = 10
@@ -24,14 +23,17 @@ class AskDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """An order that the sender's policy wants.
 
     Attributes:
-        scope, level, measure: As of an order.
+        scope, level, measure: As of an order. Of an agent, the scope is taken within its identity.
         rule: Which rule of the policy wants it.
+        order_id: Of an order about the sender's own run: the id under which its guard holds that already, so that one
+            lift lifts both. Otherwise the switch chooses one.
     """
 
     scope: str
     level: str
     rule: str
     measure: str = Measure.LEVEL.value
+    order_id: str = ""
 
 
 class SignalDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +140,12 @@ def signal_doc(signal: Signal, *, asks: tuple[AskDoc, ...] = (), incident: str =
     )
 
 
-def ask_doc(scope: object, level: Level, *, rule: str, measure: Measure = Measure.LEVEL) -> AskDoc:
-    """The document of an order that a policy wants."""
-    return AskDoc(scope=str(scope), level=level.label, rule=rule, measure=measure.value)
+def ask_doc(order: Order, *, keeps_id: bool = False) -> AskDoc:
+    """The document that asks for an order that a policy has placed, by its `trigger`, where it was noticed."""
+    return AskDoc(
+        scope=str(order.scope),
+        level=order.level.label,
+        rule=order.trigger,
+        measure=order.measure.value,
+        order_id=order.order_id if keeps_id else "",
+    )

@@ -3,9 +3,9 @@
 A guard sees its own runs, and a switch sees all guards. So what would hold the runs of several guards is asked for by
 guards and decided here, by these laws:
 
-V1. One bad node never stops a fleet. What holds more than one run needs evidence from `evidence_guards` guards within
-    the window, and from at least two, if more than one guard is connected that could be concerned. Guards of one
-    machine are one node, unless all are on the same.
+V1. One bad node never stops a fleet. What holds more than a guard's own runs and what they have started needs evidence
+    from `evidence_guards` guards within the window, and from at least two, if more than one guard is connected that
+    could be concerned. Guards of one machine are one node, unless all are on the same.
 V2. Automatic orders together hold at most `stop_share_pct` of the open runs of connected guards. What would go further
     is left to a person. One run may always be held.
 V3. It goes only towards safety: orders are placed, never lifted.
@@ -68,9 +68,17 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
 
     @property
-    def is_about_one_run(self) -> bool:
-        """Whether it can hold one run only."""
-        return any(term.kind == "run" for term in self.scope.terms)
+    def what(self) -> str:
+        """For people: `halted agent:a`, `quarantine run:r`."""
+        return f"{self.level.label if self.measure is Measure.LEVEL else self.measure.value} {self.scope}"
+
+    def is_own_of(self, guard_id: str, fleet: Iterable["Member"]) -> bool:
+        """Whether it is about a run of this guard, and what that has started; a run that nobody has named may be."""
+        roots = {term.value for term in self.scope.terms if term.kind in ("run", "tree")}
+        if not roots:
+            return False
+        owners = {member.guard_id for member in fleet if any(run.run_id in roots for run in member.runs)}
+        return not owners or guard_id in owners
 
     def is_met_by(self, order: Order) -> bool:
         """Whether this order does already what is asked for."""
@@ -152,9 +160,9 @@ class Evidence:
             return Wait(f"the evidence is older than {self._config.window_seconds:g} s")
         given = self._remember(ask, guard_id, moment)
         oldest = max(filter(None, (lifted_at, now - timedelta(seconds=self._config.window_seconds))))
-        concerned = [member for member in fleet if may_concern(member, ask.scope)]
+        concerned = [member for member in fleet if may_meet(ask.scope, member.identity)]
         have = nodes_of([member for member in concerned if given.get(member.guard_id, oldest) > oldest], concerned)
-        need = self.needed(ask, len(nodes_of(concerned, concerned)))
+        need = 1 if ask.is_own_of(guard_id, fleet) else self._needed(len(nodes_of(concerned, concerned)))
         if len(have) < need:
             return Wait(f"{len(have)} of {need} guards have this evidence")
         return self._within_share(ask, fleet, held) or Place(f"on the evidence of {_guards(len(have))}")
@@ -173,9 +181,9 @@ class Evidence:
         settled = _settled(ask, noticed_at, held, lifted_at)
         return settled or self._within_share(ask, fleet, held) or Place("on a verifier's verdict")
 
-    def needed(self, ask: Ask, nodes: int) -> int:
+    def _needed(self, nodes: int) -> int:
         """How many nodes must have the evidence, if so many could be concerned (V1)."""
-        return 1 if ask.is_about_one_run else max(1, min(max(2, self._config.evidence_guards), nodes))
+        return max(1, min(max(2, self._config.evidence_guards), nodes))
 
     def _remember(self, ask: Ask, guard_id: str, moment: datetime) -> OrderedDict[str, datetime]:
         given = self._asked.setdefault(ask, OrderedDict())
@@ -212,10 +220,10 @@ def nodes_of(members: Iterable[Member], fleet: Iterable[Member]) -> frozenset[st
     return frozenset((by_host and member.host) or member.guard_id for member in members)
 
 
-def may_concern(member: Member, scope: Scope) -> bool:
-    """Whether this guard may have runs that the scope covers: what its token limits it to is not another agent's."""
+def may_meet(scope: Scope, identity: Scope) -> bool:
+    """Whether a scope may cover anything within an identity: it does not name another agent, tenant or workflow."""
     wanted = {term.kind: term.value for term in scope.terms}
-    for term in member.identity.terms:
+    for term in identity.terms:
         value = wanted.get(term.kind, term.value)
         if term.kind == "agent":
             (name, _, version), (other, _, another) = term.value.partition("@"), value.partition("@")

@@ -13,7 +13,7 @@ from rescind.model.level import Level
 from rescind.model.order import Measure
 from rescind.model.scope import Scope, Term, unnameable
 from rescind.model.signal import Severity, Signal, SignalKind
-from rescind.switch.service.evidence import Ask
+from rescind.switch.service.evidence import Ask, may_meet
 from rescind.switch.service.intake import checked_id
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.tokens import Caller
@@ -39,14 +39,12 @@ class Noticing:
         kind, severity = _kind(doc.kind), _severity(doc.severity)
         if kind is SignalKind.VERDICT:
             raise Refused(400, "a verdict is posted to /v1/verdicts, by a token that may judge")
-        scope = _scope(doc.scope)
-        _refuse_foreign(scope, caller)
         return Signal(
             signal_id=checked_id("signal_id", doc.signal_id),
             kind=kind,
             rule=_rule(doc.rule),
             severity=severity,
-            scope=scope,
+            scope=_within(_scope(doc.scope), caller.identity),
             detail=doc.detail,
             facts=doc.facts,
             noticed_at=self._moment("noticed_at", doc.noticed_at),
@@ -55,11 +53,11 @@ class Noticing:
             source=checked_id("source", doc.source) if doc.source else caller.name,
         )
 
-    def asks(self, docs: tuple[AskDoc, ...], caller: Caller) -> tuple[Ask, ...]:
-        """The orders that a signal asks for. Raises: Refused."""
+    def asks(self, docs: tuple[AskDoc, ...], caller: Caller) -> dict[Ask, str]:
+        """The orders that a signal asks for, and the ids that their sender has for them. Raises: Refused."""
         if len(docs) > ASKS_MAX:
             raise Refused(400, f"a signal asks for at most {ASKS_MAX} orders")
-        return tuple(dict.fromkeys(_ask(doc, caller) for doc in docs))
+        return {_ask(doc, caller): checked_id("order_id", doc.order_id) if doc.order_id else "" for doc in docs}
 
     def verdict(self, doc: VerdictDoc, caller: Caller) -> Signal:
         """The signal that a verdict is. Raises: Refused."""
@@ -94,8 +92,7 @@ class Noticing:
 
 
 def _ask(doc: AskDoc, caller: Caller) -> Ask:
-    scope = _scope(doc.scope)
-    _refuse_foreign(scope, caller)
+    scope = _within(_scope(doc.scope), caller.identity)
     _refuse_long(rule=doc.rule)
     try:
         level, measure = Level.parse(doc.level), Measure(doc.measure)
@@ -167,10 +164,18 @@ def _name(what: str, text: str) -> str:
     return text
 
 
-def _refuse_foreign(scope: Scope, caller: Caller) -> None:
-    # Whoever may stop everybody may say of everybody what was noticed; an agent speaks of itself only.
-    if not set(caller.identity.terms) <= set(scope.terms):
-        raise Refused(403, f"an agent speaks of itself only: the scope must hold {caller.identity}")
+def _within(scope: Scope, identity: Scope) -> Scope:
+    """The part of a scope that is within the identity on a token: a run of an agent's is that run, if it is its own.
+
+    Raises: Refused (403), if it names somebody else.
+    """
+    if not may_meet(scope, identity):
+        raise Refused(403, f"an agent speaks of itself only: {scope} is not within {identity}")
+    terms = {*scope.terms, *identity.terms}
+    versioned = {term for term in terms if term.kind == "agent" and "@" in term.value}
+    if versioned:  # of the same agent, so that the one without a version says nothing more
+        terms = {term for term in terms if term.kind != "agent"} | versioned
+    return Scope(tuple(sorted(terms)))
 
 
 def _refuse_long(**texts: str) -> None:

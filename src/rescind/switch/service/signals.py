@@ -82,10 +82,10 @@ class Signals:
         """A verifier has judged something. Raises: as `take_signal`."""
         self._board.require(caller, Power.JUDGE)
         signal = self._noticing.verdict(doc, caller)
-        asks: tuple[Ask, ...] = ()
+        asks: dict[Ask, str] = {}
         if signal.severity is Severity.CRITICAL and self._config.verdict_level:
             level = Level.parse(self._config.verdict_level)
-            asks = (Ask(scope=signal.scope, level=level, rule=f"verdict.{signal.rule}"),)
+            asks = {Ask(scope=signal.scope, level=level, rule=f"verdict.{signal.rule}"): ""}
         return await self._take(signal, asks, caller)
 
     def lately(self, limit: int) -> NoticedPage:
@@ -103,7 +103,7 @@ class Signals:
     async def _take(
         self,
         signal: Signal,
-        asks: tuple[Ask, ...],
+        asks: dict[Ask, str],
         caller: Caller,
         *,
         incident: str = "",
@@ -134,19 +134,19 @@ class Signals:
         return noticed
 
     async def _answer(
-        self, signal: Signal, asks: tuple[Ask, ...], caller: Caller, guard: Guard | None
+        self, signal: Signal, asks: dict[Ask, str], caller: Caller, guard: Guard | None
     ) -> tuple[list[str], list[str]]:
         placed: list[str] = []
         outcomes: list[str] = []
-        for ask in asks:
+        for ask, order_id in asks.items():
             decision = self._decide(ask, signal, guard)
             if isinstance(decision, Place):
-                order = self._order(ask, signal, decision.why)
-                answer = await self._board.place_by_itself(order, caller, _audit_line(order, signal))
+                order = self._order(ask, signal, decision.why, order_id if guard is not None else "")
+                await self._board.place_by_itself(order, caller, _audit_line(order, signal))
                 placed.append(order.order_id)
-                outcomes.append(f"order {order.order_id} placed {decision.why} ({answer.order.level} {ask.scope})")
+                outcomes.append(f"{ask.what}: order {order.order_id} placed {decision.why}")
                 continue
-            outcomes.append(f"{ask.level.label} {ask.scope} not placed: {decision.why}")
+            outcomes.append(f"{ask.what}: not placed, {decision.why}")
             if isinstance(decision, Withhold):
                 self._leave_to_a_person(ask, signal, decision)
         return placed, outcomes
@@ -182,9 +182,12 @@ class Signals:
             if guard.streams and not guard.left and guard.report.kind == "guard"
         ]
 
-    def _order(self, ask: Ask, signal: Signal, why: str) -> Order:
+    def _order(self, ask: Ask, signal: Signal, why: str, order_id: str) -> Order:
+        book = self._board.book
+        # The sender's id is good for what is its own. One that is taken may be of an order that was lifted.
+        is_own = order_id and ask.is_own_of(signal.source, self._fleet()) and not book.orders(order_id)
         return Order(
-            order_id=_order_id(ask, self._board.book.lifted_at(ask.scope)),
+            order_id=order_id if is_own else _order_id(ask, book.lifted_at(ask.scope)),
             scope=ask.scope,
             level=ask.level,
             reason=f"{signal.detail} ({why})"[:TEXT_LENGTH_MAX],
@@ -196,7 +199,7 @@ class Signals:
         )
 
     def _leave_to_a_person(self, ask: Ask, signal: Signal, withheld: Withhold) -> None:
-        wanted = f"{ask.level.label} {ask.scope}"
+        wanted = ask.what
         logger.warning("%s was not placed: %s", wanted, withheld.why)
         word = self._tally.heard(f"not placed: {wanted}", self._clock.monotonic_s())
         if word is not None and word.is_first:
@@ -240,4 +243,4 @@ def _order_id(ask: Ask, lifted_at: datetime | None) -> str:
 
 
 def _audit_line(order: Order, signal: Signal) -> str:
-    return f"{order.level.label} {order.scope}: {order.reason}; signal {signal.signal_id} of {signal.source}"
+    return f"{order.what}: {order.reason} ({order.origin}, noticed by {signal.source})"
