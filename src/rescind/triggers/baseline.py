@@ -50,6 +50,7 @@ TEXT_MAX = 256
 SCOPES_MAX = 5_000
 FILE_BYTES_MAX = 256 * 1024 * 1024
 _ENDS_PER_FOLD = 1_000
+_RECENT_MAX = 1_000  # hashes that are remembered, since the same few values come again and again
 
 
 class BaselineError(UsageError):
@@ -141,14 +142,25 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Hasher:
     """Short keyed hashes of what is not to be stored."""
 
-    __slots__ = ("_blank",)
+    __slots__ = ("_blank", "_recent")
 
     def __init__(self, key: bytes) -> None:
         """A hasher with this key of 16 bytes."""
         self._blank = blake2b(digest_size=4, key=key)
+        self._recent: dict[str, int] = {}
 
     def of(self, text: str) -> int:
         """A number from 1 to 2**32 - 1."""
+        known = self._recent.get(text)
+        if known is None:
+            known = self._hashed(text)
+            if len(text) <= TEXT_MAX:
+                if len(self._recent) >= _RECENT_MAX:
+                    self._recent = {}
+                self._recent[text] = known
+        return known
+
+    def _hashed(self, text: str) -> int:
         state = self._blank.copy()
         long = len(text) > TEXT_MAX
         # What is no text in UTF-8 (half a surrogate pair) is a value like any other.
@@ -157,10 +169,10 @@ class Hasher:
 
     def values(self, value: Any) -> tuple[int, ...]:
         """The hashes of an argument: one of a scalar, some of a list, none of what has no identity."""
-        if isinstance(value, list | tuple):
+        if type(value) in (list, tuple):
             items = cast("Sequence[Any]", value)
             return tuple(self.of(text) for text in map(_text_of, items[:VALUES_MAX]) if text is not None)
-        text = _text_of(value)
+        text = value if type(value) is str else _text_of(value)
         return () if text is None else (self.of(text),)
 
     def seen(self, call: Call) -> Seen:

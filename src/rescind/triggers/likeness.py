@@ -25,7 +25,7 @@ judged: how many different writes it makes, against how many the runs of all lea
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rescind.triggers.baseline import Seen, Sketch
 
@@ -41,11 +41,16 @@ SUPPORT_MIN = 3
 EARLIER_MAX = 8
 """Earlier actions, and earlier calls, that a run is seen from: the first ones, which say what it is about."""
 
-TELLING_MAX = 6
+TELLING_MAX = 3
 """Arguments of an action that are looked at: those which change least."""
 
 Place = tuple[str, str | int]
 AGENT: Place = ("agent", "")
+
+Novelty = Mapping[tuple[str, str], float]
+
+_Told = tuple[str, Mapping[int, int], float, float]
+"""An argument, its known values, and the evidence in bits in a new value and in a known one."""
 
 
 class Values:
@@ -73,12 +78,47 @@ class Values:
 class Written:
     """The writes of one action at one place: in how many runs, and with which values."""
 
-    __slots__ = ("arguments", "runs")
+    __slots__ = ("_told", "arguments", "runs")
 
     def __init__(self) -> None:
         """None yet."""
         self.runs = 0
         self.arguments: dict[str, Values] = {}
+        self._told: tuple[_Told, ...] | None = None
+
+    def add(self, hashes_by_name: Mapping[str, tuple[int, ...]], sign: int, once: set[object], place: object) -> None:
+        """Count a write, and each of its values once in a run."""
+        self._told = None
+        if _is_first(place, once):
+            self.runs += sign
+        for name, hashes in hashes_by_name.items():
+            values = self.arguments.get(name)
+            if values is None:
+                values = self.arguments[name] = Values()
+            for value in hashes:
+                if _is_first((place, name, value), once):
+                    values.add(value, sign)
+
+    def told(self, action: str, novelty: Novelty) -> "tuple[_Told, ...]":
+        """What each argument's values say here, counted when it is first asked for. Those that always change: nothing.
+
+        Args:
+            action: The action that this is of.
+            novelty: How likely a new value is anywhere, by action and argument.
+        """
+        told = self._told
+        if told is None:
+            told = self._told = tuple(self._tell(action, novelty)) if self.runs >= SUPPORT_MIN else ()
+        return told
+
+    def _tell(self, action: str, novelty: Novelty) -> "Iterator[_Told]":
+        for name, values in self.arguments.items():
+            wider = novelty.get((action, name))
+            if wider is None:
+                continue
+            new = (values.once + wider) / (values.total + 1)
+            if new <= 0.5:
+                yield name, values.runs, -math.log2(new) - 1, -math.log2(1 - new) - 1
 
 
 class View:
@@ -97,15 +137,7 @@ class View:
         written = self.written.get(seen.action)
         if written is None:
             written = self.written[seen.action] = Written()
-        if _is_first((place, seen.action), once):
-            written.runs += sign
-        for name, hashes in seen.values.items():
-            values = written.arguments.get(name)
-            if values is None:
-                values = written.arguments[name] = Values()
-            for value in hashes:
-                if _is_first((place, seen.action, name, value), once):
-                    values.add(value, sign)
+        written.add(seen.values, sign, once, (place, seen.action))
 
     def add_next(self, last: str, action: str, sign: int) -> None:
         """Count what was written after the last write."""
@@ -125,11 +157,9 @@ class Counts:
         # These are known beforehand, and do not change when one run is taken out to be judged.
         self._actions_bits = math.log2(len(self.agent.written) + 1)
         self._novelty = self._pooled()
-        telling: dict[str, list[str]] = {}
-        for action, name in sorted(self._novelty, key=lambda each: (self._novelty[each], each)):
-            if len(telling.setdefault(action, [])) < TELLING_MAX:
-                telling[action].append(name)
-        self._telling = {action: tuple(names) for action, names in telling.items()}
+        self._telling: dict[str, tuple[str, ...]] = {}
+        for action, name in self._novelty:
+            self._telling[action] = (*self._telling.get(action, ()), name)
 
     def add(self, sketch: Sketch, sign: int) -> None:
         """Count a sketch once more, or (sign -1) as if it had never been learned."""
@@ -162,14 +192,19 @@ class Counts:
         """
         bits = -math.log2(self._likelihood(trail, action)) - self._actions_bits
         loudest, name = None, ""
-        for argument in self.telling(action):
-            hashes = values.get(argument)
-            if hashes is None:
+        for view in trail.views:
+            written = view.written.get(action)
+            if written is None:
                 continue
-            novelty = self._novelty[action, argument]
-            for view in trail.views:
-                found = _of_values(view.written.get(action), argument, hashes, novelty)
-                if found is not None and (loudest is None or found > loudest):
+            for argument, known, new_bits, known_bits in written.told(action, self._novelty):
+                hashes = values.get(argument)
+                if hashes is None:
+                    continue
+                found = known_bits
+                for value in hashes:
+                    if value not in known:
+                        found = new_bits
+                if loudest is None or found > loudest:
                     loudest, name = found, argument
         if loudest is None:
             return bits, ""
@@ -190,8 +225,11 @@ class Counts:
             likely = min(likely, (_runs_with(view, action) + anyway) / (view.runs + 1))
         return likely
 
-    def _pooled(self) -> dict[tuple[str, str], float]:
-        """How likely each argument brings a new value, over all workflows: what few runs are smoothed towards."""
+    def _pooled(self) -> Novelty:
+        """How likely an argument brings a new value, over all workflows: what few runs are smoothed towards.
+
+        Of each action those arguments that do so least; the others are not looked at.
+        """
         sums: dict[tuple[str, str], list[float]] = {}
         workflows = [view for (kind, _), view in self.views.items() if kind == "workflow"]
         for view in workflows or [self.agent]:
@@ -200,7 +238,13 @@ class Counts:
                     pooled = sums.setdefault((action, name), [0.5, 1.0])
                     pooled[0] += values.once
                     pooled[1] += values.total
-        return {key: once / total for key, (once, total) in sums.items()}
+        telling: dict[tuple[str, str], float] = {}
+        of_action: Counter[str] = Counter()
+        for key in sorted(sums, key=lambda each: (sums[each][0] / sums[each][1], each)):
+            of_action[key[0]] += 1
+            if of_action[key[0]] <= TELLING_MAX:
+                telling[key] = sums[key][0] / sums[key][1]
+        return telling
 
     def _view(self, place: Place) -> View:
         view = self.views.get(place)
@@ -279,23 +323,6 @@ def _smoothed(following: dict[str, int] | None, action: str, wider: float) -> fl
     if not following:
         return wider
     return (following.get(action, 0) + wider) / (sum(following.values()) + 1)
-
-
-def _of_values(written: Written | None, name: str, hashes: tuple[int, ...], novelty: float) -> float | None:
-    """The evidence in an argument's values at one place, in bits; None if they say nothing there."""
-    if written is None or written.runs < SUPPORT_MIN:
-        return None
-    values = written.arguments.get(name)
-    if values is None:
-        return None
-    new = (values.once + novelty) / (values.total + 1)
-    if new > 0.5:
-        return None  # it always changes
-    known = values.runs
-    for value in hashes:
-        if value not in known:
-            return -math.log2(new) - 1
-    return -math.log2(1 - new) - 1
 
 
 class Likeness:

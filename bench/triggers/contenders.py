@@ -1,0 +1,143 @@
+"""What is compared: each contender learns from healthy runs, and then says at which call it would stop a run."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from bench.triggers.runs import Run
+from rescind.model.signal import Severity
+from rescind.triggers.baseline import Baseline, learn
+from rescind.triggers.behaviour import BehaviourConfig, BehaviourDetector
+from rescind.triggers.detector import Detector
+from rescind.triggers.evidence import Rule
+from rescind.triggers.rates import RatesConfig, RatesDetector
+
+Stop = Callable[[Run], int | None]
+"""At which call, from 1, a run is stopped; None if it is not. Asked of run after run, in the order of the stream."""
+
+Contender = Callable[[Sequence[Run]], Stop]
+"""Given healthy runs to learn from: what stops a run."""
+
+KEY = b"0123456789abcdef"
+CLASSIC_ERROR_RATE, CLASSIC_FACTOR = 0.15, 3.0
+RUN_EVERY_S = 30.0
+
+
+def baseline_of(healthy: Iterable[Run], *, labelled: bool) -> Baseline:
+    """What our detector learns."""
+    return learn((call for run in healthy for call, _ in run.facts(labelled=labelled)), key=KEY)
+
+
+def behaviour(
+    false_stops_per_1000: int = BehaviourConfig().false_stops_per_1000, *, labelled: bool = True
+) -> Contender:
+    """Our detector with a baseline, whose runs say their workflow or do not."""
+
+    def prepare(healthy: Sequence[Run]) -> Stop:
+        config = BehaviourConfig(false_stops_per_1000=false_stops_per_1000)
+        detector = BehaviourDetector(config, baseline_of(healthy, labelled=labelled))
+        return lambda run: first_finding(detector, run, labelled=labelled)
+
+    return prepare
+
+
+def limits_only(_healthy: Sequence[Run]) -> Stop:
+    """Our detector with nothing learned: retries, repeated calls, steps, mutations."""
+    detector = BehaviourDetector(BehaviourConfig())
+    return lambda run: first_finding(detector, run, labelled=True)
+
+
+def classic(_healthy: Sequence[Run]) -> Stop:
+    """The three classic signals as breakers over the stream, a run every 30 s: 15 %, 10 %, 3 x within 300 s."""
+    detector = RatesDetector(RatesConfig(rule=Rule.WINDOW))
+    moments = itertools.count()
+    return lambda run: first_finding(detector, run, labelled=True, began_s=next(moments) * RUN_EVERY_S)
+
+
+def classic_per_run(healthy: Sequence[Run]) -> Stop:
+    """The same per run, which suits them better: 15 % of its calls fail, or it makes 3 x the usual number of calls."""
+    usual = sum(len(run.calls) for run in healthy) / len(healthy)
+
+    def stop(run: Run) -> int | None:
+        failed = 0
+        for number, (_, _, flags) in enumerate(run.calls, start=1):
+            failed += "e" in flags
+            if failed / number >= CLASSIC_ERROR_RATE or number > CLASSIC_FACTOR * usual:
+                return number
+        return None
+
+    return stop
+
+
+def after_writes(writes_max: int) -> Contender:
+    """Stop after so many writes: the next one is refused."""
+
+    def stop(run: Run) -> int | None:
+        writes = 0
+        for number, (_, _, flags) in enumerate(run.calls, start=1):
+            writes += "w" in flags
+            if writes > writes_max:
+                return number
+        return None
+
+    return lambda _healthy: stop
+
+
+def unseen_tool(healthy: Sequence[Run]) -> Stop:
+    """Stop at a tool that no healthy run has used."""
+    known = {(run.suite, tool) for run in healthy for tool, _, _ in run.calls}
+
+    def stop(run: Run) -> int | None:
+        return next((at for at, call in enumerate(run.calls, start=1) if (run.suite, call[0]) not in known), None)
+
+    return stop
+
+
+def unseen_pair(healthy: Sequence[Run]) -> Stop:
+    """Stop at a pair of consecutive tools that no healthy run has used."""
+    known = {(run.suite, *pair) for run in healthy for pair in _pairs(run)}
+
+    def stop(run: Run) -> int | None:
+        return next((at for at, pair in enumerate(_pairs(run), start=2) if (run.suite, *pair) not in known), None)
+
+    return stop
+
+
+def _pairs(run: Run) -> list[tuple[str, str]]:
+    return list(itertools.pairwise(tool for tool, _, _ in run.calls))
+
+
+def first_finding(detector: Detector, run: Run, *, labelled: bool, began_s: float = 0.0) -> int | None:
+    """At which call of a run a detector of ours first says what holds the run, and not only what refuses one call."""
+    watch = None
+    for number, (call, end) in enumerate(run.facts(labelled=labelled, began_s=began_s), start=1):
+        watch = watch or detector.watch(call.run)
+        if watch is None:
+            return None
+        if any(
+            found is not None and found.severity >= Severity.HIGH for found in (watch.asked(call), watch.ended(end))
+        ):
+            return number
+    return None
+
+
+PAIRS = "unseen pair of tools"
+OURS = "behaviour, workflow given"
+
+CONTENDERS: dict[str, Contender] = {
+    OURS: behaviour(),
+    "behaviour, no workflow": behaviour(labelled=False),
+    "behaviour, nothing learned": limits_only,
+    "classic signals, breakers": classic,
+    "classic signals, per run": classic_per_run,
+    "stop after one write": after_writes(1),
+    "stop after three writes": after_writes(3),
+    "unseen tool": unseen_tool,
+    PAIRS: unseen_pair,
+}
+"""By name. What a whole policy would do belongs here too: it learns like the others and is asked the same."""
+
+
+def tasks_of(runs: Iterable[Run]) -> list[str]:
+    """The users' tasks, in order of their names."""
+    return sorted(Counter(run.task for run in runs))
