@@ -24,6 +24,26 @@ _PLACES = {
     "cross_system_inconsistency": ("consistency", "Consistency"),
 }
 
+_LEARNED = {"behaviour.unlike_baseline": "false_stops_per_1000"}
+"""Rules whose limit has another name than they."""
+
+_RULES = {
+    SignalKind.ERROR_RATE: ("change", "window"),
+    SignalKind.ANOMALY_RATE: ("change", "window"),
+    SignalKind.SLOW_RATE: ("change", "window"),
+    SignalKind.POLICY_VIOLATION: ("action", "target", "amount", "amount_per_run", "tenant", "revoked_lease"),
+    SignalKind.BEHAVIOUR: ("retries", "repeated_call", "steps", "mutations", "unlike_baseline"),
+    SignalKind.BLAST_RADIUS: (
+        "records_per_run",
+        "records_per_minute",
+        "tenants_per_run",
+        "systems_per_run",
+        "children_per_run",
+        "children_per_minute",
+    ),
+}
+"""By kind of signal, the rules that give it. A misspelt one in a policy would wait for ever."""
+
 RATES = frozenset({SignalKind.ERROR_RATE, SignalKind.ANOMALY_RATE, SignalKind.SLOW_RATE, SignalKind.VOLUME_RATE})
 """The kinds of signal that one detector, `rates`, gives."""
 
@@ -41,7 +61,17 @@ def detector_of(kind: SignalKind) -> str:
 
 def rules_of(kind: SignalKind) -> tuple[str, ...]:
     """The rules that give signals of this kind; empty if any name may come, as from a verifier."""
-    return ()
+    return _RULES.get(kind, ())
+
+
+def limits_of(kind: SignalKind, rule: str) -> frozenset[str]:
+    """The limits that such a signal is about: of `blast_radius.records_per_run`, that field; else all of them."""
+    name = detector_of(kind)
+    if not name:
+        return frozenset()
+    fields = frozenset(field.name for field in msgspec.structs.fields(config_type(name)))
+    about = _LEARNED.get(f"{kind.value}.{rule}", rule)
+    return frozenset({about}) if about in fields else fields
 
 
 def config_type(name: str) -> type[msgspec.Struct]:

@@ -17,7 +17,8 @@ from rescind.model.scope import Scope
 from rescind.model.signal import Finding, Severity, Signal, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.detector import Detector
-from rescind.triggers.known import detector_of, make_detector
+from rescind.triggers.known import detector_of, limits_of, make_detector
+from rescind.triggers.outage import OutageConfig
 from rescind.triggers.response import Response, Verb, is_recoverable
 
 EVERY_SIGNAL = "*"
@@ -31,7 +32,7 @@ class Mode(enum.StrEnum):
 
     ENFORCE = "enforce"
     SHADOW = "shadow"  # it counts and reports, and refuses nothing: where a new rule starts
-    IF_LIMITED = "if_limited"  # enforced once somebody has written limits for the detector, in shadow until then
+    IF_LIMITED = "if_limited"  # enforced once somebody has written the limit it is about, in shadow until then
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +99,17 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         asked = any(response.verb is Verb.INCIDENT for response in self.responses)
         return not self.shadow and (asked or not self.recoverable)
 
+    def without_containment(self, why: str) -> "Decision":
+        """What is left of it where a run must not be contained: what refuses this one call, and the record.
+
+        Args:
+            why: Said behind the rule's name.
+        """
+        kept = tuple(response for response in self.responses if not response.is_containment)
+        return msgspec.structs.replace(
+            self, rule_name=f"{self.rule_name}, {why}", responses=kept or (Response(Verb.REPORT),)
+        )
+
     @property
     def words(self) -> tuple[str, ...]:
         """The responses in words, as `Signalled.responses` records them."""
@@ -133,7 +145,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         config: The detector's limits; None: it is off.
-        written: The fields that the file sets itself. A rule `if_limited` is enforced once there is one.
+        written: The fields that the file sets itself. A rule `if_limited` is enforced once its limit is there.
     """
 
     config: msgspec.Struct | None
@@ -158,28 +170,6 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"stop_share_pct is {self.stop_share_pct:g}; it must be more than 0 and at most 100")
 
 
-class Outage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What tells a tool's outage, on which all runs fail, from a rogue run.
-
-    Attributes:
-        runs_min: So many runs must have called the action within the window.
-        share_pct: So much of them must have failed on it.
-        window_seconds: The window.
-    """
-
-    runs_min: int = 3
-    share_pct: float = 60.0
-    window_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.runs_min <= 10_000:
-            raise ValueError(f"runs_min is {self.runs_min}; it must be from 2 to 10000: one run is no outage")
-        if not 0 < self.share_pct <= 100:
-            raise ValueError(f"share_pct is {self.share_pct:g}; it must be more than 0 and at most 100")
-        if not 1 <= self.window_seconds <= 86_400:
-            raise ValueError(f"window_seconds is {self.window_seconds:g}; it must be from 1 to 86400")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """What is looked for, and what is done about it.
@@ -200,7 +190,7 @@ class Policy:
     mode: Mode = Mode.ENFORCE
     require_approval: tuple[str, ...] = ()
     fleet: Fleet = field(default_factory=Fleet)
-    outage: Outage = field(default_factory=Outage)
+    outage: OutageConfig = field(default_factory=OutageConfig)
     source: str = ""
     _made: dict[str, Detector] = field(default_factory=dict[str, Detector], compare=False, repr=False)
 
@@ -226,9 +216,9 @@ class Policy:
         return rule.mode is Mode.IF_LIMITED and not self.is_limited(signal.kind, signal.rule)
 
     def is_limited(self, kind: SignalKind, rule: str) -> bool:
-        """Whether the file sets limits of its own for what notices this."""
+        """Whether the file sets, itself, a limit that this signal is about."""
         limits = self.limits.get(detector_of(kind))
-        return limits is not None and bool(limits.written)
+        return limits is not None and bool(limits.written & limits_of(kind, rule))
 
     def detectors(self) -> tuple[Detector, ...]:
         """Those that are switched on, in the order in which they are asked; always the same ones for one policy.

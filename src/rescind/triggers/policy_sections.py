@@ -11,7 +11,8 @@ from rescind.config import POLICY_KEY, Config
 from rescind.model.signal import SignalKind
 from rescind.triggers.known import config_type, detector_names, detector_of
 from rescind.triggers.marked import KEY_SHOWN_MAX, BadLine, Document, Entry, fail, is_empty, line_of, refuse_unknown
-from rescind.triggers.policy import Fleet, Limits, Mode, Outage, Policy, Rule
+from rescind.triggers.outage import OutageConfig
+from rescind.triggers.policy import Fleet, Limits, Mode, Policy, Rule
 from rescind.triggers.policy_rules import BUILT_IN, RuleReader, read_mode
 
 APPROVALS_MAX = 200
@@ -62,7 +63,9 @@ class _Reader:
             mode=mode,
             require_approval=self._approvals(sections["require_approval"]) if "require_approval" in sections else (),
             fleet=self._struct(sections["fleet"].node, Fleet, "fleet") if "fleet" in sections else Fleet(),
-            outage=self._struct(sections["outage"].node, Outage, "outage") if "outage" in sections else Outage(),
+            outage=self._struct(sections["outage"].node, OutageConfig, "outage")
+            if "outage" in sections
+            else OutageConfig(),
             source=self._name,
         )
 
