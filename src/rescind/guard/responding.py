@@ -20,12 +20,12 @@ from rescind.model.entry import Signalled
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
 from rescind.model.scope import Scope
-from rescind.model.signal import Finding, Signal, SignalKind
+from rescind.model.signal import Finding, Signal
 from rescind.switch.desk import new_order
+from rescind.triggers.deciding import decide_at
 from rescind.triggers.facts import Call
-from rescind.triggers.outage import Cause, Outages
 from rescind.triggers.policy import Decision
-from rescind.triggers.response import Response, Verb
+from rescind.triggers.response import Verb
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
@@ -48,9 +48,7 @@ RETRY_AFTER_S = 30
 class Teller(Protocol):
     """Tells switches what was noticed and done here. Returns at once; what cannot be told in time is dropped, aloud."""
 
-    def tell(
-        self, signal: Signal, own: tuple[Order, ...], wide: tuple[Order, ...], incident: Joined | None
-    ) -> None:
+    def tell(self, signal: Signal, own: tuple[Order, ...], wide: tuple[Order, ...], incident: Joined | None) -> None:
         """Tell one signal.
 
         Args:
@@ -87,8 +85,7 @@ class Responder:
         for finding in found:
             signal = self._signal(finding, call)
             times = run.watch.tally.count(finding) if run.watch is not None else 1
-            decision = watching.policy.decide(signal, run.info, call.action, times=times)
-            decision = _unless_outage(decision, signal, watching.outages, call)
+            decision = decide_at(watching.policy, watching.outages, signal, call, times=times)
             orders = () if decision.shadow else self._contain(decision, signal, run, call)
             joined = self._incident(signal, orders, run) if decision.opens_incident else None
             self._record(signal, decision, run)
@@ -184,27 +181,6 @@ class Responder:
             self._guard.teller.tell(signal, own, tuple(order for order in orders if order not in own), joined)
         if joined is not None and joined.alert:
             logger.warning("incident %s: %s", joined.incident_id, joined.alert)
-
-
-_OF_FAILURES = frozenset(
-    {SignalKind.VERIFICATION_FAILURE, SignalKind.BEHAVIOUR, SignalKind.TOOL_UNCERTAINTY, SignalKind.INCONSISTENCY}
-)
-"""Kinds of signal that a healthy run gives too while a tool is down. Rates are not among them: they trip the tool."""
-
-
-def _unless_outage(decision: Decision, signal: Signal, outages: Outages, call: Call) -> Decision:
-    # V5. What refuses this one call stays; what would contain the run waits until others succeed where it fails.
-    if decision.recoverable or signal.kind not in _OF_FAILURES:
-        return decision
-    if outages.judge(call.action, call.run.run_id, at_s=call.at_s) is not Cause.OUTAGE:
-        return decision
-    kept = tuple(response for response in decision.responses if not response.is_containment)
-    return Decision(
-        rule_name=f"{decision.rule_name}, an outage of {call.action}",
-        responses=kept or (Response(Verb.REPORT),),
-        shadow=decision.shadow,
-        origin=decision.origin,
-    )
 
 
 def a_hold(level: Level, until_s: float, signal: Signal, now_s: float) -> Hold:
