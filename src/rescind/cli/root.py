@@ -18,6 +18,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Contain": {
         "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
         "approvals": ("list|approve…", "what waits for a person's yes or no"),
+        "incidents": ("list|show|close", "what was noticed, done about it, and is held"),
     },
     "Undo": {
         "undo": ("", "show what would be undone; --apply does it"),
@@ -42,6 +43,7 @@ MODULES = {
     "status": "rescind.cli.status:status",
     "contain": "rescind.cli.contain:contain",
     "approvals": "rescind.cli.approvals:approvals",
+    "incidents": "rescind.cli.incidents:incidents",
     "undo": "rescind.cli.undo:undo",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",

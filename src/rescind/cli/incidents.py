@@ -1,0 +1,150 @@
+"""`rescind incidents`: what was noticed, what was done about it, and what is still held."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from rescind.cli.identity import whoami
+from rescind.cli.incident_view import Found, as_json, say_head, say_whole
+from rescind.cli.options import ACTOR_HELP, common, given_store
+from rescind.cli.out import Out
+from rescind.cli.safe import safe
+from rescind.cli.stopping import order_as_json, resume_command
+from rescind.cli.stores import find_store, journal_of, orders_of, quoted_store
+from rescind.cli.words import count_of
+from rescind.clock import SystemClock
+from rescind.containment.incident import close as close_incident
+from rescind.containment.incident import incident_of, list_incidents
+from rescind.errors import UsageError
+from rescind.journal.port import Query
+from rescind.model.entry import RunSnapshot
+from rescind.model.order import OrderSet
+from rescind.recovery.reading import every_entry, the_one_meant
+
+if TYPE_CHECKING:
+    from rescind.containment.timeline import Incident
+    from rescind.journal.port import Journal
+
+_RUNS_READ = 50
+"""Runs whose state is looked for. An incident of more is told from these."""
+
+
+@click.group()
+def incidents() -> None:
+    """What was noticed, what was done about it, what is still held."""
+
+
+@incidents.command("list")
+@click.option("--all", "every", is_flag=True, help="Closed ones, too.")
+@common
+def list_(*, every: bool, out: Out) -> int:
+    """List open incidents, the newest last."""
+    store = find_store(given_store())
+    with journal_of(store) as journal:
+        found = [incident for incident in list_incidents(journal) if every or incident.is_open]
+    if out.json:
+        out.emit({"incidents": [as_json(incident) for incident in found]})
+        return 0
+    for incident in found:
+        say_head(incident, out)
+    if found:
+        out.say()
+        out.say(f"rescind incidents show{quoted_store(store)} ID      what happened, and how to lift what is held")
+    else:
+        out.say("there are no incidents" if every else "no incident is open")
+    return 0
+
+
+@incidents.command()
+@click.argument("incident_id", metavar="ID")
+@click.option("--all", "every", is_flag=True, help="Every signal and every run.")
+@common
+def show(*, incident_id: str, every: bool, out: Out) -> int:
+    """Show one: what is still held, what was noticed, what was ordered. The beginning of its id will do."""
+    store = find_store(given_store())
+    with journal_of(store) as journal:
+        found = _find(journal, store, incident_id)
+    if out.json:
+        out.emit(
+            {
+                "incident": as_json(found.incident, whole=True),
+                "held": [
+                    {**order_as_json(order), "lift": resume_command([order.order_id], store)} for order in found.held
+                ],
+                "lifted": list(found.lifted),
+                "elsewhere": list(found.elsewhere),
+                "snapshots": [
+                    {"run_id": run_id, **msgspec.to_builtins(snapshot)} for run_id, snapshot in found.snapshots
+                ],
+            }
+        )
+        return 0
+    say_whole(found, store, out, every=every)
+    return 0
+
+
+@incidents.command()
+@click.argument("incident_id", metavar="ID")
+@click.option("--note", required=True, metavar="TEXT", help="How it ended.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def close(*, incident_id: str, note: str, actor: str | None, out: Out) -> int:
+    """Close one: what is noticed from now on is a new incident. Nothing that is held is lifted by this."""
+    if not note.strip():
+        raise UsageError("closing an incident takes a note; say with --note how it ended")
+    store = find_store(given_store())
+    with journal_of(store) as journal:
+        meant = _meant(journal, incident_id)
+        incident = close_incident(journal, meant, actor=actor or whoami(), note=note, clock=SystemClock())
+        found = _find(journal, store, meant)
+    out.say(f"{safe(incident.incident_id)} is closed", style="bold")
+    if found.held:
+        out.say(f"closing lifts nothing; still held by {count_of(len(found.held), 'order')}:", style="yellow")
+        for order in found.held:
+            out.say(f"  {safe(order.what)}")
+            out.say(f"    lift  {resume_command([order.order_id], store)}")
+    out.emit({"incident": as_json(incident), "held": [order_as_json(order) for order in found.held]})
+    return 0
+
+
+def _meant(journal: "Journal", text: str) -> str:
+    return the_one_meant(text, (each.incident_id for each in list_incidents(journal)), what="incident")
+
+
+def _find(journal: "Journal", store: Path, text: str) -> Found:
+    incident = incident_of(journal, _meant(journal, text))
+    causes = {incident.incident_id, *(line.ref for line in incident.of("signal"))}
+    noted = [line.ref for line in incident.of("order")]
+    known = _orders(store)
+    related = {order.order_id for order in known.orders if order.cause in causes} | set(noted)
+    held = tuple(order for order in known.standing if order.order_id in related)
+    standing = {order.order_id for order in held}
+    ever = {order.order_id for order in known.orders}
+    found = Found(
+        incident,
+        held=held,
+        lifted=tuple(sorted(related & ever - standing)),
+        elsewhere=tuple(order_id for order_id in noted if order_id not in ever),
+    )
+    return msgspec.structs.replace(found, snapshots=_snapshots(journal, found, related))
+
+
+def _orders(store: Path) -> OrderSet:
+    try:
+        with orders_of(store) as orders:
+            return orders.history()
+    except UsageError:  # a journal without a store of orders
+        return OrderSet()
+
+
+def _snapshots(journal: "Journal", found: Found, orders: set[str]) -> tuple[tuple[str, RunSnapshot], ...]:
+    began: Incident = found.incident
+    since = min([began.opened_at, *(line.at for line in began.timeline)])
+    return tuple(
+        (run_id, entry.event)
+        for run_id in found.runs[:_RUNS_READ]
+        for entry in every_entry(journal, Query(run_id=run_id, since=since))
+        if isinstance(entry.event, RunSnapshot) and entry.event.order_id in orders
+    )

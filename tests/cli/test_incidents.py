@@ -1,0 +1,183 @@
+"""Incidents on the command line, for somebody who has just been woken."""
+
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import Rescind
+from rescind.clock import SystemClock, SystemIds, to_us
+from rescind.containment.incident import note, open_or_join
+from rescind.journal.port import Draft
+from rescind.journal.sqlite import SqliteJournal
+from rescind.model.entry import RunOpened, RunSnapshot
+from rescind.model.level import Level
+from rescind.model.order import Measure
+from rescind.model.scope import Scope
+from rescind.model.signal import Severity, Signal, SignalKind
+from rescind.model.step import RunInfo
+from rescind.switch.desk import new_order, open_store, place_order
+
+HOSTILE = "refunded \x1b[2Jeverything\nincident closed"
+
+
+class Case:
+    """A store in which an agent was noticed, contained and recorded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = folder / ".rescind"
+        self.clock, self.ids = SystemClock(), SystemIds()
+        self.orders = open_store(self.store, create=True)
+        self.journal = SqliteJournal(self.store / "journal.db")
+
+    def notice(self, signal_id: str = "sig-1", detail: str = "101 records in this run, 100 are allowed") -> str:
+        signal = Signal(
+            signal_id=signal_id,
+            kind=SignalKind.BLAST_RADIUS,
+            rule="records_per_run",
+            severity=Severity.CRITICAL,
+            scope=Scope.parse("run:run-1"),
+            detail=detail,
+            facts={"records": 101},
+            noticed_at=datetime.now(UTC),
+            run_id="run-1",
+            step_id="7",
+            source="guard-1",
+        )
+        return open_or_join(self.journal, signal, clock=self.clock, guard_id="guard-1").incident_id
+
+    def contain(self, incident_id: str) -> str:
+        order = new_order(
+            Scope.parse("run:run-1"),
+            Level.HALTED,
+            measure=Measure.QUARANTINE,
+            reason="101 records",
+            actor="policy",
+            cause="sig-1",
+            trigger="blast radius of a run",
+            clock=self.clock,
+            ids=self.ids,
+        )
+        place_order(self.orders, order, clock=self.clock)
+        what = "quarantine at halted on run:run-1 by rule blast radius of a run"
+        note(self.journal, incident_id, "order", order.order_id, what, clock=self.clock, actor="policy")
+        snapshot = RunSnapshot(order_id=order.order_id, level="halted", calls=120, steps=101, in_flight=("run-1/101",))
+        at_us = to_us(datetime.now(UTC))
+        opened = RunOpened(run=RunInfo(run_id="run-1", agent_name="billing-agent"), guard_id="guard-1")
+        self.journal.append([Draft(run_id="run-1", event=event, recorded_at_us=at_us) for event in (opened, snapshot)])
+        return order.order_id
+
+    def close(self) -> None:
+        self.journal.close()
+        self.orders.close()
+
+
+@pytest.fixture
+def case(folder: Path) -> Iterator[Case]:
+    case = Case(folder)
+    yield case
+    case.close()
+
+
+def test_an_open_incident_is_listed_with_what_was_noticed(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice()
+    case.notice("sig-2")
+
+    listed = rescind("incidents", "list")
+
+    assert listed.status == 0
+    assert f"{incident_id}  critical  open  blast_radius.records_per_run run:run-1" in listed.out
+    assert "101 records in this run, 100 are allowed" in listed.out
+    assert "2 signals" in listed.out
+    (incident,) = rescind("incidents", "list", "--json").json["incidents"]
+    assert (incident["incident_id"], incident["severity"], incident["signals"]) == (incident_id, "critical", 2)
+
+
+def test_it_is_shown_with_numbers_orders_and_the_command_that_lifts_what_is_held(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice()
+    order_id = case.contain(incident_id)
+
+    shown = rescind("incidents", "show", incident_id[:8])
+
+    assert "quarantine run:run-1 (halted)" in shown.out
+    assert f"{order_id} by policy, for sig-1, by the rule blast radius of a run" in shown.out
+    assert "run run-1 step 7  records=101  by guard-1" in shown.out
+    assert "run-1  halted, 120 calls, 101 steps, 1 step in flight" in shown.out
+    assert "rescind undo --run run-1" in shown.out
+    (lift,) = [line.partition("lift  ")[2] for line in shown.out.splitlines() if "lift  rescind" in line]
+    lifted = rescind(*shlex.split(lift.replace("…", "it was a test"))[1:])
+    assert lifted.status == 0
+    after = rescind("incidents", "show", incident_id)
+    assert "nothing of it is held any more" in after.out
+    assert f"lifted: {order_id}" in after.out
+
+
+def test_programs_get_the_same(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice()
+    order_id = case.contain(incident_id)
+    note(case.journal, incident_id, "order", "ord_elsewhere", "halted everything", clock=case.clock)
+
+    answer = rescind("incidents", "show", incident_id, "--json").json
+
+    assert [line["what"] for line in answer["incident"]["timeline"]] == ["signal", "alert", "order", "order"]
+    (held,) = answer["held"]
+    assert (held["order_id"], held["lift"].startswith(f"rescind resume {order_id}")) == (order_id, True)
+    assert answer["elsewhere"] == ["ord_elsewhere"]
+    assert [snapshot["run_id"] for snapshot in answer["snapshots"]] == ["run-1"]
+
+
+def test_many_signals_are_a_screen_and_not_a_hundred_lines(rescind: Rescind, case: Case) -> None:
+    for number in range(110):
+        incident_id = case.notice(f"sig-{number}")
+
+    shown, whole = rescind("incidents", "show", incident_id).out, rescind("incidents", "show", incident_id, "--all").out
+
+    assert "and 88 further signals; --all shows them" in shown
+    assert shown.count("run run-1 step 7") == 12
+    assert whole.count("run run-1 step 7") == 100
+
+
+def test_a_closed_incident_says_what_it_leaves_held_and_cannot_be_closed_again(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice()
+    case.contain(incident_id)
+
+    closed = rescind("incidents", "close", incident_id, "--note", "the invoices were right", "--actor", "ann")
+
+    assert closed.status == 0
+    assert "closing lifts nothing; still held by 1 order" in closed.out
+    assert "no incident is open" in rescind("incidents", "list").out
+    assert "closed by ann" in rescind("incidents", "list", "--all").out
+    again = rescind("incidents", "close", incident_id, "--note", "twice")
+    assert again.status == 2
+    assert "was closed by ann" in again.err
+
+
+def test_hostile_text_reaches_no_terminal(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice(detail=HOSTILE)
+    note(case.journal, incident_id, "note", HOSTILE, HOSTILE, clock=case.clock, actor=HOSTILE)
+    for command in (("list",), ("show", incident_id), ("show", incident_id, "--all")):
+        printed = rescind("incidents", *command).out
+        assert "\x1b" not in printed
+        assert "\nincident closed" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("show", "inc_nobody"), "the journal knows no incident 'inc_nobody'"),
+        (("close", "inc_nobody", "--note", "x"), "the journal knows no incident"),
+        (("close", "inc_nobody", "--note", " "), "takes a note"),
+        (("close", "inc_nobody"), "--note"),
+    ],
+)
+def test_a_slip_is_answered_with_a_remedy(rescind: Rescind, case: Case, words: tuple[str, ...], says: str) -> None:
+    answer = rescind("incidents", *words)
+    assert answer.status == 2
+    assert says in answer.err
+
+
+def test_where_nothing_was_noticed_nothing_is_listed(rescind: Rescind, case: Case) -> None:
+    assert "no incident is open" in rescind("incidents", "list").out
+    assert rescind("incidents", "list", "--all", "--json").json == {"incidents": []}
