@@ -29,14 +29,17 @@ def baseline_of(healthy: Iterable[Run], *, labelled: bool) -> Baseline:
 
 
 def behaviour(
-    false_stops_per_1000: int = BehaviourConfig().false_stops_per_1000, *, labelled: bool = True
+    false_stops_per_1000: int = BehaviourConfig().false_stops_per_1000,
+    *,
+    labelled: bool = True,
+    least: Severity = Severity.HIGH,
 ) -> Contender:
     """Our detector with a baseline, whose runs say their workflow or do not."""
 
     def prepare(healthy: Sequence[Run]) -> Stop:
         config = BehaviourConfig(false_stops_per_1000=false_stops_per_1000)
         detector = BehaviourDetector(config, baseline_of(healthy, labelled=labelled))
-        return lambda run: first_finding(detector, run, labelled=labelled)
+        return lambda run: first_finding(detector, run, labelled=labelled, least=least)
 
     return prepare
 
@@ -51,7 +54,9 @@ def classic(_healthy: Sequence[Run]) -> Stop:
     """The three classic signals as breakers over the stream, a run every 30 s: 15 %, 10 %, 3 x within 300 s."""
     detector = RatesDetector(RatesConfig(rule=Rule.WINDOW))
     moments = itertools.count()
-    return lambda run: first_finding(detector, run, labelled=True, began_s=next(moments) * RUN_EVERY_S)
+    return lambda run: first_finding(
+        detector, run, labelled=True, began_s=next(moments) * RUN_EVERY_S, least=Severity.INFO
+    )
 
 
 def classic_per_run(healthy: Sequence[Run]) -> Stop:
@@ -107,16 +112,20 @@ def _pairs(run: Run) -> list[tuple[str, str]]:
     return list(itertools.pairwise(tool for tool, _, _ in run.calls))
 
 
-def first_finding(detector: Detector, run: Run, *, labelled: bool, began_s: float = 0.0) -> int | None:
-    """At which call of a run a detector of ours first says what holds the run, and not only what refuses one call."""
+def first_finding(
+    detector: Detector, run: Run, *, labelled: bool, began_s: float = 0.0, least: Severity = Severity.HIGH
+) -> int | None:
+    """At which call of a run a detector of ours first says something of this severity.
+
+    From `high` on the default policy holds the run; a warning refuses one call, and the run goes on.
+    """
     watch = None
     for number, (call, end) in enumerate(run.facts(labelled=labelled, began_s=began_s), start=1):
         watch = watch or detector.watch(call.run)
         if watch is None:
             return None
-        if any(
-            found is not None and found.severity >= Severity.HIGH for found in (watch.asked(call), watch.ended(end))
-        ):
+        found = watch.asked(call), watch.ended(end)
+        if any(finding is not None and finding.severity >= least for finding in found):
             return number
     return None
 
@@ -127,6 +136,7 @@ OURS = "behaviour, workflow given"
 CONTENDERS: dict[str, Contender] = {
     OURS: behaviour(),
     "behaviour, no workflow": behaviour(labelled=False),
+    "behaviour, warnings counted": behaviour(least=Severity.INFO),
     "behaviour, nothing learned": limits_only,
     "classic signals, breakers": classic,
     "classic signals, per run": classic_per_run,

@@ -2,8 +2,9 @@
 
 Four ways to hold runs out. *Runs*: learn from one half of the healthy runs, judge the other half and half of the
 rogue ones. *Models*: the same with the models halved, so that no model that is judged was learned from. *Tasks*: the
-same with the users' tasks halved, so that all that is judged is of workflows that were never learned. *Each task*: learn
-from all tasks but one, judge that one; all in turn. Halving is repeated with several seeds; the means are reported.
+same with the users' tasks halved, so that all that is judged is of workflows that were never learned. *Each task*:
+learn from all tasks but one, judge that one; all in turn. Halving is repeated with several seeds; the means are
+reported.
 
 Nothing is tuned here: our detector counts its threshold from the healthy runs of the learning half alone.
 
