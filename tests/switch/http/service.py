@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from rescind.model.step import digest_of
 
 RESCIND = str(Path(sys.executable).with_name("rescind"))
 PATIENCE_S = 20.0
@@ -111,6 +113,23 @@ def a_signal(**fields: Any) -> dict[str, Any]:
         "detail": "31 of 100 calls failed",
         "noticed_at": datetime.now(UTC).isoformat(),
     } | fields
+
+
+def an_asking(*, action: str = "pay", arguments: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """What a guard posts to have a call approved."""
+    now = datetime.now(UTC)
+    given = {"to": "ada", "cents": 5} if arguments is None else arguments
+    asked = {
+        "type": "approval_asked",
+        "approval_id": "approval-1",
+        "run": {"run_id": "run-1", "agent_name": "billing-agent", "agent_version": "2.4.0"},
+        "action": action,
+        "arguments": given,
+        "arguments_digest": digest_of(action, given),
+        "because": "payments need a look",
+        "expires_at": (now + timedelta(hours=1)).isoformat(),
+    }
+    return {"asked": asked | fields, "asked_at": now.isoformat()}
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.bank import until
-from switch.http.service import PATIENCE_S, RESCIND, Answer, RunningSwitch, a_signal, running
+from switch.http.service import PATIENCE_S, RESCIND, Answer, RunningSwitch, a_signal, an_asking, running
 
 ROLES = ("agent", "viewer", "operator", "approver", "peer", "verifier")
 
@@ -23,6 +23,10 @@ MAY: dict[str, set[str]] = {
     "GET /v1/peer/records": {"peer"},
     "POST /v1/peer/records": {"peer"},
     "POST /v1/signals": {"agent"},
+    "POST /v1/approvals": {"agent"},
+    "GET /v1/approvals": {"agent", "viewer", "operator", "approver"},
+    "GET /v1/approvals/approval-x": {"agent", "viewer", "operator", "approver"},
+    "POST /v1/approvals/approval-x/decision": {"approver"},
     "POST /v1/verdicts": {"operator", "approver", "verifier"},
 }
 
@@ -46,6 +50,10 @@ def body_for(request: str) -> dict[str, object] | None:
         return a_signal(scope="agent:billing-agent")
     if request == "POST /v1/verdicts":
         return {"scope": "agent:billing-agent", "holds": True, "reason": "all is well"}
+    if request == "POST /v1/approvals":
+        return an_asking()
+    if request == "POST /v1/approvals/approval-x/decision":
+        return {"decision": "approved"}
     return {}
 
 
@@ -71,7 +79,11 @@ def documented(switch: RunningSwitch) -> list[tuple[str, str]]:
 def test_the_description_names_every_request_of_the_table(switch: RunningSwitch) -> None:
     known = {f"{method} {path}" for method, path in documented(switch)}
     for request in MAY:
-        pattern = request.replace("lift-x", "{lift_id}").replace("g-ROLE", "{guard_id}")
+        pattern = (
+            request.replace("lift-x", "{lift_id}")
+            .replace("approval-x", "{approval_id}")
+            .replace("g-ROLE", "{guard_id}")
+        )
         assert pattern in known
 
 

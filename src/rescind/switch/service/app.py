@@ -18,6 +18,8 @@ from rescind.errors import OrdersUnavailable, RescindError
 from rescind.switch.alerts import Alerts
 from rescind.switch.service import answers
 from rescind.switch.service.api import HANDLERS
+from rescind.switch.service.approvals import Approvals
+from rescind.switch.service.approvals_api import HANDLERS as APPROVAL_HANDLERS
 from rescind.switch.service.federation import Federation
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.openapi import add_streams
@@ -53,8 +55,9 @@ class SwitchApp:
     ) -> None:
         self._streams = Streams(board, upkeep, clock, streams_max)
         self.acknowledge = self._streams.acknowledge
+        approvals = Approvals(board, clock)
         self._rest = _litestar(
-            board, federation, alerts, signals, Limit(rate=REQUEST_RATE, burst=REQUEST_BURST, clock=clock)
+            board, federation, alerts, signals, approvals, Limit(rate=REQUEST_RATE, burst=REQUEST_BURST, clock=clock)
         )
 
     async def __call__(self, scope: answers.Scope, receive: answers.Receive, send: answers.Send) -> None:
@@ -91,7 +94,14 @@ def _replay(body: bytes, receive: answers.Receive) -> answers.Receive:
     return replayed
 
 
-def _litestar(board: Switchboard, federation: Federation, alerts: Alerts, signals: Signals, limits: Limit) -> Litestar:
+def _litestar(
+    board: Switchboard,
+    federation: Federation,
+    alerts: Alerts,
+    signals: Signals,
+    approvals: Approvals,
+    limits: Limit,
+) -> Litestar:
     def caller_of(request: AnyRequest) -> Caller:
         return board.caller(request.headers.get("authorization", ""), request.client.host if request.client else "")
 
@@ -100,12 +110,13 @@ def _litestar(board: Switchboard, federation: Federation, alerts: Alerts, signal
         return app.openapi_schema.to_schema()
 
     app = Litestar(
-        [*HANDLERS, *SIGNAL_HANDLERS, describe],
+        [*HANDLERS, *SIGNAL_HANDLERS, *APPROVAL_HANDLERS, describe],
         dependencies={
             "board": Provide(lambda: board, sync_to_thread=False),
             "federation": Provide(lambda: federation, sync_to_thread=False),
             "alerts": Provide(lambda: alerts, sync_to_thread=False),
             "signals": Provide(lambda: signals, sync_to_thread=False),
+            "approvals": Provide(lambda: approvals, sync_to_thread=False),
             "limits": Provide(lambda: limits, sync_to_thread=False),
             "caller": Provide(caller_of, sync_to_thread=False),
         },

@@ -11,6 +11,9 @@ import msgspec
 
 from rescind.model.order import Consent, Lift, LiftRule, Order, OrderSet
 from rescind.model.scope import Scope
+from rescind.switch.approval_wire import Asked, Ruled
+from rescind.switch.service.approval_book import ApprovalBook
+from rescind.switch.service.records import Content
 
 V = TypeVar("V")
 
@@ -39,6 +42,7 @@ class Book:
             rule: How many consents a lift needs.
         """
         self.rule = rule
+        self.approvals = ApprovalBook()
         self._orders: dict[str, list[Order]] = {}
         self._lifts: dict[str, list[Lift]] = {}
         self._consents: dict[str, list[Consent]] = {}
@@ -47,7 +51,7 @@ class Book:
         self._of_scope: dict[Scope, dict[str, None]] = {}
         self._standing: tuple[Order, ...] | None = ()
 
-    def take_up(self, content: Order | Lift | Consent) -> Change:
+    def take_up(self, content: Content) -> Change:
         """Add what a record says; what that changes for guards. The same record again changes nothing."""
         match content:
             case Order():
@@ -58,6 +62,9 @@ class Book:
             case Consent():
                 _add(self._consents, content.lift_id, content)
                 return self._lift(content.lift_id)
+            case Asked() | Ruled():
+                self.approvals.take_up(content)
+                return Change()
 
     @property
     def standing(self) -> tuple[Order, ...]:

@@ -9,9 +9,10 @@ from rescind.clock import Clock, IdSource, from_us
 from rescind.model.level import Level
 from rescind.model.order import Consent, Lift, Order
 from rescind.model.scope import Scope
+from rescind.switch.approval_wire import Asked, Ruled
 from rescind.switch.service.book import Book
 from rescind.switch.service.problems import Refused
-from rescind.switch.service.records import Record, canonical
+from rescind.switch.service.records import Content, Record, canonical
 from rescind.switch.service.tokens import Caller, Role
 from rescind.switch.wire import IDS_MAX, TEXT_LENGTH_MAX, LiftDoc, OrderDoc, measure_of, utc
 
@@ -129,7 +130,7 @@ class Intake:
             raise Refused(400, str(error)) from error
 
 
-def understood(record: Record) -> Order | Lift | Consent:
+def understood(record: Record) -> Content:
     """What a record of another switch says, by the same rules as for requests.
 
     Raises: ValueError, if it cannot be understood, or nobody could have asked for it.
@@ -149,6 +150,12 @@ def understood(record: Record) -> Order | Lift | Consent:
                     checked_id(what, given)
                 _refuse_long(content.person)
                 _check_ids(content.order_ids)
+            case Asked(asked=asked):
+                checked_id("approval_id", asked.approval_id)
+                _refuse_long(asked.action, asked.because, str(asked.target), asked.run.agent)
+            case Ruled(decided=decided):
+                checked_id("approval_id", decided.approval_id)
+                _refuse_long(content.person, decided.actor, decided.note)
     except Refused as error:
         raise ValueError(str(error)) from error
     return content

@@ -35,7 +35,7 @@ LEDGER = database.Kind(
     "a switch's ledger",
     0x72737731,  # "rsw1"
     "rescind.switch.service",
-    ("schema/001_switch.sql", "schema/002_verifiers.sql"),
+    ("schema/001_switch.sql", "schema/002_verifiers.sql", "schema/003_approvals.sql"),
 )
 
 _SINCE = "SELECT sequence, kind, subject, body FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?"

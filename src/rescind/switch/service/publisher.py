@@ -13,11 +13,11 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.errors import OrdersUnavailable
-from rescind.model.order import Consent, Lift, LiftRule, Order
+from rescind.model.order import LiftRule
 from rescind.switch.service.book import Book, Change
 from rescind.switch.service.hub import Hub
 from rescind.switch.service.ledger import Appended, Entry, Ledger
-from rescind.switch.service.records import Record, record_of
+from rescind.switch.service.records import Content, Record, record_of
 from rescind.switch.service.writer import Writer
 from rescind.switch.wire import BeatEvent, LiftEvent, OrderEvent, SetEvent, order_doc, sse
 
@@ -119,7 +119,7 @@ def _event(sequence: int, change: Change) -> bytes:
     return sse("lift", LiftEvent(sequence=sequence, order_ids=change.lifted), sequence=sequence)
 
 
-def _understood(record: Record) -> Order | Lift | Consent:
+def _understood(record: Record) -> Content:
     try:
         return record.content
     except ValueError as error:

@@ -6,9 +6,14 @@ from datetime import datetime
 import msgspec
 
 from rescind.model.order import Consent, Lift, Order
+from rescind.switch.approval_wire import Asked, Ruled
 from rescind.switch.wire import LiftDoc, OrderDoc, lift_doc, lift_of, order_doc, order_of, utc
 
 ORDER, LIFT, CONSENT = "order", "lift", "consent"
+APPROVAL, DECISION = "approval", "decision"
+
+Content = Order | Lift | Consent | Asked | Ruled
+"""What a record says."""
 
 
 class ConsentDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,11 +27,11 @@ class ConsentDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """An order, a lift or a consent in its lasting form.
+    """An order, a lift, a consent, what was asked or what was decided, in its lasting form.
 
     Attributes:
-        kind: `order`, `lift` or `consent`.
-        subject: The id of the order or of the lift.
+        kind: `order`, `lift`, `consent`, `approval` or `decision`.
+        subject: The id of the order, of the lift, or of the approval.
         body: Its document, in JSON that is the same wherever it was encoded.
     """
 
@@ -40,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(f"{self.kind}\n{self.body}".encode()).hexdigest()
 
     @property
-    def content(self) -> Order | Lift | Consent:
+    def content(self) -> Content:
         """What it says. Raises: ValueError (msgspec's errors are ValueErrors), if it cannot be understood."""
         if self.kind == ORDER:
             return order_of(msgspec.json.decode(self.body, type=OrderDoc))
@@ -55,12 +60,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
                 person=doc.person,
                 consented_at=utc("consented_at", doc.consented_at),
             )
+        if self.kind == APPROVAL:
+            return msgspec.json.decode(self.body, type=Asked)
+        if self.kind == DECISION:
+            return msgspec.json.decode(self.body, type=Ruled)
         raise ValueError(f"a record of kind {self.kind!r} comes from a newer switch; upgrade this one")
 
 
-def record_of(content: Order | Lift | Consent) -> Record:
-    """The lasting form of an order, a lift or a consent."""
+def record_of(content: Content) -> Record:
+    """The lasting form of what is to be kept."""
     match content:
+        case Asked():
+            return Record(kind=APPROVAL, subject=content.asked.approval_id, body=_json(content))
+        case Ruled():
+            return Record(kind=DECISION, subject=content.decided.approval_id, body=_json(content))
         case Order():
             return Record(kind=ORDER, subject=content.order_id, body=_json(order_doc(content)))
         case Lift():
@@ -84,5 +97,5 @@ def canonical(record: Record) -> Record:
     return record_of(record.content)
 
 
-def _json(doc: OrderDoc | LiftDoc | ConsentDoc) -> str:
+def _json(doc: OrderDoc | LiftDoc | ConsentDoc | Asked | Ruled) -> str:
     return msgspec.json.encode(doc).decode()

@@ -19,12 +19,13 @@ from rescind.errors import OrdersUnavailable
 from rescind.model.order import Consent, Lift, LiftRule, Order
 from rescind.model.scope import Scope
 from rescind.switch.alerts import Alert, alert_of_lift, alert_of_order
+from rescind.switch.approval_wire import Asked, Ruled
 from rescind.switch.service.documents import Merged
 from rescind.switch.service.intake import ID_LENGTH_MAX, Intake, checked_id, understood
 from rescind.switch.service.ledger import AuditLine, Entry, Ledger, Note
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.publisher import PAGE_MAX, Publisher
-from rescind.switch.service.records import Record, record_of
+from rescind.switch.service.records import Content, Record, record_of
 from rescind.switch.service.registry import Guard, Placement, Registry
 from rescind.switch.service.tokens import Caller, Power, Role, TokenBook
 from rescind.switch.service.writer import Writer
@@ -349,6 +350,21 @@ class Switchboard:
             self.on_records()
         return Merged(switch_id=self.switch_id, new=added, not_understood=tuple(not_understood))
 
+    # --- what is no order ---
+
+    async def keep(self, entry: Entry) -> None:
+        """Keep a record of another kind; on disk and in the book on return, and on its way to other switches.
+
+        To be called within `in_time`: what is on disk must get into the book. Raises: OrdersUnavailable.
+        """
+        appended = await self._publisher.append([entry])
+        if any(each.is_new for each in appended):
+            self.on_records()
+
+    async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do this to its end, even if who asked for it does not wait. Raises: OrdersUnavailable, if it takes long."""
+        return await self._in_time(work)
+
     # --- the disk ---
 
     def _turn(self, name: str) -> asyncio.Lock:
@@ -372,19 +388,30 @@ class Switchboard:
             ) from None
 
 
-def _merged(content: Order | Lift | Consent, origin: str, person: str) -> Entry:
+def _merged(content: Content, origin: str, person: str) -> Entry:
+    record = record_of(content)
     note = Note(
         what="record.merged",
-        subject=content.order_id if isinstance(content, Order) else content.lift_id,
-        actor=content.person if isinstance(content, Consent) else content.actor,
+        subject=record.subject,
+        actor=_actor(content),
         person=person,
         origin=origin,
         detail=_says(content),
     )
-    return Entry(record_of(content), note)
+    return Entry(record, note)
 
 
-def _says(content: Order | Lift | Consent) -> str:
+def _actor(content: Content) -> str:
+    match content:
+        case Order() | Lift():
+            return content.actor
+        case Asked():
+            return content.asked.run.run_id
+        case Consent() | Ruled():
+            return content.person
+
+
+def _says(content: Content) -> str:
     match content:
         case Order():
             origin = f" ({content.origin})" if content.origin else ""
@@ -393,6 +420,10 @@ def _says(content: Order | Lift | Consent) -> str:
             return f"lifts {', '.join(sorted(content.order_ids))}: {content.reason}"
         case Consent():
             return f"consents at {content.switch_id} to lifting {', '.join(sorted(content.order_ids))}"
+        case Asked(asked=asked):
+            return f"asks for {asked.action}: {asked.because}"
+        case Ruled(decided=decided):
+            return f"{decided.decision}: {decided.note}" if decided.note else decided.decision
 
 
 def _is_same_consent(given: Consent, other: Consent) -> bool:
