@@ -70,7 +70,10 @@ def shown(value: object, length_max: int = 80) -> str:
 
     What a terminal must not be given is the terminal's business.
     """
-    text = value if isinstance(value, str) else str(value)
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except (TypeError, ValueError):  # a target whose parts are no texts, a number of too many digits
+        text = f"({type(value).__name__} that cannot be shown)"
     if len(text) > length_max:
         text = text[: length_max - 1] + "…"
     return text.encode(errors="replace").decode()
