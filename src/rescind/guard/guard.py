@@ -409,17 +409,25 @@ class Guard:
 
     # --- the switch ---
 
-    def refresh(self) -> int:
-        """Read the orders of this machine, and let every open run follow them. Returns the stamp now bound, or -1."""
-        self._start_watching()
-        return self._read()
+    def refresh(self, run: Run | None = None) -> int:
+        """Read the orders of this machine, and let every open run follow them. Returns the stamp now bound, or -1.
 
-    def _read(self) -> int:
+        Args:
+            run: One that has to follow even if nothing has changed: it has just begun, or knows that it is behind.
+        """
+        self._start_watching()
+        return self._read(run)
+
+    def _read(self, run: Run | None = None) -> int:
         with self._read_lock:
             standing = self._obeyed.look(self.orders)
             with self._refresh_lock:
+                before = self._obeyed.version
                 self._obeyed.read(standing)
-                self._lead()
+                if self._obeyed.version != before:  # with ten thousand runs, leading all of them for each is too much
+                    self._lead()
+                elif run is not None:
+                    run.follow(self._obeyed)
                 return self._obeyed.stamp
 
     def take_up(self, orders: "tuple[Order, ...]") -> frozenset[str]:

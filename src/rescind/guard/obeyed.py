@@ -28,6 +28,7 @@ class Obeyed:
         page: The shared page of this machine's orders; `page[0]` is their stamp.
         stamp: The one under which they were read; `NEVER_SETTLED` if they must be read again on every call.
         fault: Why they cannot be read; empty if they can.
+        version: Moves whenever what runs are to follow has changed.
         lease: Until when the switches let the guard go on; for ever, if it follows none.
     """
 
@@ -36,6 +37,7 @@ class Obeyed:
         self.lease = lease
         self.page: Sequence[int] = (0,)
         self.stamp, self.fault = NEVER_SETTLED, ""
+        self.version = 0
         self._here: tuple[Order, ...] = ()
         self._elsewhere: tuple[Order, ...] = ()
         self._compiled = Compiled(())
@@ -57,16 +59,24 @@ class Obeyed:
         """Take up what was seen to stand on this machine."""
         if isinstance(look, str):
             # What stood goes on standing; what may have been added since is unknown, so writes are refused (G2).
-            self.stamp, self.fault = NEVER_SETTLED, look
+            self._settle(NEVER_SETTLED, look)
             return
-        standing, self.page = look
+        standing, page = look
+        if page is not self.page:
+            self.page = page
+            self.version += 1
         stamp = standing.stamp if standing.settled else NEVER_SETTLED
         if NEVER_SETTLED < stamp < self.stamp:
             return  # a signal's handler has read newer ones meanwhile
-        self.stamp, self.fault = stamp, ""
+        self._settle(stamp, "")
         if standing.orders != self._here:
             self._here = standing.orders
             self._compile()
+
+    def _settle(self, stamp: int, fault: str) -> None:
+        if (stamp, fault) != (self.stamp, self.fault):
+            self.stamp, self.fault = stamp, fault
+            self.version += 1
 
     def hear(self, orders: Iterable["Order"]) -> None:
         """Take up what stands at the switches now."""
@@ -79,3 +89,4 @@ class Obeyed:
 
     def _compile(self) -> None:
         self._compiled = Compiled((*self._here, *self._elsewhere))
+        self.version += 1

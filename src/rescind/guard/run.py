@@ -323,7 +323,7 @@ class Run:
     def _admit_run(self) -> None:
         # A run may begin wherever reads may; its allowlist is about calls and has no say here.
         try:
-            self.guard.refresh()
+            self.guard.refresh(self)
             if self.info.ancestors:
                 self._begin_below()
             silence = self._lease.level_at(self._boot_s())
@@ -358,7 +358,7 @@ class Run:
         if self._closed:
             raise UsageError(f"{action} was called in run {self.run_id}, which is over; open a new run")
         if self._halt is None and self._page[0] != self.view.stamp:
-            self.guard.refresh()
+            self.guard.refresh(self)
             self.guard.wait_for_switch()  # after a fork, or a guard that was closed and goes on all the same
         view = self.view
         verdict = (
