@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rescind.guard.holding import Hold
     from rescind.guard.responding import Teller
     from rescind.guard.watching import Watching
-    from rescind.model.entry import ApprovalAsked, StepRef
+    from rescind.model.entry import StepRef
     from rescind.model.order import Order
     from rescind.model.scope import Scope, Subject
     from rescind.switch.client.subscription import Subscription
@@ -95,7 +95,11 @@ class Guard:
         self.spawning: set[str] = set()  # actions that start further runs
         self._scope_holds: tuple[tuple[Scope, Hold], ...] = ()
         self.approval = approval or ApprovalConfig()
-        self.decider: Decider | None = _Undecided() if self._switch.urls else None
+        self.decider: Decider | None = None  # the journal of this machine tells, if there are no switches
+        if self._switch.urls:
+            from rescind.switch.client.approvals import SwitchDecider  # with HTTP, for those who follow any
+
+            self.decider = SwitchDecider(self._switch, token, self.clock)
         self.approval_reason: Callable[[str], str] = _no_reason
         """Why a call of this action needs a person's approval, whatever is ordered; empty if it needs none."""
         self._tools: dict[str, WriteTool | ReadTool] = {}
@@ -556,11 +560,6 @@ class Guard:
             self._subscription.abandon()
         if watch is not None:
             watch.abandon()
-
-
-class _Undecided:
-    def decision(self, asked: "ApprovalAsked") -> None:
-        return None
 
 
 def _no_reason(_action: str) -> str:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from builders import a_lift, an_order
-from rescind.config import SwitchConfig
+from rescind.config import NO_WAITING, SwitchConfig
 from rescind.errors import CallDenied, ConfigError, OutcomeNotRecorded, RunHalted
 from rescind.guard.guard import Guard
 from rescind.model.level import Level
@@ -38,7 +38,7 @@ class Desk:
 
     def __init__(self, store: Path, *urls: str, token: str = "sesame", **settings: Any) -> None:
         settings = {"lease_ttl_s": TTL_S, "start_within_s": 5.0} | settings
-        self.guard = Guard.at(store, switch=SwitchConfig(urls=urls, **settings), token=token)
+        self.guard = Guard.at(store, switch=SwitchConfig(urls=urls, **settings), token=token, approval=NO_WAITING)
         self.effects: list[str] = []
 
         @self.guard.read("price.get")
