@@ -28,13 +28,21 @@ def load_guard(app: str) -> Guard:
         raise UsageError(f"--app {app!r} is a file, and --app takes a module: leave out .py, such as `--app {dotted}`")
     if not module_name or any(not part.isidentifier() for part in module_name.split(".")):
         raise UsageError(f"--app {app!r} is no module; give {WHAT_APP_IS}")
-    module = _imported(module_name)
+    module = import_program(module_name)
     guard = _named_guard(module, guard_name) if guard_name else _only_guard(module)
     guard.check()
     return guard
 
 
-def _imported(name: str) -> ModuleType:
+def import_program(name: str, *, said: str = "--app") -> ModuleType:
+    """A module of the user's, imported from the current folder as its owner would.
+
+    Args:
+        name: Its dotted name.
+        said: Where it was named, for messages.
+
+    Raises: UsageError, which names the place and the remedy.
+    """
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -43,23 +51,23 @@ def _imported(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(
-                f"--app: there is no module {error.name!r} here or among the installed ones. Looked in {here} first; "
+                f"{said}: there is no module {error.name!r} here or among the installed ones. Looked in {here} first; "
                 "run the command where your program runs, in its environment"
             ) from error
-        raise _broken(name, error) from error
+        raise _broken(name, error, said) from error
     except UsageError:
         raise  # an action declared twice, for example; it names its own place
     except (Exception, SystemExit) as error:  # whatever a program of somebody else's may raise
-        raise _broken(name, error) from error
+        raise _broken(name, error, said) from error
 
 
-def _broken(name: str, error: BaseException) -> UsageError:
+def _broken(name: str, error: BaseException, said: str) -> UsageError:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
     if isinstance(error, SyntaxError):
         where = f" at {error.filename}:{error.lineno}"
     return UsageError(
-        f"--app: importing {name} failed{where}: {type(error).__name__}: {safe(error)}. "
+        f"{said}: importing {name} failed{where}: {type(error).__name__}: {safe(error)}. "
         f"Does `python -c 'import {name}'` work here? The module must be importable without side effects"
     )
 

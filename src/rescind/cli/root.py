@@ -15,8 +15,12 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("", "what stands, who obeys it, what is in flight"),
         "supervise": ("-- CMD…", "run an agent in any language; kill it if halted"),
     },
+    "Detect": {
+        "verdict": ("SCOPE|RUN[/STEP]", "say whether it is as it should be"),
+    },
     "Contain": {
         "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
+        "queues": ("watch|list|reconcile", "hold jobs back in their queues"),
         "approvals": ("list|approve…", "what waits for a person's yes or no"),
         "incidents": ("list|show|close", "what was noticed, done about it, and is held"),
     },
@@ -41,7 +45,9 @@ MODULES = {
     "stop": "rescind.cli.stop:stop",
     "resume": "rescind.cli.resume:resume",
     "status": "rescind.cli.status:status",
+    "verdict": "rescind.cli.verdict:verdict",
     "contain": "rescind.cli.contain:contain",
+    "queues": "rescind.cli.queues:queues",
     "approvals": "rescind.cli.approvals:approvals",
     "incidents": "rescind.cli.incidents:incidents",
     "undo": "rescind.cli.undo:undo",

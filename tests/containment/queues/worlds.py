@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
+
 from rescind.containment.queues.celery_redis import CeleryQueue
 from rescind.containment.queues.port import JobOwner, QueuePort
 from rescind.containment.queues.sql_jobs import SqlJobs
