@@ -18,6 +18,9 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Detect": {
         "verdict": ("SCOPE|RUN[/STEP]", "say whether it is as it should be"),
     },
+    "Detect": {
+        "verdict": ("SCOPE|RUN[/STEP]", "say whether it is as it should be"),
+    },
     "Contain": {
         "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
         "queues": ("watch|list|reconcile", "hold jobs back in their queues"),
@@ -45,6 +48,7 @@ MODULES = {
     "stop": "rescind.cli.stop:stop",
     "resume": "rescind.cli.resume:resume",
     "status": "rescind.cli.status:status",
+    "verdict": "rescind.cli.verdict:verdict",
     "verdict": "rescind.cli.verdict:verdict",
     "contain": "rescind.cli.contain:contain",
     "queues": "rescind.cli.queues:queues",
