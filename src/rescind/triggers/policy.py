@@ -67,6 +67,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
             and self.scope.covers(run.subject, action or None)
         )
 
+    def covers(self, other: "Rule") -> bool:
+        """Whether this rule, standing before the other one, leaves it nothing to answer."""
+        is_wider = self.signal in (EVERY_SIGNAL, other.signal, other.signal.partition(".")[0])
+        everybody = set(self.scope.terms) <= set(other.scope.terms)
+        return is_wider and everybody and self.severity <= other.severity and self.times <= other.times
+
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy does about one signal.

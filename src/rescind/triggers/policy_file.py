@@ -23,6 +23,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from rescind.config import load_settings
 from rescind.errors import ConfigError
 from rescind.triggers.marked import TEXT_BYTES_MAX, BadLine, Document
 from rescind.triggers.policy import Policy
@@ -39,6 +40,15 @@ def load_policy(path: str | Path) -> Policy:
     """
     source = Path(path)
     return read_policy(_read(source), name=str(source))
+
+
+def policy_in_force(path: str | Path | None = None) -> Policy:
+    """The policy of a file; else of the nearest `rescind.yaml` from here upwards, as a guard finds it; else built in.
+
+    Raises: ConfigError.
+    """
+    source = Path(path) if path is not None else load_settings().source
+    return default_policy() if source is None else load_policy(source)
 
 
 def default_policy() -> Policy:

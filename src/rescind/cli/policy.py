@@ -1,0 +1,82 @@
+"""`rescind policy`: what is looked for, what is done about it, and how a change of that is tried before it is made."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from rescind.cli.options import common
+from rescind.cli.out import Out
+from rescind.cli.policy_explain import explain
+from rescind.cli.policy_test import test
+from rescind.cli.safe import safe
+from rescind.cli.words import count_of
+
+if TYPE_CHECKING:
+    from rescind.triggers.policy import Policy
+
+FILE_HELP = "FILE is a rescind.yaml or a policy by itself; without it, the nearest rescind.yaml from here upwards."
+
+
+@click.group()
+def policy() -> None:
+    """What is looked for, and what is done then: try, show and check it."""
+
+
+@policy.command(epilog=FILE_HELP)
+@click.argument("file", type=click.Path(), required=False)
+@common
+def show(*, file: str | None, out: Out) -> int:
+    """Print the whole policy in force, and where each line of it comes from.
+
+    What is built in is printed as comments, so that what is printed is a policy that decides the same.
+    """
+    from rescind.cli.policy_view import as_json, lines_of
+    from rescind.triggers.policy_file import policy_in_force
+
+    found = policy_in_force(file)
+    out.emit(as_json(found))
+    if not out.json:
+        for line in lines_of(found):
+            out.say(line)
+    return 0
+
+
+@policy.command(epilog=FILE_HELP)
+@click.argument("file", type=click.Path(), required=False)
+@common
+def check(*, file: str | None, out: Out) -> int:
+    """Say whether a policy can be used, and what in it has no effect. Exit status 2 for one that cannot."""
+    from rescind.triggers.policy_file import policy_in_force
+
+    found = policy_in_force(file)
+    remarks = remarks_on(found)
+    own = [name for name, limits in found.limits.items() if limits.written or limits.config is None]
+    what = f"{count_of(len(found.rules), 'rule')}, own limits for {', '.join(own) or 'nothing'}"
+    out.say(f"{safe(found.source) or 'no file, so the built-in policy'}: {safe(what)}")
+    for remark in remarks:
+        out.say(f"  {safe(remark)}", style="yellow")
+    out.emit({"source": found.source, "rules": len(found.rules), "limits": own, "remarks": remarks})
+    return 0
+
+
+def remarks_on(found: "Policy") -> list[str]:
+    """What in a policy has no effect, or less than one may think; one line each, to be made safe."""
+    from rescind.triggers.policy import EVERY_SIGNAL, Mode
+
+    remarks: list[str] = []
+    if found.mode is Mode.SHADOW:
+        remarks.append("mode is shadow: every rule reports, and none acts")
+    for index, rule in enumerate(found.rules):
+        wider = next((each for each in found.rules[:index] if each.covers(rule)), None)
+        if wider is not None:
+            remarks.append(f"{rule.origin}: never reached, since the rule of {wider.origin} matches all that it does")
+    for name, limits in found.limits.items():
+        if limits.config is None:
+            remarks.append(f"{name} is off: nothing is looked for there")
+    if any(rule.signal == EVERY_SIGNAL and not rule.scope.terms and rule.times == 1 for rule in found.rules):
+        remarks.append("a rule for every signal of everybody stands before all built-in rules")
+    return remarks
+
+
+policy.add_command(test)
+policy.add_command(explain)
