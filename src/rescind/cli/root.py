@@ -16,9 +16,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "supervise": ("-- CMD…", "run an agent in any language; kill it if halted"),
     },
     "Detect": {
-        "verdict": ("SCOPE|RUN[/STEP]", "say whether it is as it should be"),
-    },
-    "Detect": {
+        "policy": ("test|show|check…", "what is looked for, and what is done then"),
         "verdict": ("SCOPE|RUN[/STEP]", "say whether it is as it should be"),
     },
     "Contain": {
@@ -49,7 +47,7 @@ MODULES = {
     "resume": "rescind.cli.resume:resume",
     "status": "rescind.cli.status:status",
     "verdict": "rescind.cli.verdict:verdict",
-    "verdict": "rescind.cli.verdict:verdict",
+    "policy": "rescind.cli.policy:policy",
     "contain": "rescind.cli.contain:contain",
     "queues": "rescind.cli.queues:queues",
     "approvals": "rescind.cli.approvals:approvals",
