@@ -15,6 +15,8 @@ COMMANDS = [
     ("undo",),
     *(("review", name) for name in ("list", "show", "resolve")),
     *(("approvals", name) for name in ("list", "show", "approve", "deny")),
+    *(("incidents", name) for name in ("list", "show", "close")),
+    ("verdict",),
     *(("audit", name) for name in ("verify", "log", "orders", "export", "import", "seal")),
 ]
 
