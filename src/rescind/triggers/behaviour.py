@@ -1,7 +1,11 @@
 """A run that behaves as no healthy one does: it retries, turns in circles, goes on and on, or does what others do not.
 
-The first four rules need nothing learned. Each has a bound, speaks when the bound is passed, and again each time the
-count has doubled (law D5). `unlike_baseline` judges by what was learned, and without a baseline it says nothing.
+The first four rules need nothing learned. Each has a bound; what is beyond it is found at each call, and makes a signal
+when the bound is passed and each time the count has doubled (law D5). `unlike_baseline` judges by what was learned, and
+without a baseline it says nothing.
+
+A call has one answer. Limits answer before `unlike_baseline`, which may be in shadow while they refuse; what was found
+besides is not lost, but said at the next occasion.
 """
 
 import msgspec
@@ -65,8 +69,7 @@ class BehaviourWatch:
     __slots__ = (
         "_detector",
         "_failures",
-        "_next_mutations",
-        "_next_steps",
+        "_later",
         "_older",
         "_recent",
         "_run_id",
@@ -79,9 +82,9 @@ class BehaviourWatch:
         """Nothing has been seen yet."""
         self._detector, self._run_id = detector, run.run_id
         self.steps = self.mutations = 0
-        self._next_steps, self._next_mutations = detector.config.steps_max, detector.config.mutations_max
         unlike = detector.unlike
         self._unlike: UnlikeWatch | NewWorkflowWatch | None = unlike.watch(run) if unlike is not None else None
+        self._later: tuple[Finding, ...] | None = None
         self._recent: dict[int, int] | None = None
         self._older: dict[int, int] | None = None
         self._failures: dict[str, list[int]] | None = None  # by action: in a row, and at how many it is said next
@@ -94,15 +97,36 @@ class BehaviourWatch:
         repeats = self._count_repeats(call) if call.repeats else None
         retries = self._look_at_failures(call) if self._failures else None
         unlike = self._unlike.asked(call) if self._unlike is not None else None
-        return unlike or retries or repeats or mutations or steps
+        if steps is None and mutations is None and repeats is None and retries is None and self._later is None:
+            return unlike
+        limits = [each for each in (retries, repeats, mutations, steps) if each is not None]
+        limits.sort(key=_is_again)
+        return self._first_of([*limits, *([unlike] if unlike is not None else ())])
+
+    def _first_of(self, found: list[Finding]) -> Finding | None:
+        """The first, or what was found earlier and not said yet. The rest that is new is kept for later."""
+        waiting = [*found[1:], *(self._later or ())]
+        if not found and waiting:
+            found, waiting = waiting, waiting[1:]
+        # By rule: what was found twice before it could be said has become worse, and the worse one is said.
+        later = {each.rule: each for each in reversed(waiting) if not each.again}
+        self._later = tuple(later.values()) or None
+        return found[0] if found else None
 
     def ended(self, end: End) -> Finding | None:
-        """Remember whether it failed. What follows from that is said when it is asked for again."""
+        """Remember whether it failed; what follows from that is said when it is asked for again.
+
+        Returns: What was found earlier and not said yet.
+        """
+        self._note_end(end)
+        return self._first_of([]) if self._later is not None else None
+
+    def _note_end(self, end: End) -> None:
         action, failures = end.call.action, self._failures
         if type(end.outcome) is Completed:
             if failures:
                 failures.pop(action, None)
-            return None
+            return
         if failures is None:
             failures = self._failures = {}
         known = failures.get(action)
@@ -110,7 +134,6 @@ class BehaviourWatch:
             known[0] += 1
         elif len(failures) < REMEMBERED_MAX:
             failures[action] = [1, self._detector.config.retries_max]
-        return None
 
     def _count_repeats(self, call: Call) -> Finding | None:
         # The digest's hash, for a digest kept alive takes four times the room; in 64 bits, two of them never meet.
@@ -123,41 +146,46 @@ class BehaviourWatch:
             recent = self._recent
         recent[key] = count = count + 1
         bound = self._detector.config.repeats_max
-        if not _has_doubled(count - 1, bound):
+        if count <= bound:
             return None
         what = shown(f"{call.action} on {call.target}" if call.target else call.action)
         detail = f"{what}: the same call {count} times in this run, {bound} are allowed"
-        return self._finding("repeated_call", call.writes, detail, count, bound, call.action)
+        again = not _has_doubled(count - 1, bound)
+        return self._finding("repeated_call", call.writes, detail, count, bound, again=again, action=call.action)
 
     def _look_at_failures(self, call: Call) -> Finding | None:
         known = self._failures.get(call.action) if self._failures else None
-        if known is None or known[0] < known[1]:
+        bound = self._detector.config.retries_max
+        if known is None or known[0] < bound:
             return None
-        count, bound = known[0], self._detector.config.retries_max
-        known[1] = 2 * max(count, known[1])
+        count, again = known[0], known[0] < known[1]
+        if not again:
+            known[1] = 2 * count
         detail = f"{shown(call.action)} is asked for again after {count} failures in a row, {bound} are the limit"
-        return self._finding("retries", call.writes, detail, count, bound, call.action)
+        return self._finding("retries", call.writes, detail, count, bound, again=again, action=call.action)
 
     def _count_mutation(self) -> Finding | None:
         self.mutations = count = self.mutations + 1
-        if count <= self._next_mutations:
-            return None
-        self._next_mutations = 2 * self._next_mutations
         bound = self._detector.config.mutations_max
-        return self._finding("mutations", True, f"{count} writes in this run, {bound} are allowed", count, bound)
+        if count <= bound:
+            return None
+        detail = f"{count} writes in this run, {bound} are allowed"
+        return self._finding("mutations", True, detail, count, bound, again=not _has_doubled(count - 1, bound))
 
     def _count_step(self) -> Finding | None:
         self.steps = count = self.steps + 1
-        if count <= self._next_steps:
-            return None
-        self._next_steps = 2 * self._next_steps
         bound = self._detector.config.steps_max
-        return self._finding("steps", False, f"{count} calls in this run, {bound} are allowed", count, bound)
+        if count <= bound:
+            return None
+        detail = f"{count} calls in this run, {bound} are allowed"
+        return self._finding("steps", False, detail, count, bound, again=not _has_doubled(count - 1, bound))
 
-    def _finding(self, rule: str, writes: bool, detail: str, count: int, bound: int, action: str = "") -> Finding:
+    def _finding(
+        self, rule: str, writes: bool, detail: str, count: int, bound: int, *, again: bool, action: str = ""
+    ) -> Finding:
         facts: dict[str, object] = {"count": count, "bound": bound}
         if action:
-            facts["action"] = action
+            facts["action"] = shown(action)
         return Finding(
             kind=SignalKind.BEHAVIOUR,
             rule=rule,
@@ -165,7 +193,12 @@ class BehaviourWatch:
             scope=about_run(self._run_id),
             detail=detail,
             facts=facts,
+            again=again,
         )
+
+
+def _is_again(finding: Finding) -> bool:
+    return finding.again
 
 
 def _has_doubled(count: int, bound: int) -> bool:

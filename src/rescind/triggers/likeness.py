@@ -168,14 +168,14 @@ class Counts:
         for place in wide:
             self._view(place).runs += sign
         once: set[object] = set()
-        last = ""
+        last, last_identity = "", 0
         for seen in sketch.calls:
-            if seen.writes:
+            if seen.writes and not _is_same(seen.identity, last_identity):
                 for place in places:
                     self._view(place).add_write(seen, sign, once, place)
                 for place in wide:
                     self._view(place).add_next(last, seen.action, sign)
-                last = seen.action
+                last, last_identity = seen.action, seen.identity
             for place in earlier.places_after(seen.action, seen.identity):
                 self._view(place).runs += sign
                 places.append(place)
@@ -282,7 +282,7 @@ class Earlier:
 class Trail:
     """One run so far, as `Counts` see it."""
 
-    __slots__ = ("earlier", "last", "level", "reached", "views", "workflow")
+    __slots__ = ("_last_identity", "earlier", "last", "level", "reached", "views", "workflow")
 
     def __init__(self, counts: Counts, workflow: str) -> None:
         """A run that has done nothing yet."""
@@ -291,6 +291,7 @@ class Trail:
         self.earlier: list[View] = []
         self.reached = Earlier()
         self.last = ""
+        self._last_identity = 0
         self.level = 0.0
 
     def pass_by(self, counts: Counts, action: str, identity: int) -> None:
@@ -301,9 +302,13 @@ class Trail:
                 self.earlier.append(view)
                 self.views.append(view)
 
-    def wrote(self, action: str, bits: float) -> float:
+    def is_repeated(self, identity: int) -> bool:
+        """Whether a write is the last one once more: a second try, which says nothing about what the run is up to."""
+        return _is_same(identity, self._last_identity)
+
+    def wrote(self, action: str, identity: int, bits: float) -> float:
         """A write has been judged. Returns: the evidence so far, never below that of this write alone."""
-        self.last = action
+        self.last, self._last_identity = action, identity
         self.level = level = max(self.level, 0.0) + bits
         return level
 
@@ -312,6 +317,10 @@ def _is_first(thing: object, once: set[object]) -> bool:
     known = thing in once
     once.add(thing)
     return not known
+
+
+def _is_same(identity: int, last: int) -> bool:
+    return identity != 0 and identity == last
 
 
 def _runs_with(view: View, action: str) -> int:
@@ -382,9 +391,9 @@ def score_of(counts: Counts, sketch: Sketch) -> float:
     """The most evidence that a run ever has against it; 0 if it writes nothing unlikely."""
     trail, most = Trail(counts, sketch.workflow), 0.0
     for seen in sketch.calls:
-        if seen.writes:
+        if seen.writes and not trail.is_repeated(seen.identity):
             bits, _ = counts.evidence(trail, seen.action, seen.values)
-            most = max(most, trail.wrote(seen.action, bits))
+            most = max(most, trail.wrote(seen.action, seen.identity, bits))
         trail.pass_by(counts, seen.action, seen.identity)
     return most
 

@@ -64,19 +64,23 @@ class UnlikeWatch:
 
     def asked(self, call: Call) -> Finding | None:
         """Whether with this write there is too much evidence."""
-        finding = self._judge(call) if call.writes else None
-        if self._trail.reached.wants_more(call.action):
-            identity = self._hasher.of(call.repeats) if call.repeats else 0
-            self._trail.pass_by(self._counts, call.action, identity)
+        identity = self._hasher.of(call.repeats) if call.repeats else 0
+        finding = self._judge(call, identity) if call.writes else None
+        self._trail.pass_by(self._counts, call.action, identity)
         return finding
 
-    def _judge(self, call: Call) -> Finding | None:
-        values = self._hasher.arguments(call, self._counts.telling(call.action))
-        bits, argument = self._counts.evidence(self._trail, call.action, values)
-        level = self._trail.wrote(call.action, bits)
-        if level <= self._next_bits:
+    def _judge(self, call: Call, identity: int) -> Finding | None:
+        trail, argument = self._trail, ""
+        if not trail.is_repeated(identity):
+            values = self._hasher.arguments(call, self._counts.telling(call.action))
+            bits, argument = self._counts.evidence(trail, call.action, values)
+            trail.wrote(call.action, identity, bits)
+        level = trail.level
+        if level <= self.allowed_bits:
             return None
-        self._next_bits = max(2 * level, 1.0)
+        again = level <= self._next_bits
+        if not again:
+            self._next_bits = max(2 * level, 1.0)
         workflow = f" in workflow {shown(self._run.workflow)}" if self._trail.workflow is not None else ""
         what = f" with a new {shown(argument)}" if argument else ""
         detail = (
@@ -84,14 +88,14 @@ class UnlikeWatch:
             f"{level:.1f} bits of evidence, {self.allowed_bits:.1f} are allowed"
         )
         facts: dict[str, Any] = {
-            "action": call.action,
+            "action": shown(call.action),
             "bits": round(level, 2),
             "bits_allowed": round(self.allowed_bits, 2),
             "healthy_runs": self._healthy,
         }
         if argument:
-            facts["argument"] = argument
-        return _finding(self._run, detail, facts)
+            facts["argument"] = shown(argument)
+        return _finding(self._run, detail, facts, again=again)
 
 
 class NewWorkflowWatch:
@@ -114,18 +118,20 @@ class NewWorkflowWatch:
         if len(different) < DIFFERENT_MAX:
             different.add(hash((call.action, str(call.target) if call.target else call.repeats)))
         count = len(different)
-        if count <= self._next:
+        if count <= self._allowed:
             return None
-        self._next = 2 * self._next
+        again = count <= self._next
+        if not again:
+            self._next = 2 * count
         detail = (
             f"{count} different writes in a run of a workflow that was never learned; "
             f"of {self._healthy} healthy runs hardly any made more than {self._allowed}"
         )
         facts: dict[str, Any] = {"count": count, "bound": self._allowed, "healthy_runs": self._healthy}
-        return _finding(self._run, detail, facts)
+        return _finding(self._run, detail, facts, again=again)
 
 
-def _finding(run: RunInfo, detail: str, facts: dict[str, Any]) -> Finding:
+def _finding(run: RunInfo, detail: str, facts: dict[str, Any], *, again: bool) -> Finding:
     return Finding(
         kind=SignalKind.BEHAVIOUR,
         rule=RULE,
@@ -133,4 +139,5 @@ def _finding(run: RunInfo, detail: str, facts: dict[str, Any]) -> Finding:
         scope=about_run(run.run_id),
         detail=detail,
         facts=facts,
+        again=again,
     )
