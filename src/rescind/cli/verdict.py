@@ -28,7 +28,8 @@ WITHIN_S = 3.0
 
 @click.command(
     epilog="""\b
-WHAT is a scope as for `rescind stop`, such as agent:billing-agent@2.4.0, or RUN or RUN/STEP.
+WHAT is a scope as for `rescind stop`, such as agent:billing-agent@2.4.0,
+or RUN, or RUN/STEP.
 
 \b
 Examples:
@@ -37,7 +38,8 @@ Examples:
       --reason "12 of 20 sampled refunds have no order" --fact sampled=20 --fact bad=12
   rescind verdict run_1m7y --good --reason "all totals agree"
 
-What follows is the policy's business, and never gives power back. The same --id twice is one verdict.
+What follows is the policy's business, and never gives power back. The same
+--id twice is one verdict.
 """
 )
 @click.argument("what", metavar="WHAT")
