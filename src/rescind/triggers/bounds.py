@@ -54,7 +54,7 @@ def is_news(said: dict[int, float], what: object, badness: float = 1.0) -> bool:
     if worst is None:
         if len(said) >= SAID_MAX:
             return False  # a run that finds ever new ways to be wrong has been told of often enough
-    elif badness < 2 * worst:
+    elif not badness >= 2 * worst:  # nor for NaN
         return False
     said[key] = badness
     return True
