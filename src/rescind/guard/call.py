@@ -13,6 +13,7 @@ from rescind.guard.arguments import own_copy, record_arguments, record_value, re
 from rescind.guard.asking import use_of
 from rescind.guard.effect import Call, PastStep
 from rescind.guard.gate import AwaitApproval
+from rescind.guard.probing import hand_back
 from rescind.guard.reporting import Collecting
 from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from rescind.guard.run import Run
     from rescind.guard.watching import Asked
+    from rescind.switch.probes import Claim
 
 current_key: ContextVar[str | None] = ContextVar("rescind_idempotency_key", default=None)
 """The idempotency key of the write whose tool is running; a tool may hand it on to the system it calls."""
@@ -79,6 +81,7 @@ class WriteCall:
         self._asked: Asked | None = None  # what detectors were told of it
         self._collecting = Collecting()  # what the tool says of itself
         self._invoked = False
+        self._probe: Claim | None = None  # of open breakers
 
     # --- before the effect ---
 
@@ -95,6 +98,7 @@ class WriteCall:
         awaits = self.run.check_orders(self.action, writes=True)
         if awaits is not None and self.approval is None:
             raise awaits.came_too_late(self.action)
+        self._probe = self.run.claim_probe(self.action)
 
     def check_waiting(self) -> AwaitApproval | None:
         """The gate while it waits for a person: why it still has to; None if it has not any more."""
@@ -232,6 +236,9 @@ class WriteCall:
             self._strand.end(self._ref, self._parents)
         elif self._strand is not None:
             self._strand.forget(self._ref, self._parents)
+        if self._probe is not None:
+            is_good = isinstance(self._outcome, Completed) and self.verified is not False
+            hand_back(self.run.guard, self._probe, succeeded=is_good if self._invoked else None)
         if self._asked is not None and self._outcome is not None and self._invoked:
             self.run.ended(
                 self._asked,

@@ -29,11 +29,11 @@ from rescind.switch.port import LiveRun, Orders
 if TYPE_CHECKING:
     from rescind.guard.asking import Decider
     from rescind.guard.holding import Hold
-    from rescind.guard.responding import Teller
     from rescind.guard.watching import Watching
     from rescind.model.entry import StepRef
     from rescind.model.order import Order
     from rescind.model.scope import Scope, Subject
+    from rescind.switch.client.signals import SignalPoster
     from rescind.switch.client.subscription import Subscription
     from rescind.switch.wire import Report
     from rescind.triggers.policy_file import PolicyFile
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+
+TELL_ON_CLOSE_S = 2.0
+"""How long a guard that is closed waits for switches to take its last signals."""
 
 RUNS_MAX = 100_000
 """Runs one guard holds open. Beyond it a leak is likelier than an intention, and a stop would slow down."""
@@ -91,7 +94,7 @@ class Guard:
         self.in_flight_steps: dict[StepRef, None] = {}
         self.guard_id = self.ids.new_id("guard")
         self.watching: Watching | None = None
-        self.teller: Teller | None = None
+        self.teller: SignalPoster | None = None
         self.spawning: set[str] = set()  # actions that start further runs
         self._scope_holds: tuple[tuple[Scope, Hold], ...] = ()
         self.approval = approval or ApprovalConfig()
@@ -117,6 +120,8 @@ class Guard:
 
             self.watching = Watching(self, policy)
             self.approval_reason = self.watching.approval_reason
+            if self._switch.urls:
+                self.teller = self._new_teller()
         _guards.add(self)
 
     @classmethod
@@ -367,6 +372,13 @@ class Guard:
         """A run is left."""
         self._runs.pop(id(run), None)
 
+    def _new_teller(self) -> "SignalPoster":
+        from rescind.switch.client.asking import Switches
+        from rescind.switch.client.signals import SignalPoster
+
+        switches = Switches(urls=self._switch.urls, token=self._token, ca_file=self._switch.ca_file)
+        return SignalPoster(switches, clock=self.clock)
+
     def hold_runs(self, scope: "Scope", hold: "Hold") -> None:
         """Hold the runs of this process that a scope covers, those to come too, where no order could be placed.
 
@@ -394,6 +406,8 @@ class Guard:
             watch, self._watch, self._watching = self._watch, None, False
             subscription = self._subscription
         self._unsettle()
+        if self.teller is not None:
+            self.teller.flush(TELL_ON_CLOSE_S)
         if subscription is not None:
             subscription.close()
         if watch is not None:
@@ -551,6 +565,8 @@ class Guard:
         self._refresh_lock, self._read_lock = threading.RLock(), threading.RLock()
         self._watch_lock = threading.RLock()
         self.stores.after_fork()
+        if self.teller is not None:
+            self.teller.reset_after_fork()
         if self._switch.urls:
             self.lease.end()  # the parent's; this process must hear a switch itself
         for run in self._runs.values():

@@ -8,7 +8,7 @@ Nothing is placed, opened or refused in shadow.
 
 import logging
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rescind.clock import from_us
 from rescind.containment.incident import Joined, note, open_or_join
@@ -43,21 +43,6 @@ needs the evidence of several guards, and a switch decides."""
 
 RETRY_AFTER_S = 30
 """What a caller is told who may try again later, where no breaker knows better."""
-
-
-class Teller(Protocol):
-    """Tells switches what was noticed and done here. Returns at once; what cannot be told in time is dropped, aloud."""
-
-    def tell(self, signal: Signal, own: tuple[Order, ...], wide: tuple[Order, ...], incident: Joined | None) -> None:
-        """Tell one signal.
-
-        Args:
-            signal: What was noticed.
-            own: Orders about runs of this guard and what they have started: for every machine, at once.
-            wide: Orders that concern other guards too: a switch places them if there is evidence enough.
-            incident: Where it belongs.
-        """
-        ...
 
 
 class Responder:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from rescind.errors import CallDenied, RescindError, UsageError
 from rescind.guard.contained import covered_by_measures, fan_out_blocked, snapshot_of
 from rescind.guard.fallback import Fallback
-from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, View, judge, spent
+from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, Verdict, View, judge, spent
 from rescind.guard.holding import Hold, denied, remaining
 from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
+from rescind.guard.probing import claim, refused_for_now, trips_among, without_trips
 from rescind.guard.refusing import fan_out_refusal, refusal_of
 from rescind.guard.strand import Strand, current_strand, strand_of
 from rescind.journal.port import Draft
 from rescind.model.entry import Refused, RunClosed, RunOpened
 from rescind.model.level import Level
-from rescind.model.order import effective_level
+from rescind.model.order import covering, effective_level
 from rescind.model.scope import unnameable
 from rescind.model.step import RunInfo, parse_agent
 from rescind.switch.port import LiveRun
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rescind.model.order import Order
     from rescind.model.outcome import Outcome
     from rescind.model.step import Target
+    from rescind.switch.probes import Claim
     from rescind.triggers.engine import RunWatch
     from rescind.triggers.facts import ToolReport
 
@@ -291,9 +293,7 @@ class Run:
         """Tell the detectors how it ended. Takes nothing back, and never raises."""
         watching = self.guard.watching
         if watching is not None and self.watch is not None:
-            watching.ended(
-                self, asked, outcome, verified=verified, step_id=step_id, report=report, problem=problem
-            )
+            watching.ended(self, asked, outcome, verified=verified, step_id=step_id, report=report, problem=problem)
 
     def is_spent(self) -> bool:
         """Count a call of a child, and say whether it is one too many: a run cannot spend more by spawning."""
@@ -366,14 +366,43 @@ class Run:
             or self._denied_here(action, writes=writes)
             or judge(view, self._subject, action, writes=writes, limits=self._limits)
         )
+        is_open = isinstance(verdict, Deny) and writes and bool(trips_among(verdict.orders))
+        if is_open:
+            verdict = self._through_breakers(verdict, action)
         if isinstance(verdict, AwaitApproval):
             return verdict
         if not isinstance(verdict, Allow):
             self._refuse(verdict, action)
         if view.orders and action in self.guard.spawning:
             self._refuse_fan_out(action, action)
-        view.passed.add(action)
+        if not is_open:
+            view.passed.add(action)
         return None
+
+    def _through_breakers(self, deny: Deny, action: str) -> Verdict:
+        # Refused by a breaker, whatever else; then by what else holds; and then for as long as there is no probe.
+        view = View(self.view.stamp, without_trips(self.view.orders), self.view.fault)
+        rest = judge(view, self._subject, action, writes=True, limits=self._limits)
+        if not isinstance(rest, Allow | AwaitApproval):
+            return rest
+        return refused_for_now(self.guard, trips_among(deny.orders), deny) or rest
+
+    def claim_probe(self, action: str) -> "Claim | None":
+        """Right before a write's tool runs: the probe that it is, if breakers are open; None if none is.
+
+        Raises: CallDenied, if there is no probe to be had any more.
+        """
+        orders = self.view.orders
+        trips = trips_among(covering(orders, self._subject, action)) if orders else ()
+        if not trips:
+            return None
+        view = View(self.view.stamp, trips)
+        deny = judge(view, self._subject, action, writes=True, limits=Limits())
+        assert isinstance(deny, Deny), "a trip refuses writes"
+        found = claim(self.guard, trips, deny)
+        if isinstance(found, Deny):
+            self._refuse(found, action)
+        return found
 
     def _denied_here(self, action: str, *, writes: bool) -> Deny | None:
         if not self._holds:

@@ -17,7 +17,7 @@ Only trips of this machine's own store are probed and lifted. One that came from
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rescind.clock import from_us
 from rescind.model.order import Lift, Order
@@ -47,6 +47,7 @@ class Claim(NamedTuple):
     rule: ProbeRule
 
 
+@runtime_checkable
 class Probes(Protocol):
     """The probes of one machine. Both stores of orders are one of these too."""
 
