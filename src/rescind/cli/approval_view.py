@@ -61,6 +61,12 @@ def say_what_next(approval_id: str, words: Sequence[str], out: Out) -> None:
         out.say(f"{shell_line('approvals', verb, approval_id, *words):<44} {purpose}")
 
 
+def say_trouble(lines: Sequence[str], out: Out) -> None:
+    """Say which switches did not answer, or did not take it."""
+    for line in lines:
+        out.note(f"  lacks    {line}", style="yellow")
+
+
 def as_json(approval: Approval, now: datetime) -> dict[str, Any]:
     """The approval as it stands in answers."""
     decided = approval.decided

@@ -2,8 +2,8 @@
 
 import click
 
-from rescind.cli.approval_desk import ApprovalDesk, desk_of
-from rescind.cli.approval_view import as_json, say_approval, say_decided, say_what_next
+from rescind.cli.approval_desk import desk_of
+from rescind.cli.approval_view import as_json, say_approval, say_decided, say_trouble, say_what_next
 from rescind.cli.identity import whoami
 from rescind.cli.options import ACTOR_HELP, common, given_places, switches
 from rescind.cli.out import Out
@@ -28,9 +28,10 @@ def list_(*, every: bool, out: Out) -> int:
     now = from_us(SystemClock().now_us())
     with desk_of(given_places()) as desk:
         found = desk.approvals(waiting_only=not every)
-        words = desk.words()
+        words, trouble = desk.words(), desk.trouble
+    say_trouble(trouble, out)
     if out.json:
-        out.emit({"approvals": [as_json(each, now) for each in found]})
+        out.emit({"approvals": [as_json(each, now) for each in found], "trouble": trouble})
         return 0
     for approval in found:
         say_approval(approval, now, out)
@@ -88,13 +89,10 @@ def _decide(approval_id: str, decision: str, note: str, actor: str | None, out: 
     now = from_us(SystemClock().now_us())
     with desk_of(given_places()) as desk:
         approval = desk.decide(approval_id, decision, actor=actor or whoami(), note=note)
-        waiting = _waiting(desk)
+        trouble = desk.trouble
+        waiting = len(desk.approvals(waiting_only=True))
     say_decided(approval, out)
-    if waiting is not None:
-        out.say(f"{count_of(waiting, 'call')} left" if waiting else "nothing else waits for an approval")
-    out.emit({"approval": as_json(approval, now), "waiting": waiting})
+    say_trouble(trouble, out)
+    out.say(f"{count_of(waiting, 'call')} left" if waiting else "nothing else waits for an approval")
+    out.emit({"approval": as_json(approval, now), "waiting": waiting, "trouble": trouble})
     return 0
-
-
-def _waiting(desk: ApprovalDesk) -> int | None:
-    return len(desk.approvals(waiting_only=True))
