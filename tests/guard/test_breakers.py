@@ -1,4 +1,4 @@
-"""A breaker in a guard: what fails too often is refused, admits some probes after its cooldown, and closes by itself."""
+"""A breaker in a guard: what fails too often is refused, then probed, and closes by itself."""
 
 import threading
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 
 from guard.test_watching import Shop
 from rescind.errors import BreakerForcedOpen, BreakerOpen, CallDenied
-from rescind.guard.guard import Guard
 from rescind.model.level import Level
 from rescind.model.order import Measure
 from rescind.model.scope import Scope
@@ -19,6 +18,7 @@ policy:
     rates: {rule: window, minimum_calls: 10, cooldown_seconds: 600, probes: 2, volume_spike_factor: null}
     behaviour: off
     blast_radius: off
+    tool_uncertainty: off
 """
 
 
@@ -134,7 +134,7 @@ def test_a_write_that_does_not_come_to_its_tool_gives_its_probe_back(tmp_path: P
 
 def test_forced_open_is_its_own_state_and_no_probe_closes_it(tmp_path: Path) -> None:
     shop = Shop(tmp_path, POLICY)
-    guard: Guard = shop.guard
+    guard = shop.guard
     order = new_order(
         Scope.parse("action:shelf.put"),
         Level.READ_ONLY,

@@ -1,8 +1,7 @@
 """A guard under a policy: what is found is answered before the call goes on, and what was ordered holds."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +18,9 @@ from rescind.model.signal import SignalKind
 from rescind.switch.memory import MemoryOrders
 from rescind.testing.clock import ManualClock
 from rescind.triggers.policy_file import PolicyFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BLAST = """
 policy:
@@ -163,7 +165,7 @@ def test_a_refusal_is_for_the_model_and_its_reason_for_the_journal(tmp_path: Pat
         for number in range(3):
             shop.put(f"tea {number}")
         for _ in range(3):
-            with pytest.raises(CallDenied, match="was not run: .*Do not retry"):
+            with pytest.raises(CallDenied, match=r"was not run: .*Do not retry"):
                 shop.put("tea 3")
         shop.put("tea 2")
     refusals = [event for event in events_of(shop.guard.journal, run.run_id) if isinstance(event, Refused)]

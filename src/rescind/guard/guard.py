@@ -116,12 +116,7 @@ class Guard:
         self._watching = self._begins_to_watch = False
         self._watch_lock = threading.RLock()
         if policy is not None:
-            from rescind.guard.watching import Watching  # nobody else needs detectors
-
-            self.watching = Watching(self, policy)
-            self.approval_reason = self.watching.approval_reason
-            if self._switch.urls:
-                self.teller = self._new_teller()
+            self._watch_under(policy)
         _guards.add(self)
 
     @classmethod
@@ -372,12 +367,17 @@ class Guard:
         """A run is left."""
         self._runs.pop(id(run), None)
 
-    def _new_teller(self) -> "SignalPoster":
-        from rescind.switch.client.asking import Switches
-        from rescind.switch.client.signals import SignalPoster
+    def _watch_under(self, policy: "PolicyFile") -> None:
+        from rescind.guard.watching import Watching  # nobody else needs detectors
 
-        switches = Switches(urls=self._switch.urls, token=self._token, ca_file=self._switch.ca_file)
-        return SignalPoster(switches, clock=self.clock)
+        self.watching = Watching(self, policy)
+        self.approval_reason = self.watching.approval_reason
+        if self._switch.urls:
+            from rescind.switch.client.asking import Switches
+            from rescind.switch.client.signals import SignalPoster
+
+            switches = Switches(urls=self._switch.urls, token=self._token, ca_file=self._switch.ca_file)
+            self.teller = SignalPoster(switches, clock=self.clock)
 
     def hold_runs(self, scope: "Scope", hold: "Hold") -> None:
         """Hold the runs of this process that a scope covers, those to come too, where no order could be placed.

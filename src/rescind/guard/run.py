@@ -366,9 +366,9 @@ class Run:
             or self._denied_here(action, writes=writes)
             or judge(view, self._subject, action, writes=writes, limits=self._limits)
         )
-        is_open = isinstance(verdict, Deny) and writes and bool(trips_among(verdict.orders))
-        if is_open:
-            verdict = self._through_breakers(verdict, action)
+        is_open = False
+        if isinstance(verdict, Deny) and writes and trips_among(verdict.orders):
+            is_open, verdict = True, self._through_breakers(verdict, action)
         if isinstance(verdict, AwaitApproval):
             return verdict
         if not isinstance(verdict, Allow):
