@@ -35,7 +35,7 @@ or RUN, or RUN/STEP.
 Examples:
   rescind verdict run_1m7y/7 --bad --reason "the invoice has another amount"
   rescind verdict agent:billing-agent@2.4.0 --bad --severity critical \\
-      --reason "12 of 20 refunds have no order" --fact sampled=20 --fact bad=12
+      --reason "12 refunds have no order" --fact sampled=20 --fact bad=12
   rescind verdict run_1m7y --good --reason "all totals agree"
 
 What follows is the policy's business, and never gives power back. The same
