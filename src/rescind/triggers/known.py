@@ -32,6 +32,9 @@ _RULES = {
     SignalKind.ANOMALY_RATE: ("change", "window"),
     SignalKind.SLOW_RATE: ("change", "window"),
     SignalKind.POLICY_VIOLATION: ("action", "target", "amount", "amount_per_run", "tenant", "revoked_lease"),
+    SignalKind.VERIFICATION_FAILURE: ("postcondition", "approved_differs"),
+    SignalKind.TOOL_UNCERTAINTY: ("low_parse", "schema_drift", "partial_failure", "no_receipt", "unknown_outcome"),
+    SignalKind.BUDGET: ("max_steps", "max_tool_calls", "max_seconds", "max_usd"),
     SignalKind.BEHAVIOUR: ("retries", "repeated_call", "steps", "mutations", "unlike_baseline"),
     SignalKind.BLAST_RADIUS: (
         "records_per_run",

@@ -38,8 +38,16 @@ WIDE_MAX = 1_000
 
 SPAWN = "run.spawn"
 
-RECORDED = frozenset({SignalKind.VERDICT, SignalKind.TOOL_UNCERTAINTY, SignalKind.LOST_IDENTITY})
-"""Kinds of signal that come of what no journal holds: they are taken from it as they were given at the time."""
+_NOT_RECORDED: dict[SignalKind, frozenset[str]] = {
+    SignalKind.VERDICT: frozenset(),
+    SignalKind.LOST_IDENTITY: frozenset(),
+    SignalKind.TOOL_UNCERTAINTY: frozenset({"low_parse", "schema_drift", "partial_failure", "no_receipt"}),
+    SignalKind.VERIFICATION_FAILURE: frozenset({"approved_differs"}),
+    SignalKind.BUDGET: frozenset({"max_usd"}),
+    SignalKind.POLICY_VIOLATION: frozenset({"revoked_lease"}),
+}
+"""Signals that come of what no journal holds, by kind and rule, no rule for all: they are taken from it as they were
+given at the time, and what a detector says that lacks its facts does not count."""
 
 MICRO = 1_000_000
 
@@ -51,7 +59,7 @@ class Closed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """A signal of `RECORDED`, as it was given at the time."""
+    """A signal of what the journal does not hold, as it was given at the time."""
 
     run: RunInfo
     signal: Signal
@@ -142,10 +150,15 @@ def _fact(
             if (run_id, event.step_id) in ends:
                 ends[run_id, event.step_id].verified = event.holds
             return None
-        case Signalled(signal) if signal.kind in RECORDED:
+        case Signalled(signal) if _only_recorded(signal.kind, signal.rule):
             return Recorded(entry.run, signal)
         case _:
             return None
+
+
+def _only_recorded(kind: SignalKind, rule: str) -> bool:
+    rules = _NOT_RECORDED.get(kind)
+    return rules is not None and (not rules or rule in rules)
 
 
 def _call(entry: Entry, step: Step) -> Call:
@@ -206,15 +219,14 @@ class Replay:
                 self._outages.ended(fact)
                 watch = self._watch(fact.call.run)
                 refused = self._holding.refuses(fact.call)
-                found = watch.ended(fact)
+                found = (each for each in watch.ended(fact) if not _only_recorded(each.kind, each.rule))
                 return tuple(self._noticed(each, fact.call, watch, fact.at_s, refused=refused) for each in found)
 
     def _asked(self, call: Call) -> tuple[Fired, ...]:
         watch = self._watch(call.run)
         refused = self._holding.refuses(call)
-        fired = tuple(
-            self._noticed(each, call, watch, call.at_s, refused=refused, prevents=True) for each in watch.asked(call)
-        )
+        found = (each for each in watch.asked(call) if not _only_recorded(each.kind, each.rule))
+        fired = tuple(self._noticed(each, call, watch, call.at_s, refused=refused, prevents=True) for each in found)
         if call.writes:
             denied = any(each.decision.refuses_call for each in fired) or self._holding.refuses(call)
             self.writes += 1
