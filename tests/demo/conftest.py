@@ -1,4 +1,4 @@
-"""One telling of the story for all tests that look at what it leaves behind."""
+"""One telling of each story for all tests that look at what it leaves behind."""
 
 import subprocess
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rescind.demo.opening import REPORTS, Opening, make_opening
+from rescind.demo.damage import Damage
+from rescind.demo.opening import REPORTS, WRONGED, Opening, make_opening
 from rescind.demo.truth import Truth, find_truth
 
 RESCIND = "import sys; from rescind.cli import main; sys.exit(main())"
@@ -23,22 +24,39 @@ class Kept:
     stderr: str
 
 
-@pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    folder = tmp_path_factory.mktemp("demo") / "a folder, kept"
+def told(folder: Path, *options: str) -> Kept:
     done = subprocess.run(
-        [sys.executable, "-c", RESCIND, "demo", "--manual-stop", "--json", "--keep", folder],
+        [sys.executable, "-c", RESCIND, "demo", *options, "--json", "--keep", folder],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
     )
     return Kept(folder, done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """The story in which an operator stops the agent."""
+    return told(tmp_path_factory.mktemp("demo") / "a folder, kept", "--manual-stop")
+
+
+@pytest.fixture(scope="session")
+def triggered(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """The story in which the policy stops it."""
+    return told(tmp_path_factory.mktemp("triggered") / "a folder, kept")
 
 
 @pytest.fixture(scope="session")
 def opening(tmp_path_factory: pytest.TempPathFactory) -> Opening:
     folder = tmp_path_factory.mktemp("opening")
     return make_opening(folder / "billing.db", morning=folder / "morning.db")
+
+
+@pytest.fixture(scope="session")
+def damage(opening: Opening) -> Damage:
+    """What the agent does to everybody who has written, if nobody stops it."""
+    everybody = frozenset(opening.wronged)
+    return Damage(changed=WRONGED, charges=WRONGED, cents=2_268_000, mails=WRONGED, customers=everybody)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import pytest
 
 from rescind.demo.crew import FAR, AgentDied, Crew, crew_of
 from rescind.demo.desk import open_desk
+from rescind.demo.mailroom import ROGUE
 from rescind.demo.oncall import NotStopped, OnCall
 from rescind.demo.opening import ACME, GLOBEX, Opening, complain, make_opening
 from rescind.demo.service import switch_of
-from rescind.demo.story import ROGUE
 from rescind.demo.world import World
 
 WORKERS = 40  # this many agents would share the mail; one of them is hired, so that a test takes a second

@@ -3,62 +3,128 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import rescind.demo
+from demo.conftest import Kept
+from rescind.demo.mailroom import ROGUE
+from rescind.demo.opening import WRONGED
+from rescind.demo.policy import EXCERPT, RULE
+from rescind.demo.world import World
 from rescind.errors import UsageError
 
 
-def test_everything_holds_and_the_exit_status_says_so(kept: Any) -> None:
-    assert kept.status == 0, kept.stderr
-    result = json.loads(kept.stdout)
+@pytest.fixture(params=["kept", "triggered"])
+def story(request: pytest.FixtureRequest) -> Kept:
+    found: Kept = request.getfixturevalue(request.param)
+    return found
+
+
+def test_everything_holds_and_the_exit_status_says_so(story: Kept) -> None:
+    assert story.status == 0, story.stderr
+    result = json.loads(story.stdout)
     assert all(result["invariants"].values())
     assert len(result["invariants"]) == 15
     assert result["chain_intact"]
     assert result["writes_after_stop"] == result["bystander_writes_lost"] == 0
 
 
-def test_json_is_the_only_thing_on_stdout_and_has_all_the_numbers(kept: Any) -> None:
-    assert kept.stdout.count("\n") == 1
-    result = json.loads(kept.stdout)
-    stop, undo = result.pop("stop"), result.pop("undo")
+def test_json_is_the_only_thing_on_stdout_and_has_all_the_numbers(story: Kept) -> None:
+    assert story.stdout.count("\n") == 1
+    result = json.loads(story.stdout)
+    stop, undo = result["stop"], result["undo"]
     assert result.keys() == {
         "customers_wronged",
         "guards",
+        "stop",
         "writes_after_stop",
+        "undo",
         "invariants",
         "bystander_writes_lost",
         "chain_intact",
     }
-    assert result["customers_wronged"] == 340
     assert 0 < stop.pop("ms") < 10_000
     assert 0 < undo.pop("ms") < 60_000
-    assert stop == {"by": "operator", "acknowledged": result["guards"], "unknown": 0}
+    assert stop.pop("by") in ("operator", "trigger")
+    assert stop == {"acknowledged": result["guards"], "unknown": 0}
     assert result["guards"] == 4
-    assert undo == {"restored": 339, "compensated": 340, "review": 340, "conflicts": 1}
+    assert undo.keys() == {"restored", "compensated", "review", "conflicts"}
 
 
-def test_the_story_is_told_beside_json_without_escape_sequences(kept: Any) -> None:
-    assert "6  Proof" in kept.stderr
-    assert "\x1b" not in kept.stderr
+def test_with_a_manual_stop_everybody_is_wronged_before_the_operator_stops_it(kept: Kept) -> None:
+    result = json.loads(kept.stdout)
+    result["undo"].pop("ms")
+    assert (result["stop"]["by"], result["customers_wronged"]) == ("operator", WRONGED)
+    assert result["undo"] == {"restored": 339, "compensated": 340, "review": 340, "conflicts": 1}
 
 
-def test_what_is_kept_can_be_explored_with_the_commands_that_are_printed(kept: Any) -> None:
-    plan = call_rescind(kept.folder, "undo", "--agent", "subscriptions-agent@2.4.0", "--app", "desk", "--json")
+def test_a_trigger_stops_it_after_a_few_customers_of_whom_the_database_knows(triggered: Kept) -> None:
+    result, world = json.loads(triggered.stdout), World(triggered.folder)
+    undo, wronged = result["undo"], result["customers_wronged"]
+    assert result["stop"]["by"] == "trigger"
+    assert 8 <= wronged < WRONGED / 4
+    touched = world.customers_charged(ROGUE) | world.customers_mailed(ROGUE)
+    assert len(touched) in (wronged, wronged - 1)  # of one, the subscription alone may have been changed
+    assert undo["compensated"] == world.charged_by(ROGUE)[0]
+    assert undo["review"] == len(world.mails(ROGUE))
+    assert undo["restored"] + undo["conflicts"] in (wronged, wronged - 1)
+    assert undo["conflicts"] == 1
+    assert f"{wronged} of 340 customers wronged. Stopped by a trigger" in triggered.stderr
+
+
+def test_the_trigger_leaves_one_order_and_one_incident_which_the_commands_show(triggered: Kept) -> None:
+    status = json.loads(call_rescind(triggered.folder, "status", "--json").stdout)
+    (order,) = {(each["scope"], each["level"], each["trigger"], each["actor"]) for each in status["orders"]}
+    assert order == (f"agent:{ROGUE}", "paused", RULE, "policy")
+    (incident,) = json.loads(call_rescind(triggered.folder, "incidents", "list", "--json").stdout)["incidents"]
+    assert incident["cause"] == f"blast_radius.records_per_minute agent:{ROGUE}"
+    for shown in (incident["incident_id"], status["orders"][0]["order_id"]):
+        assert shown in triggered.stderr
+
+
+def test_what_a_manual_stop_let_happen_is_measured_against_the_rule_in_shadow(kept: Kept) -> None:
+    assert json.loads(call_rescind(kept.folder, "incidents", "list", "--json").stdout)["incidents"] == []
+    told = " ".join(kept.stderr.split())
+    found = re.search(rf"{RULE} would have stopped the release after (\d+) customers", told)
+    assert found is not None
+    assert 8 <= int(found[1]) < WRONGED / 4
+
+
+def test_the_lines_of_the_policy_that_are_shown_are_those_of_the_folder(triggered: Kept) -> None:
+    config = (triggered.folder / "rescind.yaml").read_text()
+    for line in EXCERPT.splitlines():
+        assert f"{line}\n" in config
+        assert f"    {line}\n" in triggered.stderr
+
+
+def test_the_story_is_told_beside_json_in_80_columns_and_without_escape_sequences(story: Kept) -> None:
+    assert "6  Proof" in story.stderr
+    assert "\x1b" not in story.stderr
+    assert [line for line in story.stderr.splitlines() if len(line) > 80 and "$ cd " not in line] == []
+
+
+def test_what_is_kept_can_be_explored_with_the_commands_that_are_printed(story: Kept) -> None:
+    undo = json.loads(story.stdout)["undo"]
+    plan = call_rescind(story.folder, "undo", "--agent", ROGUE, "--app", "desk", "--json")
     assert plan.returncode == 0, plan.stderr
-    assert json.loads(plan.stdout)["counts"] == {"already_in_review": 341, "already_undone": 679}
+    counts = json.loads(plan.stdout)["counts"]
+    assert counts["already_in_review"] == undo["review"] + undo["conflicts"]
+    # The other process of the agent may have been at a step which was refused between its intent and its effect.
+    assert counts["already_undone"] - undo["restored"] - undo["compensated"] in (0, 1)
     for command in (["status"], ["review", "list"], ["audit", "verify"]):
-        assert call_rescind(kept.folder, *command).returncode == 0
+        assert call_rescind(story.folder, *command).returncode == 0
 
 
-def test_no_agent_complained(kept: Any) -> None:
+def test_no_agent_complains_and_an_incident_is_said_once(kept: Kept, triggered: Kept) -> None:
     assert (kept.folder / "agents.log").read_text() == ""
+    (alert,) = (triggered.folder / "agents.log").read_text().splitlines()
+    assert alert.startswith("incident inc_")
 
 
 def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
@@ -69,7 +135,7 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
-            if "customers wronged: " in line:
+            if "is released for" in line:
                 break
         agents = children_of(demo.pid)
         demo.send_signal(signal.SIGINT)

@@ -16,8 +16,8 @@ def run(*, keep: Path | None, manual_stop: bool, as_json: bool) -> int:
     Args:
         keep: A folder to leave everything in, for exploring: a new or empty one, or that of a former demo, whose
             remains are replaced. None for a temporary folder that is removed.
-        manual_stop: Whether the operator notices and stops. So far nobody else does: once a trigger stops agents by
-            itself, this keeps the story as it is told now. Nobody is waited for.
+        manual_stop: Whether the policy is in shadow, so that the agent goes through all its mail, until an operator
+            notices and stops it. Otherwise a rule of the policy stops it. Nobody at the keyboard is waited for.
         as_json: Whether stdout gets one JSON object, described in `verdict`, and nothing else; the story goes to
             stderr.
 
@@ -29,4 +29,4 @@ def run(*, keep: Path | None, manual_stop: bool, as_json: bool) -> int:
         raise UsageError("the demo's billing desk needs SQLAlchemy: pip install 'rescind[sql]'")
     from rescind.demo.stage import perform  # what it draws with is not imported for the other modules here
 
-    return perform(keep=keep, as_json=as_json)
+    return perform(keep=keep, manual_stop=manual_stop, as_json=as_json)

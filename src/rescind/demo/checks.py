@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rescind.compensation.port import ReviewReason
+from rescind.demo.damage import Damage
 from rescind.demo.desk import CHARGE, MAIL, SET_STATUS
 from rescind.demo.oncall import Undone
 from rescind.demo.opening import Opening
@@ -29,16 +30,17 @@ class Check:
         return not self.found
 
 
-def check_books(world: World, truth: Truth, opening: Opening, *, rogue: str) -> list[Check]:
+def check_books(world: World, truth: Truth, opening: Opening, damage: Damage, *, rogue: str) -> list[Check]:
     """The books of both tenants, and the outbox.
 
     Args:
         world: As it is now.
         truth: As it ought to be.
-        opening: Who was wronged, and what a person edited.
+        opening: What a person edited.
+        damage: What was wrong with it before the undo.
         rogue: The agent that was undone.
     """
-    wronged, edited = len(opening.wronged), opening.edit.customer_id
+    edited = opening.edit.customer_id
     acme = differing(truth.acme_subscriptions, world.acme_subscriptions())
     globex = differing(truth.globex_subscriptions, world.globex_subscriptions())
     owed = world.owed_cents()
@@ -56,36 +58,38 @@ def check_books(world: World, truth: Truth, opening: Opening, *, rogue: str) -> 
         ),
         _all_right("ledger_agrees", "the ledger says so too, to the cent", differing(owed, world.receivable_cents())),
         _equal("ledger_balances", "every entry of the ledger balances", world.unbalanced_entries(), 0),
-        _equal("nothing_deleted", "no charge was deleted", world.charges(), truth.charges + wronged),
-        _equal("credited_once", "every wrong charge has one credit", world.credited_once(rogue), wronged),
-        _equal("no_other_credit", "and there is no other credit", world.credits(), wronged),
+        _equal("nothing_deleted", "no charge was deleted", world.charges(), truth.charges + damage.charges),
+        _equal("credited_once", "every wrong charge has one credit", world.credited_once(rogue), damage.charges),
+        _equal("no_other_credit", "and there is no other credit", world.credits(), damage.charges),
         _equal(
             "outbox_as_sent",
             "the outbox holds one mail to each of them",
             world.mails_to_different(rogue),
-            wronged,
+            damage.mails,
         ),
         _all_right("globex_exact", "globex is exactly where its own agent left it", globex),
         _all_right("reports_complete", "every report is there, and right", differing(truth.cohorts, world.reports())),
     ]
 
 
-def check_undo(undone: Undone, tasks: Iterable[ReviewTask], opening: Opening) -> list[Check]:
-    """That every write ended where it should: one subscription, charge and mail for each customer."""
-    wronged, edited = len(opening.wronged), opening.edit.customer_id
-    ended = [(step.action, step.disposition, step.reason) for step in undone.result.steps]
+def check_undo(undone: Undone, tasks: Iterable[ReviewTask], damage: Damage, *, edited: str) -> list[Check]:
+    """That every write ended where it should, those that the world shows and no others."""
+    # What was refused between its intent and its effect is a step of the journal and no write. If that were not true,
+    # the others, which are counted in the world, would be too few.
+    steps = [step for step in undone.result.steps if step.disposition is not Disposition.NEVER_TOOK_EFFECT]
+    ended = [(step.action, step.disposition, step.reason) for step in steps]
     expected = {
-        (SET_STATUS, Disposition.RESTORED, ""): wronged - 1,
+        (SET_STATUS, Disposition.RESTORED, ""): damage.changed - 1,
         (SET_STATUS, Disposition.REVIEW, ReviewReason.CONFLICT): 1,
-        (CHARGE, Disposition.COMPENSATED, ""): wronged,
-        (MAIL, Disposition.REVIEW, ReviewReason.IRREVERSIBLE): wronged,
+        (CHARGE, Disposition.COMPENSATED, ""): damage.charges,
+        (MAIL, Disposition.REVIEW, ReviewReason.IRREVERSIBLE): damage.mails,
     }
     asked = [(task.action, task.reason, len(task.steps)) for task in tasks]
-    questions = {(SET_STATUS, ReviewReason.CONFLICT, 1): 1, (MAIL, ReviewReason.IRREVERSIBLE, wronged): 1}
+    questions = {(SET_STATUS, ReviewReason.CONFLICT, 1): 1, (MAIL, ReviewReason.IRREVERSIBLE, damage.mails): 1}
     conflicting = [target.id for target in undone.conflict_targets]
     return [
         _counted("every_write_accounted_for", "every write is restored, offset or left to a person", ended, expected),
-        _counted("mails_are_one_task", f"{wronged} mails are one question to a person", asked, questions),
+        _counted("mails_are_one_task", f"{damage.mails} mails are one question to a person", asked, questions),
         _counted("only_that_conflict", f"the one conflict is {edited}", conflicting, {edited: 1}),
     ]
 

@@ -33,6 +33,7 @@ class Agent:
         position: The last message or report it has taken up.
         writes: How many writes it made, as it says.
         refused: How many attempts were refused, as it says.
+        is_up: Whether it has said anything yet: it has opened its run, and looks for work.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Agent:
     position: int = 0
     writes: int = 0
     refused: int = 0
+    is_up: bool = False
     _ear: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,7 @@ class Agent:
                 with suppress(ValueError):  # half a line, of an agent that was killed
                     told = json.loads(line)
                     self.position, self.writes, self.refused = told["position"], told["writes"], told["refused"]
+                    self.is_up = True
 
 
 class Crew:

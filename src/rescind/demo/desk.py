@@ -16,8 +16,9 @@ from sqlalchemy.event import listen
 
 import rescind
 from rescind.clock import SystemClock
-from rescind.config import SwitchConfig
+from rescind.config import CONFIG_NAME, SwitchConfig
 from rescind.guard.declare import GuardedWrite
+from rescind.triggers.policy_file import PolicyFile
 
 DATABASE, OUTBOX, STORE = "billing.db", "outbox.jsonl", ".rescind"
 SWITCH_DATA, SWITCH_URL = "switch", "switch.url"
@@ -51,10 +52,11 @@ class Desk:
 
 
 def open_desk(folder: Path) -> Desk:
-    """The desk whose books lie in this folder, under the switch that runs there. Nothing is touched yet."""
-    url = folder / SWITCH_URL
+    """The desk whose books lie in this folder, under the switch and the policy of it. Nothing is touched yet."""
+    url, config = folder / SWITCH_URL, folder / CONFIG_NAME
     switch = SwitchConfig(urls=(url.read_text(encoding="utf-8"),)) if url.exists() else None
-    guard = rescind.Guard.at(folder / STORE, switch=switch)
+    policy = PolicyFile(config) if config.exists() else None
+    guard = rescind.Guard.at(folder / STORE, switch=switch, policy=policy)
     database = _engine(folder / DATABASE)
     set_subscription, move_to_plan = _subscription_tools(guard, database)
     return Desk(

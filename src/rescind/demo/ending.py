@@ -5,8 +5,10 @@ from pathlib import Path
 
 from rescind.compensation.port import ReviewReason
 from rescind.demo.desk import SWITCH_DATA
+from rescind.demo.mailroom import ROGUE
+from rescind.demo.opening import WRONGED
 from rescind.demo.screen import ACCENT, BAD, GOOD, QUIET, Screen, dollars
-from rescind.demo.story import ROGUE, Told
+from rescind.demo.story import Told
 from rescind.model.history import ReviewTask
 
 
@@ -16,13 +18,12 @@ def tell_end(screen: Screen, told: Told, *, kept: Path | None) -> None:
     screen.rule()
     if not verdict.holds:
         screen.say("Not everything holds. See the lines marked above.", style=BAD)
-    screen.say(
-        f"{verdict.customers_wronged} customers wronged. Stopped in {verdict.stop.ms:.0f} ms, "
-        f"undone in {undo.ms / 1000:.1f} s.",
-        style="bold",
-    )
+    whom, how = f"{verdict.customers_wronged} customers", "Stopped"
+    if verdict.stop.by == "trigger":
+        whom, how = f"{verdict.customers_wronged} of {WRONGED} customers", "Stopped by a trigger"
+    screen.say(f"{whom} wronged. {how} in {verdict.stop.ms:.0f} ms, undone in {undo.ms / 1000:.1f} s.", style="bold")
     screen.blank()
-    credited = f"charges, {dollars(told.charged_cents)} by credit entries; nothing deleted"
+    credited = f"charges, {dollars(told.damage.cents)} by credit entries; nothing deleted"
     screen.table(
         [
             ("restored", undo.restored, "subscriptions, each to the row as it was"),
@@ -35,6 +36,9 @@ def tell_end(screen: Screen, told: Told, *, kept: Path | None) -> None:
     screen.blank()
     screen.say("Left to a person:")
     screen.table([(task.task_id, len(task.steps), _question(task, told)) for task in told.tasks], style=ACCENT)
+    if told.insight:
+        screen.blank()
+        screen.say(told.insight)
     screen.blank()
     if kept is None:
         screen.say("To look around in what is left: rescind demo --keep DIR", style=QUIET)

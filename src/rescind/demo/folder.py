@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from rescind.config import CONFIG_NAME
 from rescind.demo.desk import DATABASE, OUTBOX, STORE, SWITCH_DATA, SWITCH_URL
+from rescind.demo.policy import policy_text
 from rescind.errors import UsageError
 
 MARKER = ".rescind-demo"
 SWITCH_LOG = "switch.log"
-MORNING, LOG, RESULT, APP, CONFIG = "morning.db", "agents.log", "result.json", "desk.py", "rescind.yaml"
+MORNING, LOG, RESULT, APP = "morning.db", "agents.log", "result.json", "desk.py"
 
 _MADE_BY_US = (
-    *(DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", OUTBOX, STORE, MORNING, LOG, RESULT, APP, CONFIG),
+    *(DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", OUTBOX, STORE, MORNING, LOG, RESULT, APP, CONFIG_NAME),
     *(SWITCH_DATA, SWITCH_URL, SWITCH_LOG),
 )
 
@@ -26,9 +28,10 @@ _MARKER_TEXT = "Made by `rescind demo --keep`. The next demo in this folder repl
 _CONFIG_TEXT = f"""\
 # Commands that are called in this folder find the stop orders and the journal here.
 store: {STORE}
+
 """
 
-_SWITCH_TEXT = """\
+_SWITCH_TEXT = """
 # This switch ran while the demo did: rescind switch --data {data} --port {port}
 switch:
   urls: [{url}]
@@ -49,25 +52,27 @@ guard = desk.guard
 '''
 
 
-def write_config(folder: Path, url: str | None) -> None:
-    """Write the folder's `rescind.yaml`: with the switch at this URL, or, for None, without it any more.
+def name_switch(folder: Path, url: str) -> None:
+    """Name the switch in the folder's `rescind.yaml`; there is none in it yet."""
+    text = _SWITCH_TEXT.format(data=SWITCH_DATA, port=url.rpartition(":")[2], url=url)
+    with (folder / CONFIG_NAME).open("a", encoding="utf-8") as config:
+        config.write(text)
 
-    A switch that was named before stays in the file as a comment, for whoever wants to start it again.
-    """
-    path = folder / CONFIG
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    if url is not None:
-        port = url.rpartition(":")[2]
-        path.write_text(_CONFIG_TEXT + _SWITCH_TEXT.format(data=SWITCH_DATA, port=port, url=url), encoding="utf-8")
-    elif "\nswitch:" in before:
-        path.write_text(before.replace("\nswitch:\n  ", "\n# switch:\n#   "), encoding="utf-8")
-    else:
-        path.write_text(_CONFIG_TEXT, encoding="utf-8")
+
+def forget_switch(folder: Path) -> None:
+    """Leave what `name_switch` wrote as a comment, for whoever wants to start the switch again."""
+    path = folder / CONFIG_NAME
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("\nswitch:\n  ", "\n# switch:\n#   "), encoding="utf-8")
 
 
 @contextmanager
-def demo_folder(keep: Path | None) -> Generator[Path]:
+def demo_folder(keep: Path | None, *, shadow: bool = False) -> Generator[Path]:
     """A folder with nothing of an earlier demo in it, for one demo at a time.
+
+    Args:
+        keep: The folder; None for a temporary one that is removed.
+        shadow: Whether its policy only says what it would do.
 
     Raises: UsageError, before anything is changed, if `keep` is not empty and holds no former demo, cannot be written,
         or is in use by another demo.
@@ -75,20 +80,21 @@ def demo_folder(keep: Path | None) -> Generator[Path]:
     if keep is None:
         folder = Path(tempfile.mkdtemp(prefix="rescind-demo-"))
         try:
+            _write_config(folder, shadow=shadow)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return
     folder = keep.absolute()
     try:
-        marker = _claim(folder)
+        marker = _claim(folder, shadow=shadow)
     except OSError as error:
         raise UsageError(f"--keep {keep} cannot be used: {error.strerror}; name another folder") from error
     with marker:
         yield folder
 
 
-def _claim(folder: Path) -> IO[str]:
+def _claim(folder: Path, *, shadow: bool) -> IO[str]:
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / MARKER
     if any(folder.iterdir()) and not _is_marker(marker):
@@ -104,12 +110,16 @@ def _claim(folder: Path) -> IO[str]:
         if not held.tell():
             held.write(_MARKER_TEXT)
             held.flush()
-        write_config(folder, None)
+        _write_config(folder, shadow=shadow)
         (folder / APP).write_text(_APP_TEXT, encoding="utf-8")
     except BaseException:
         held.close()
         raise
     return held
+
+
+def _write_config(folder: Path, *, shadow: bool) -> None:
+    (folder / CONFIG_NAME).write_text(_CONFIG_TEXT + policy_text(shadow=shadow), encoding="utf-8")
 
 
 def _is_marker(path: Path) -> bool:

@@ -33,7 +33,10 @@ def read_message_2_4_0(body: str) -> Wish:
     return read_message_2_3_9(body)
 
 
+ROGUE = "subscriptions-agent@2.4.0"
+"""The release that the story is about."""
+
 READERS: dict[str, Callable[[str], Wish]] = {
     "subscriptions-agent@2.3.9": read_message_2_3_9,
-    "subscriptions-agent@2.4.0": read_message_2_4_0,
+    ROGUE: read_message_2_4_0,
 }

@@ -44,7 +44,7 @@ class Stopped:
     Attributes:
         order_id: The order.
         receipt: As `rescind stop --wait` prints it.
-        ms: From the press to the receipt.
+        ms: As `StopResult.ms` says.
         acknowledged_s: Machine-wide monotonic clock, when the last process of the agent had acknowledged and drained.
     """
 
@@ -116,13 +116,7 @@ class OnCall:
         durable_s = self._clock.monotonic_s()
         receipt = await_receipts(self._switches, order.order_id, timeout_s=RECEIPT_WITHIN_S, clock=self._clock)
         ms = (self._clock.monotonic_s() - pressed_s) * 1000
-        drained_ms = [guard.drained_ms for guard in receipt.guards if guard.runs_covered]
-        known_ms = [each for each in drained_ms if each is not None]
-        if not known_ms or len(known_ms) < len(drained_ms):
-            which = "not every" if known_ms else "no"
-            raise NotStopped(f"{which} process of {agent} acknowledged the order {order.order_id}")
-        last_s = durable_s + max(known_ms) / 1000
-        return Stopped(order.order_id, receipt, round(ms, 1), last_s)
+        return Stopped(order.order_id, receipt, round(ms, 1), all_drained_s(receipt, durable_s, agent=agent))
 
     def plan(self, agent: str) -> Plan:
         """What an undo of everything that the agent did would do. Changes nothing."""
@@ -152,6 +146,24 @@ class OnCall:
     def audit(self) -> AuditReport:
         """Whether the journal is as it was written."""
         return verify(self._store / JOURNAL_NAME)
+
+
+def all_drained_s(receipt: Receipt, durable_s: float, *, agent: str) -> float:
+    """When the last process of the stopped agent had acknowledged and drained, on the clock of `durable_s`.
+
+    Args:
+        receipt: Of the order.
+        durable_s: When the order was durable.
+        agent: Whom it stops, for the message.
+
+    Raises: NotStopped, if there is none, or one of which that is not known.
+    """
+    drained_ms = [guard.drained_ms for guard in receipt.guards if guard.runs_covered]
+    known_ms = [each for each in drained_ms if each is not None]
+    if not known_ms or len(known_ms) < len(drained_ms):
+        which = "not every" if known_ms else "no"
+        raise NotStopped(f"{which} process of {agent} acknowledged the order {receipt.order_id}")
+    return durable_s + max(known_ms) / 1000
 
 
 def _is_conflict(step: StepResult) -> bool:

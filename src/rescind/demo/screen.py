@@ -62,14 +62,19 @@ class Screen:
         # Not folded at the edge of the screen: half a command is none.
         self._console.print(Text.assemble(" " * INDENT, ("$ ", QUIET), (line, "bold")), soft_wrap=True)
 
+    def lines(self, text: str, *, style: str = "") -> None:
+        """Lines of a file or of a command's answer, as they are: one that is too long goes beyond the edge."""
+        for line in text.splitlines():
+            self._console.print(Text.assemble(" " * INDENT, (line, style)), soft_wrap=True)
+
     def check(self, text: str, *, holds: bool = True, note: str = "") -> None:
         """Something that holds, or does not."""
         sign = (self._yes, GOOD) if holds else (self._no, BAD)
         self._show_marked(sign, Text.assemble(text, (f"  {note}" if note else "", QUIET if holds else BAD)))
 
-    def bad(self, text: str) -> None:
+    def bad(self, text: str, *, note: str = "") -> None:
         """Something that should not have happened, and did."""
-        self._show_marked((self._no, BAD), Text(text, style="bold"))
+        self._show_marked((self._no, BAD), Text.assemble((text, "bold"), f"  {note}" if note else ""))
 
     def table(self, rows: Iterable[tuple[str, int | str, str]], *, style: str = "") -> None:
         """A word, a number and what it counts, in three columns."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from rescind.demo.desk import SWITCH_DATA, SWITCH_URL
-from rescind.demo.folder import write_config
+from rescind.demo.folder import forget_switch, name_switch
 from rescind.errors import RescindError
 
 LEAVE_WITHIN_S = 10.0
@@ -32,12 +32,13 @@ def switch_of(folder: Path, log_path: Path) -> Generator[str]:
         try:
             url = _address_of(process, log_path)
             (folder / SWITCH_URL).write_text(url, encoding="utf-8")
-            write_config(folder, url)
+            name_switch(folder, url)
             yield url
         finally:
             # Whoever explores the folder later is not to be sent to a switch that is gone.
-            (folder / SWITCH_URL).unlink(missing_ok=True)
-            write_config(folder, None)
+            if (folder / SWITCH_URL).exists():
+                (folder / SWITCH_URL).unlink()
+                forget_switch(folder)
             _end(process)
 
 

@@ -8,18 +8,20 @@ from rescind.demo.crew import crew_of
 from rescind.demo.desk import open_desk
 from rescind.demo.ending import tell_end
 from rescind.demo.folder import LOG, RESULT, SWITCH_LOG, demo_folder
+from rescind.demo.lookout import Lookout
 from rescind.demo.oncall import OnCall
 from rescind.demo.screen import Screen
 from rescind.demo.service import switch_of
+from rescind.demo.stops import ByOperator, ByTrigger
 from rescind.demo.story import Story, Told
 
 
-def perform(*, keep: Path | None, as_json: bool) -> int:
+def perform(*, keep: Path | None, manual_stop: bool, as_json: bool) -> int:
     """See `rescind.demo.run`."""
     screen = Screen.of_process(as_json=as_json)
-    with demo_folder(keep) as folder:
+    with demo_folder(keep, shadow=manual_stop) as folder:
         screen.title("rescind demo", "stop it, undo it, prove it")
-        told = _tell(folder, screen)
+        told = _tell(folder, screen, manual_stop=manual_stop)
         result = msgspec.json.encode(told.verdict)
         (folder / RESULT).write_bytes(result + b"\n")
     tell_end(screen, told, kept=None if keep is None else folder)
@@ -28,11 +30,14 @@ def perform(*, keep: Path | None, as_json: bool) -> int:
     return 0 if told.verdict.holds else 1
 
 
-def _tell(folder: Path, screen: Screen) -> Told:
+def _tell(folder: Path, screen: Screen, *, manual_stop: bool) -> Told:
     desk = open_desk(folder)
+    lookout = Lookout(folder, desk)
     try:
         with switch_of(folder, folder / SWITCH_LOG) as url, crew_of(folder, folder / LOG) as crew:
-            return Story(folder, screen, crew, OnCall(folder, desk, url)).tell()
+            on_call = OnCall(folder, desk, url)
+            stop = ByOperator(screen, on_call, lookout) if manual_stop else ByTrigger(screen, lookout)
+            return Story(folder, screen, crew, on_call, stop).tell()
     finally:
         desk.guard.close()
         desk.database.dispose()

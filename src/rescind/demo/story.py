@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rescind.clock import SystemClock
-from rescind.compensation.decision import Plan, PlanItem, Review, kind_of
+from rescind.compensation.decision import AlreadyUndone, Plan, PlanItem, Review, Settle, kind_of
 from rescind.compensation.port import ReviewReason
 from rescind.demo.bystanders import GLOBEX_AGENT, REPORTING_AGENT, Bystanders
 from rescind.demo.checks import Check, check_books, check_second_undo, check_undo
 from rescind.demo.crew import FAR, Agent, Crew
+from rescind.demo.damage import Damage, find_damage
 from rescind.demo.desk import DATABASE
 from rescind.demo.folder import MORNING
+from rescind.demo.mailroom import ROGUE
 from rescind.demo.oncall import OnCall, Stopped, Undone
 from rescind.demo.opening import ACME, GLOBEX, REPORTS, Opening, complain, edit_by_hand, make_opening
 from rescind.demo.screen import QUIET, Screen, dollars
+from rescind.demo.stops import Stop
 from rescind.demo.truth import find_truth
 from rescind.demo.verdict import StopResult, UndoResult, Verdict
 from rescind.demo.world import World
@@ -23,15 +26,10 @@ from rescind.errors import RescindError
 from rescind.model.entry import Disposition
 from rescind.model.history import ReviewTask
 
-ROGUE = "subscriptions-agent@2.4.0"
 ROGUE_WORKERS = 2
-REASON = "reactivates customers who want to cancel"
 
-EDIT_AFTER = 100
+EDIT_AFTER = 8
 """Customers who are wronged by the time that a person edits one of the first."""
-
-COMPLAINTS = 24
-"""Customers who write again after the stop. The agent tries to answer them, too."""
 
 REFUSALS_SEEN = 5
 """Refused attempts of each stopped process that the story waits for."""
@@ -52,26 +50,28 @@ class Told:
 
     Attributes:
         verdict: What holds, and what does not.
-        charged_cents: What the agent took from its customers.
+        damage: What the agent did, before the undo.
         refused: Attempts of the stopped agent that were refused.
         bystander_writes: Writes of the other agents.
         edited: The customer whom a person edited.
         tasks: What is left to a person.
+        insight: What else there is to learn from it; empty if nothing.
     """
 
     verdict: Verdict
-    charged_cents: int
+    damage: Damage
     refused: int
     bystander_writes: int
     edited: str
     tasks: tuple[ReviewTask, ...]
+    insight: str
 
 
 class Story:
     """One telling in one folder, with a crew that it fills. `tell` is called once."""
 
-    def __init__(self, folder: Path, screen: Screen, crew: Crew, on_call: OnCall) -> None:
-        self._screen, self._crew, self._on_call = screen, crew, on_call
+    def __init__(self, folder: Path, screen: Screen, crew: Crew, on_call: OnCall, stop: Stop) -> None:
+        self._screen, self._crew, self._on_call, self._how = screen, crew, on_call, stop
         self._clock, self._world, self._database = SystemClock(), World(folder), folder / DATABASE
         self._opening: Opening = make_opening(self._database, morning=folder / MORNING)
         self._truth = find_truth(folder / MORNING, self._opening, reports=REPORTS)
@@ -81,32 +81,31 @@ class Story:
         """All acts. Raises: RescindError, if the story cannot be told to its end."""
         bystanders = self._morning()
         with bystanders.at_work():
-            self._release()
-            stopped = self._stop()
+            damage = self._release()
+            stopped = self._stop(damage)
             after_stop = self._world.effects_since(ROGUE, stopped.acknowledged_s)
             undone = self._undo()
         bystanders.finish()
         self._wait_for(lambda: bystanders.are_done, "the other agents to finish their day")
         self._screen.act("Proof: the books against a truth that rescind does not know")
-        checks = self._check(undone)
+        checks = self._check(undone, damage)
         # Counted twice: an undo could hide a late change of a subscription, and one could come later still.
         after_stop = max(after_stop, self._world.effects_since(ROGUE, stopped.acknowledged_s))
         lost, refused = bystanders.lost(self._world), sum(agent.refused for agent in self._rogues)
         self._crew.dismiss()
         self._show_checks(checks, after_stop=after_stop, lost=lost, refused=refused)
         verdict = Verdict(
-            customers_wronged=self._world.wronged(ROGUE),
+            customers_wronged=len(damage.customers),
             guards=len(stopped.receipt.guards),
-            stop=StopResult(by="operator", acknowledged=stopped.acknowledged, unknown=stopped.unknown, ms=stopped.ms),
+            stop=StopResult(by=self._how.by, acknowledged=stopped.acknowledged, unknown=stopped.unknown, ms=stopped.ms),
             writes_after_stop=after_stop,
             undo=_result_of(undone),
             invariants={check.name: check.holds for check in checks},
             bystander_writes_lost=lost,
             chain_intact=self._audit(),
         )
-        _, cents = self._world.charged_by(ROGUE)
-        tasks = tuple(self._on_call.open_tasks())
-        return Told(verdict, cents, refused, bystanders.writes, self._opening.edit.customer_id, tasks)
+        tasks, insight = tuple(self._on_call.open_tasks()), self._how.insight(self._world)
+        return Told(verdict, damage, refused, bystanders.writes, self._opening.edit.customer_id, tasks, insight)
 
     # --- the acts ---
 
@@ -117,13 +116,15 @@ class Story:
             f"{len(self._truth.globex_subscriptions)}. {GLOBEX_AGENT} answers {GLOBEX}'s mail, {REPORTING_AGENT} files "
             f"reports for {ACME}, each in a process of its own."
         )
+        self._how.introduce()
         globex, reporting = self._crew.hire(GLOBEX_AGENT, GLOBEX), self._crew.hire(REPORTING_AGENT, ACME)
         self._rogues = [
             self._crew.hire(ROGUE, ACME, worker=worker, workers=ROGUE_WORKERS) for worker in range(ROGUE_WORKERS)
         ]
+        self._wait_for(lambda: all(agent.is_up for agent in self._crew.agents), "the agents to come to work")
         return Bystanders(globex, reporting, self._opening)
 
-    def _release(self) -> None:
+    def _release(self) -> Damage:
         wronged, edit = len(self._opening.wronged), self._opening.edit
         self._screen.act(f"{ROGUE} is released for {ACME}")
         self._screen.say(
@@ -139,42 +140,27 @@ class Story:
             count = len(self._world.mails(ROGUE))
             edited = edited or (count >= EDIT_AFTER and edit_by_hand(self._database, edit, once_changed_by=ROGUE))
             advance(count)
-            return edited and count >= wronged
+            return self._how.has_come(count) and edited
 
         with self._screen.progress("customers wronged", wronged) as advance:
             self._wait_for(is_over, "the agent to do its damage")
-        count, cents = self._world.charged_by(ROGUE)
+        damage = find_damage(self._world, self._truth, self._opening, ROGUE)
         took_s = self._clock.monotonic_s() - began_s
-        self._screen.bad(f"{count} customers wronged in {took_s:.1f} s, and {dollars(cents)} taken from them")
+        self._screen.bad(
+            f"{len(damage.customers)} customers wronged in {took_s:.1f} s, and {dollars(damage.cents)} taken from them"
+        )
         self._screen.say(f"Meanwhile {edit.changed_by} looks at one of them and pauses {edit.customer_id} by hand.")
+        return damage
 
-    def _stop(self) -> Stopped:
-        self._screen.act("Stop")
-        self._screen.say("A first complaint arrives. Whoever is on call stops this release, and nothing else:")
-        self._screen.command(f"rescind stop agent:{ROGUE} --level halted --wait", f"--reason '{REASON}'")
-        stopped = self._on_call.stop(ROGUE, reason=REASON)
-        for guard in stopped.covered:
-            self._screen.check(
-                f"process {guard.pid} acknowledged",
-                note="" if guard.bound_ms is None else f"after {guard.bound_ms:.1f} ms",
-                holds=guard.bound_ms is not None,
-            )
-        guards = len(stopped.receipt.guards)
-        self._screen.check(
-            f"receipt after {stopped.ms:.0f} ms: {stopped.acknowledged} of {guards} processes acknowledged, "
-            f"{stopped.unknown} unknown",
-            holds=not stopped.unknown,
-        )
-        self._screen.say(
-            f"The other {guards - len(stopped.covered)} are not concerned and work on, {GLOBEX_AGENT} among them."
-        )
-        complain(self._database, self._opening.wronged[:COMPLAINTS])
+    def _stop(self, damage: Damage) -> Stopped:
+        stopped = self._how.tell(damage)
+        others = len(stopped.receipt.guards) - len(stopped.covered)
+        self._screen.say(f"The other {others} are not concerned and work on, {GLOBEX_AGENT} among them.")
+        complain(self._database, self._opening.wronged[: self._how.complaints])
         self._wait_for(
             lambda: all(agent.refused >= REFUSALS_SEEN for agent in self._rogues), "the stopped agent to try again"
         )
-        self._screen.say(
-            f"{COMPLAINTS} customers complain by now. The agent, still alive, wants to reactivate them again: refused."
-        )
+        self._screen.say(self._how.aftermath(damage))
         return stopped
 
     def _undo(self) -> Undone:
@@ -197,9 +183,10 @@ class Story:
 
     # --- the proof ---
 
-    def _check(self, undone: Undone) -> list[Check]:
-        books = check_books(self._world, self._truth, self._opening, rogue=ROGUE)
-        undo = check_undo(undone, self._on_call.open_tasks(), self._opening)
+    def _check(self, undone: Undone, damage: Damage) -> list[Check]:
+        books = check_books(self._world, self._truth, self._opening, damage, rogue=ROGUE)
+        edited = self._opening.edit.customer_id
+        undo = check_undo(undone, self._on_call.open_tasks(), damage, edited=edited)
         before = self._world.fingerprint(), self._on_call.open_tasks()
         again = self._on_call.apply(self._on_call.plan(ROGUE), progress=lambda _: None)
         after = self._world.fingerprint(), self._on_call.open_tasks()
@@ -246,6 +233,7 @@ def _result_of(undone: Undone) -> UndoResult:
 _WORDS = {
     "restore": "restore",
     "compensate": "compensate",
+    Disposition.NEVER_TOOK_EFFECT: "no effect",
     ReviewReason.IRREVERSIBLE: "to a person",
     ReviewReason.CONFLICT: "conflict",
 }
@@ -261,5 +249,7 @@ def _line_of(item: PlanItem) -> tuple[str, str]:
     match item.decision:
         case Review(reason, detail):
             return reason, f"{item.action}: {detail}"
+        case Settle(disposition) | AlreadyUndone(disposition) if disposition is Disposition.NEVER_TOOK_EFFECT:
+            return disposition, f"{item.action}: refused before it had changed anything"
         case decision:
             return kind_of(decision), item.action

@@ -7,10 +7,11 @@ class StopResult(msgspec.Struct, frozen=True, kw_only=True):
     """How the stop went.
 
     Attributes:
-        by: Who stopped the agent: `operator`.
+        by: Who stopped the agent: `trigger`, a rule of the desk's policy, or `operator`.
         acknowledged: Guards that acknowledged it.
         unknown: Guards of which it is not known; must be 0.
-        ms: From the press to the receipt.
+        ms: To the receipt: from the operator's press; or from the signal, which is noticed at the call that would have
+            crossed the limit, to the acknowledgement of the last guard, which completes the receipt.
     """
 
     by: str
@@ -41,7 +42,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The one object of `rescind demo --json`.
 
     Attributes:
-        customers_wronged: Customers that the agent charged, counted in the database.
+        customers_wronged: Customers whose subscription the agent changed, or whom it charged or wrote to, until it was
+            stopped; counted in the database and the outbox.
         guards: Guards that were at work when the stop came.
         stop: See `StopResult`.
         writes_after_stop: Rows and mails of the stopped agent that began after the first acknowledgement, counted in

@@ -47,9 +47,19 @@ class World:
         recipients = [mail["to"] for mail in self.mails(agent)]
         return len(recipients) if len({*recipients}) == len(recipients) else -1
 
-    def wronged(self, agent: str) -> int:
-        """How many customers the agent has charged."""
-        return self._number("select count(distinct customer_id) from charges where charged_by = ?", agent)
+    def customers_charged(self, agent: str) -> set[str]:
+        """Whom the agent has charged."""
+        return {str(row[0]) for row in self._ask("select customer_id from charges where charged_by = ?", agent)}
+
+    def customers_mailed(self, agent: str) -> set[str]:
+        """To whom the agent has sent mail."""
+        return {str(mail["to"]).partition("@")[0] for mail in self.mails(agent)}
+
+    def charged_before(self, agent: str, moment_s: float) -> int:
+        """How many customers the agent had begun to charge before a moment of the machine's monotonic clock."""
+        return self._number(
+            "select count(distinct customer_id) from charges where charged_by = ? and began_s < ?", agent, moment_s
+        )
 
     def effects_since(self, agent: str, moment_s: float) -> int:
         """Effects of the agent that began after a moment of the machine's monotonic clock: rows and mails."""
