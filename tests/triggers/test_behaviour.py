@@ -15,6 +15,7 @@ from rescind.model.step import RunInfo, Target, digest_of
 from rescind.triggers.baseline import Baseline, learn
 from rescind.triggers.behaviour import BehaviourConfig, BehaviourDetector, BehaviourWatch
 from rescind.triggers.facts import Call, End
+from rescind.triggers.likeness import View
 
 if TYPE_CHECKING:
     from rescind.triggers.detector import Detector
@@ -124,7 +125,8 @@ def test_one_success_forgives_the_failures_before_it() -> None:
     watch = watched(retries_max=2)
 
     said: list[Finding | None] = []
-    for number, outcome in enumerate((FAILED, DONE, FAILED, DONE, FAILED, DONE)):
+    outcomes: tuple[Outcome, ...] = (FAILED, DONE, FAILED, DONE, FAILED, DONE)
+    for number, outcome in enumerate(outcomes):
         call = a_call(invoice=number)
         said.append(watch.asked(call))
         watch.ended(End(call=call, at_s=2.0, outcome=outcome))
@@ -349,16 +351,21 @@ def test_an_idle_watch_is_below_a_kilobyte() -> None:  # D4
     assert _own_bytes(watched(BASELINE, a_run(workflow="refund"))) < 1_000
 
 
-def _own_bytes(thing: Any) -> int:
-    """What a watch holds by itself; what it shares with others of its detector is not its own."""
-    shared = {"_counts", "_detector", "_hasher", "_run", "earlier", "views", "workflow"}
-    if isinstance(thing, dict):
-        return sys.getsizeof(thing) + sum(_own_bytes(k) + _own_bytes(v) for k, v in thing.items())
-    if isinstance(thing, list | tuple | set):
-        return sys.getsizeof(thing) + sum(_own_bytes(each) for each in thing)
-    slots = [name for name in getattr(type(thing), "__slots__", ()) if name not in shared]
-    own = sys.getsizeof(thing) + sum(_own_bytes(getattr(thing, name)) for name in slots if hasattr(thing, name))
-    return own + sum(sys.getsizeof(getattr(thing, name)) for name in ("earlier", "views") if hasattr(thing, name))
+def _own_bytes(watch: object) -> int:
+    """What a watch keeps alive by itself: not what it shares with the others of its detector."""
+    shared = {"_counts", "_detector", "_hasher", "_run", "workflow"}
+    size = 0
+    todo: list[Any] = [watch]
+    while todo:
+        thing: Any = todo.pop()
+        size += sys.getsizeof(thing)
+        if type(thing) is dict:
+            todo += [*thing.keys(), *thing.values()]
+        elif type(thing) in (list, tuple, set):
+            todo += [each for each in thing if not isinstance(each, View)]
+        slots: tuple[str, ...] = getattr(type(thing), "__slots__", ())
+        todo += [getattr(thing, name) for name in slots if name not in shared]
+    return size
 
 
 @given(
