@@ -149,14 +149,12 @@ class Breaker:
 
         Returns: The trip, if this is what opens the breaker; or would, of one in shadow.
         """
-        if passed is not self._pass and not passed.is_probe:
-            return None  # of a state that is over (law B5)
         with self._lock:
             if passed.is_probe:
                 self._probe_ended(passed, round(at_s * US), succeeded=not marks)
                 return None
             if passed is not self._pass or self._state not in (State.CLOSED, State.SHADOW):
-                return None
+                return None  # of a state that is over (law B5), or of one that counts nothing
             trip = self._evidence.record(at_s, marks)
             if trip is not None and self._state is State.CLOSED:
                 self._round = Round(1, round(at_s * US))
