@@ -11,7 +11,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, check_whole, shown
-from rescind.triggers.distinct import WINDOW_S, CountLately, Distinct, DistinctLately
+from rescind.triggers.distinct import WINDOW_S, CountLately, Distinct, DistinctLately, target_key
 from rescind.triggers.facts import Call, End
 
 _RANGES = {
@@ -145,12 +145,8 @@ class BlastWatch:
 
 
 def _record_of(call: Call) -> int:
-    """The hash of what a write touches: 64 bits under a secret of this process, which nobody can make collide."""
-    target = call.target
-    if target is not None:
-        if target.qualifiers or type(target.id) is not str:  # hashes of numbers are no secret; texts' are
-            return hash(repr(target))
-        return hash((target.system, target.kind, target.id))
+    if call.target is not None:
+        return target_key(call.target)
     if call.repeats:
         return hash((call.action, call.repeats))
     return hash((call.action, call.step_id, str(call.at_s)))
