@@ -313,6 +313,17 @@ def test_a_severe_signal_alerts_once_and_what_goes_on_is_told_in_digests(tmp_pat
     with_desk(tmp_path, story)
 
 
+def test_the_same_trouble_of_many_runs_of_an_agent_is_one_alert(tmp_path: Path) -> None:
+    async def story(desk: Desk) -> None:
+        for number in range(30):
+            name = f"g-{number % 3 + 1}"
+            scope = f"run:run-{name}"
+            await desk.tell(f"sig-{number}", name, severity="high", scope=scope, run_id=f"run-{name}")
+        assert desk.alerts == ["signal.noticed"]
+
+    with_desk(tmp_path, story)
+
+
 def test_a_signal_of_an_incident_alerts_however_severe_it_is(tmp_path: Path) -> None:
     async def story(desk: Desk) -> None:
         await desk.tell("sig-1", "g-1", incident="inc_1")

@@ -17,6 +17,7 @@ from datetime import datetime
 from rescind.clock import Clock, IdSource, from_us
 from rescind.model.level import Level
 from rescind.model.order import Order
+from rescind.model.scope import Scope, Term
 from rescind.model.signal import Severity, Signal, SignalKind
 from rescind.model.step import canonical_json
 from rescind.switch.alerts import Alert
@@ -123,7 +124,7 @@ class Signals:
             )
             self._remember(key, signal, caller, incident, noticed)
         if incident or signal.severity >= Severity.HIGH:
-            word = self._tally.heard(signal.cause, self._clock.monotonic_s())
+            word = self._tally.heard(_grouped(signal, guard, incident), self._clock.monotonic_s())
             if word is not None and word.is_first:
                 said = alert_of_signal(
                     signal, switch_id=self._board.switch_id, incident=incident, outcome=noticed.outcome
@@ -223,6 +224,20 @@ class Signals:
         for held, most in ((self._seen, SEEN_MAX), (self._lately, REMEMBERED_MAX)):
             if len(held) > most:
                 held.popitem(last=False)
+
+
+def _grouped(signal: Signal, guard: Guard | None, incident: str) -> str:
+    """What people hear of once: a hundred runs of one agent with the same trouble are one thing to hear of."""
+    terms = {term for term in signal.scope.terms if term.kind not in ("run", "tree")}
+    if len(terms) == len(signal.scope.terms):
+        return signal.cause
+    runs = () if guard is None else guard.report.runs
+    agent = next((run.agent for run in runs if run.run_id == signal.run_id), "")
+    if agent and not any(term.kind == "agent" for term in terms):
+        terms.add(Term("agent", agent))
+    if not terms:
+        return incident or signal.cause
+    return f"{signal.kind.value}.{signal.rule} {Scope(tuple(sorted(terms)))}"
 
 
 def _again(known: Noticed) -> Noticed:
