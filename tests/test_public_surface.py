@@ -6,9 +6,9 @@ import sys
 import rescind
 
 PROMISED = {
-    "CallDenied", "Conflict", "Effect", "Files", "Guard", "IdempotencyConflict", "JournalUnavailable", "Level",
+    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "IdempotencyConflict", "JournalUnavailable", "Level",
     "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "RescindError", "Run", "RunHalted", "Snapshot",
-    "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed", "idempotency_key",
+    "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed", "idempotency_key", "report",
 }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rescind.compensation.effects import Files, MappingKey, SqlRows
     from rescind.errors import (
+        ApprovalPending,
+        BreakerOpen,
         CallDenied,
         Conflict,
         IdempotencyConflict,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from rescind.guard.call import idempotency_key
     from rescind.guard.effect import Effect, PastStep
     from rescind.guard.guard import Guard
+    from rescind.guard.reporting import report
     from rescind.guard.run import Run
     from rescind.model.level import Level
     from rescind.model.step import Snapshot, Target
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ApprovalPending": "rescind.errors",
+    "BreakerOpen": "rescind.errors",
     "CallDenied": "rescind.errors",
     "Conflict": "rescind.errors",
     "Effect": "rescind.guard.effect",
@@ -62,9 +67,12 @@ _HOMES = {
     "UsageError": "rescind.errors",
     "VerificationFailed": "rescind.errors",
     "idempotency_key": "rescind.guard.call",
+    "report": "rescind.guard.reporting",
 }
 
 __all__ = [
+    "ApprovalPending",
+    "BreakerOpen",
     "CallDenied",
     "Conflict",
     "Effect",
@@ -88,6 +96,7 @@ __all__ = [
     "UsageError",
     "VerificationFailed",
     "idempotency_key",
+    "report",
 ]
 
 

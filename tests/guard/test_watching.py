@@ -233,3 +233,35 @@ def test_without_a_policy_nothing_is_watched() -> None:
     guard = a_guard()
     with guard.run("clerk@1") as run:
         assert run.watch is None
+
+
+def test_what_was_observed_and_differs_from_what_was_recorded_is_a_failed_verification(tmp_path: Path) -> None:
+    import rescind
+
+    shop = Shop(tmp_path, "policy: {}")
+
+    @shop.guard.write("till.pay", irreversible="gone")
+    def pay(amount: int) -> None:
+        rescind.report(observed={"amount": 100 * amount}, receipt="r-1")
+
+    with shop.guard.run("clerk@1"):
+        pay(5)
+        with pytest.raises(CallDenied):
+            pay(5)
+    (signalled,) = [each for each in shop.signals() if each.signal.kind is SignalKind.VERIFICATION_FAILURE]
+    assert "500" in signalled.signal.detail
+
+
+def test_what_is_left_of_a_budget_is_shown_and_a_child_spends_from_it_too(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, "policy: {detect: {budget: {max_steps: 3, max_usd: 1}}}")
+    with shop.guard.run("clerk@1") as run:
+        assert run.budget_left() == {}  # nothing has begun
+        shop.put("tea")
+        with run.spawn() as child:
+            shop.put("coffee")
+            assert child.budget_left() == {"steps": 1, "usd": 1.0}
+        assert run.budget_left() == {"steps": 1, "usd": 1.0}
+        shop.put("cocoa")
+        with pytest.raises(CallDenied, match="3 are allowed"):
+            shop.put("milk")
+    assert shop.effects == ["tea", "coffee", "cocoa"]

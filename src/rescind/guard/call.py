@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rescind.guard.run import Run
     from rescind.guard.watching import Asked
     from rescind.switch.probes import Claim
+    from rescind.triggers.facts import ToolReport
 
 current_key: ContextVar[str | None] = ContextVar("rescind_idempotency_key", default=None)
 """The idempotency key of the write whose tool is running; a tool may hand it on to the system it calls."""
@@ -246,7 +247,19 @@ class WriteCall:
                 verified=self.verified,
                 step_id=self.step_id,
                 report=self._collecting.report,
+                approved_differs=self._difference(self._collecting.report),
             )
+
+    def _difference(self, report: "ToolReport | None") -> str:
+        """How what the tool observed differs from what was recorded, and approved if anybody had to; or empty."""
+        for name, value in (report.observed if report is not None else {}).items():
+            try:
+                seen = scrub(record_value(self.action, name, value), self._secrets)
+            except NotSerialisable:
+                return f"{name} was observed as something that cannot be recorded"
+            if name not in self.tool.redact and seen != self._recorded.get(name):
+                return f"{name} was observed as {seen!r:.80}, recorded as {self._recorded.get(name)!r:.80}"
+        return ""
 
     def intent(self, before: Snapshot | None) -> tuple[Draft, ...]:
         """The drafts that make the intent durable; the first of a run opens it too."""

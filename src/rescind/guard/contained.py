@@ -68,5 +68,5 @@ def snapshot_of(run: "Run", order: Order, *, calls: int, steps: int) -> RunSnaps
         steps=steps,
         in_flight=tuple(in_flight[:NAMES_MAX]),
         children=tuple(child.run_id for child in run.children[:NAMES_MAX]),
-        facts={} if run.watch is None else run.watch.facts(),
+        facts={} if run.watch is None else {"left": run.budget_left(), "signals": run.watch.tally.as_dict()},
     )

@@ -9,7 +9,7 @@ def pay(invoice_id: str) -> None:
 import threading
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar, Token
-from typing import cast
+from typing import Any, cast
 
 from rescind.errors import UsageError
 from rescind.triggers.facts import ToolReport
@@ -72,6 +72,7 @@ def report(
     receipt: str | None = None,
     failed_parts: Iterable[str] = (),
     usd: float = 0.0,
+    observed: Mapping[str, Any] | None = None,
 ) -> None:
     """Say something of the guarded call that is running, from within its tool.
 
@@ -84,6 +85,8 @@ def report(
         receipt: What the other system gave as proof that it has done its part.
         failed_parts: Which parts of a call with several did not happen.
         usd: What the call cost, in US dollars.
+        observed: What the other system says it acted upon, by the names of the tool's parameters: it is compared with
+            what was recorded and, where a person approved, approved.
 
     Raises: UsageError, outside a guarded call or for values out of range; nothing of this report is then kept.
     """
@@ -97,12 +100,19 @@ def report(
     parts = _parts(failed_parts)
     _check_receipt(receipt)
     cost = _cost(usd)
+    seen = _observed(observed)
     with _ADDING:
-        collected.report = _sum(collected.report or ToolReport(), confidences, receipt, parts, cost)
+        known = collected.report or ToolReport()
+        collected.report = _sum(known, confidences, receipt, parts, cost, seen)
 
 
 def _sum(
-    known: ToolReport, confidences: dict[str, float], receipt: str | None, parts: tuple[str, ...], cost: float
+    known: ToolReport,
+    confidences: dict[str, float],
+    receipt: str | None,
+    parts: tuple[str, ...],
+    cost: float,
+    observed: dict[str, Any],
 ) -> ToolReport:
     lowest = known.confidence | {
         name: min(value, known.confidence.get(name, value)) for name, value in confidences.items()
@@ -115,6 +125,7 @@ def _sum(
         receipt=known.receipt if receipt is None else receipt[:TEXT_LENGTH_MAX],
         failed_parts=_together(known.failed_parts, parts),
         usd=known.usd + cost,
+        observed=known.observed | observed,
     )
 
 
@@ -125,6 +136,17 @@ def _confidences(confidence: object, of: object) -> dict[str, float]:
         given = cast("Mapping[object, object]", confidence)
         return {_name(name): _ratio(f"confidence[{name!r:.60}]", value) for name, value in given.items()}
     return {_name(of): _ratio("confidence", confidence)}
+
+
+def _observed(observed: object) -> dict[str, Any]:
+    if observed is None:
+        return {}
+    if not isinstance(observed, Mapping) or len(cast("Mapping[object, object]", observed)) > CONFIDENCES_MAX:
+        raise UsageError(
+            f"rescind.report: observed is {observed!r:.60}; give at most {CONFIDENCES_MAX} values by parameter name"
+        )
+    given = cast("Mapping[object, object]", observed)
+    return {_name(name): value for name, value in given.items()}
 
 
 def _name(name: object) -> str:

@@ -113,6 +113,16 @@ class Run:
         """Whether a halt has ended this run. It never becomes false again."""
         return self._halt is not None
 
+    def budget_left(self) -> dict[str, float]:
+        """What is left of the budgets that the policy gives it: `steps`, `tool_calls`, `seconds`, `usd`.
+
+        Only those that have a limit; with its descendants, which spend from the same.
+        """
+        from rescind.triggers.budgets import BudgetWatch
+
+        watch = None if self.watch is None else self.watch.watch_of(BudgetWatch)
+        return watch.left(self._boot_s()) if isinstance(watch, BudgetWatch) else {}
+
     # --- life ---
 
     def __enter__(self) -> Self:
@@ -289,11 +299,21 @@ class Run:
         step_id: str = "",
         report: "ToolReport | None" = None,
         problem: str = "",
+        approved_differs: str = "",
     ) -> None:
         """Tell the detectors how it ended. Takes nothing back, and never raises."""
         watching = self.guard.watching
         if watching is not None and self.watch is not None:
-            watching.ended(self, asked, outcome, verified=verified, step_id=step_id, report=report, problem=problem)
+            watching.ended(
+                self,
+                asked,
+                outcome,
+                verified=verified,
+                step_id=step_id,
+                report=report,
+                problem=problem,
+                approved_differs=approved_differs,
+            )
 
     def is_spent(self) -> bool:
         """Count a call of a child, and say whether it is one too many: a run cannot spend more by spawning."""

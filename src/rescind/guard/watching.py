@@ -102,6 +102,7 @@ class Watching:
         step_id: str,
         report: ToolReport | None = None,
         problem: str = "",
+        approved_differs: str = "",
     ) -> None:
         """See `Run.ended`."""
         asked.step_id = step_id
@@ -112,6 +113,7 @@ class Watching:
             verified=verified,
             report=report,
             problem=problem,
+            approved_differs=approved_differs,
         )
         assert run.watch is not None
         self.outages.ended(end)

@@ -6,8 +6,7 @@
 
 `stamp_jobs` writes run, agent, tenant, workflow and ancestors of the current run into the header `rescind` of each job
 that is sent within it; a job that a job sends belongs to the same run. `hold_jobs` lets a worker ask, at the last
-moment before it hands a job to its pool, whether an order in force covers it. It costs one look at Redis for each job.
-With a pool of threads or of greenlets, which takes more jobs than it runs, set `worker_prefetch_multiplier = 1`.
+moment before a job begins, whether an order in force covers it. It costs one look at Redis for each job.
 
 Jobs have to be sent to a queue by its name, as Celery does by default: exchange and routing key of another name hide
 from us to which list a job belongs.
@@ -92,23 +91,40 @@ def _holding_request(wanted: Any, ports: "tuple[CeleryQueue, ...]") -> type:
     revoked: type[Exception] = _of_celery("celery.exceptions").TaskRevokedError
     task_ready: Callable[[Any], None] = _of_celery("celery.worker.state").task_ready
 
+    def refuse_if_held(request: Any) -> None:
+        if _is_held(request, ports):
+            # Redis does not have it any more as one that this worker has; the worker has to learn that too.
+            request.acknowledge()
+            task_ready(request)
+            raise revoked(request.id)
+
     class Holding:
-        """Celery derives a faster class for each task, which overrides the method; so it is wrapped in each."""
+        """Celery derives a faster class for each task, which overrides the methods; so they are wrapped in each.
+
+        The last moment before a job begins is another one in each pool. Processes take a job from the worker when they
+        are free, and there is no way back after that. Threads, greenlets and the worker's own thread say so when they
+        begin, and then it is the worker that they ask: what is raised there keeps the job from running.
+        """
 
         def __init_subclass__(cls) -> None:
             kind: Any = cls
-            begin: Callable[..., Any] = kind.execute_using_pool
+            execute: Callable[..., Any] = kind.execute_using_pool
+            accept: Callable[..., Any] = kind.on_accepted
 
-            @functools.wraps(begin)
-            def begin_unless_held(self: Any, pool: Any, **options: Any) -> Any:
-                if _is_held(self, ports):
-                    # Redis does not have it any more as one that this worker has; the worker has to learn that too.
-                    self.acknowledge()
-                    task_ready(self)
-                    raise revoked(self.id)
-                return begin(self, pool, **options)
+            @functools.wraps(execute)
+            def execute_unless_held(self: Any, pool: Any, **options: Any) -> Any:
+                self.rescind_asks_late = not type(pool).__module__.endswith(".prefork")
+                if not self.rescind_asks_late:
+                    refuse_if_held(self)
+                return execute(self, pool, **options)
 
-            kind.execute_using_pool = begin_unless_held
+            @functools.wraps(accept)
+            def accept_unless_held(self: Any, *when: Any) -> Any:
+                if self.rescind_asks_late:
+                    refuse_if_held(self)
+                return accept(self, *when)
+
+            kind.execute_using_pool, kind.on_accepted = execute_unless_held, accept_unless_held
 
     return type("HoldingRequest", (Holding, base), {})
 

@@ -7,7 +7,7 @@ N3. A run that makes no calls costs one small object; watches are made with its 
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Severity, SignalKind
@@ -93,15 +93,6 @@ class RunWatch:
     def watch_of(self, kind: type) -> Watch | None:
         """The watch of this type, to be asked for what it knows besides findings; None if it has none."""
         return next((watch for watch in self._watches if isinstance(watch, kind)), None)
-
-    def facts(self) -> dict[str, Any]:
-        """What is known of the run besides findings, as JSON values: what is left of budgets, what was signalled."""
-        known: dict[str, Any] = {}
-        for watch in self._watches:
-            said = getattr(watch, "facts", None)
-            if said is not None:
-                known |= said()
-        return known
 
     def _take_up(self) -> None:
         detectors = self._engine.detectors

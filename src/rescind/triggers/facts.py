@@ -21,12 +21,14 @@ class ToolReport(msgspec.Struct, kw_only=True, gc=False):
         receipt: What the other system gave as proof.
         failed_parts: What of a call with several parts did not happen.
         usd: What the call cost.
+        observed: Arguments that the other system says it acted upon, by name, as JSON values.
     """
 
     confidence: dict[str, float] = {}
     receipt: str | None = None
     failed_parts: tuple[str, ...] = ()
     usd: float = 0.0
+    observed: dict[str, Any] = {}
 
 
 class Call(msgspec.Struct, kw_only=True, gc=False):

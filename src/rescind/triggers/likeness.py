@@ -52,6 +52,8 @@ Novelty = Mapping[tuple[str, str], float]
 _Told = tuple[str, Mapping[int, int], float, float]
 """An argument, its known values, and the evidence in bits in a new value and in a known one."""
 
+_NOTHING_SAID = -math.inf
+
 
 class Values:
     """The values of one argument at one place: in how many runs each was, and how many were in one run only."""
@@ -78,17 +80,17 @@ class Values:
 class Written:
     """The writes of one action at one place: in how many runs, and with which values."""
 
-    __slots__ = ("_told", "arguments", "runs")
+    __slots__ = ("arguments", "runs", "told")
 
     def __init__(self) -> None:
         """None yet."""
         self.runs = 0
         self.arguments: dict[str, Values] = {}
-        self._told: tuple[_Told, ...] | None = None
+        self.told: tuple[_Told, ...] = ()  # as `tell` last said; empty when it is to be asked anew
 
     def add(self, hashes_by_name: Mapping[str, tuple[int, ...]], sign: int, once: set[object], place: object) -> None:
         """Count a write, and each of its values once in a run."""
-        self._told = None
+        self.told = ()
         if _is_first(place, once):
             self.runs += sign
         for name, hashes in hashes_by_name.items():
@@ -99,19 +101,17 @@ class Written:
                 if _is_first((place, name, value), once):
                     values.add(value, sign)
 
-    def told(self, action: str, novelty: Novelty) -> "tuple[_Told, ...]":
-        """What each argument's values say here, counted when it is first asked for. Those that always change: nothing.
+    def tell(self, action: str, novelty: Novelty) -> "tuple[_Told, ...]":
+        """What each argument's values say here; those that always change say nothing.
 
         Args:
             action: The action that this is of.
             novelty: How likely a new value is anywhere, by action and argument.
         """
-        told = self._told
-        if told is None:
-            told = self._told = tuple(self._tell(action, novelty)) if self.runs >= SUPPORT_MIN else ()
-        return told
+        self.told = tuple(self._told(action, novelty)) if self.runs >= SUPPORT_MIN else ()
+        return self.told
 
-    def _tell(self, action: str, novelty: Novelty) -> "Iterator[_Told]":
+    def _told(self, action: str, novelty: Novelty) -> "Iterator[_Told]":
         for name, values in self.arguments.items():
             wider = novelty.get((action, name))
             if wider is None:
@@ -124,10 +124,11 @@ class Written:
 class View:
     """What was seen from one place: in how many runs it was reached, what was written then, and in which order."""
 
-    __slots__ = ("after", "runs", "written")
+    __slots__ = ("after", "is_wide", "runs", "written")
 
-    def __init__(self) -> None:
-        """Nothing yet."""
+    def __init__(self, *, is_wide: bool) -> None:
+        """Nothing yet. A wide view is that of an agent or a workflow: all runs are seen from it from their beginning."""
+        self.is_wide = is_wide
         self.runs = 0
         self.written: dict[str, Written] = {}
         self.after: dict[str, dict[str, int]] = {}  # by the last write's action: what is written next; "" is the end
@@ -150,7 +151,7 @@ class Counts:
 
     def __init__(self, sketches: Sequence[Sketch]) -> None:
         """Count these."""
-        self.agent = View()
+        self.agent = View(is_wide=True)
         self.views: dict[Place, View] = {AGENT: self.agent}
         for sketch in sketches:
             self.add(sketch, 1)
@@ -190,13 +191,21 @@ class Counts:
             action: The write's action.
             values: Hashes of its arguments, by name.
         """
-        bits = -math.log2(self._likelihood(trail, action)) - self._actions_bits
-        loudest, name = None, ""
+        anyway = (_runs_with(self.agent, action) + 0.5) / (self.agent.runs + 1)
+        likely = _smoothed(self.agent.after.get(trail.last), action, anyway)
+        if trail.workflow is not None:
+            likely = _smoothed(trail.workflow.after.get(trail.last), action, likely)
+        loudest, name = _NOTHING_SAID, ""
+        # One pass, for this is the one loop in here that a write waits for.
         for view in trail.views:
             written = view.written.get(action)
+            if not view.is_wide:
+                here = ((0 if written is None else written.runs) + anyway) / (view.runs + 1)
+                if here < likely:
+                    likely = here
             if written is None:
                 continue
-            for argument, known, new_bits, known_bits in written.told(action, self._novelty):
+            for argument, known, new_bits, known_bits in written.told or written.tell(action, self._novelty):
                 hashes = values.get(argument)
                 if hashes is None:
                     continue
@@ -204,26 +213,16 @@ class Counts:
                 for value in hashes:
                     if value not in known:
                         found = new_bits
-                if loudest is None or found > loudest:
+                if found > loudest:
                     loudest, name = found, argument
-        if loudest is None:
+        bits = -math.log2(likely) - self._actions_bits
+        if loudest == _NOTHING_SAID:
             return bits, ""
         return bits + loudest, name if loudest > max(bits, 0.0) else ""
 
     def telling(self, action: str) -> tuple[str, ...]:
         """The arguments of an action whose values may say something; the others need not be hashed."""
         return self._telling.get(action, ())
-
-    def _likelihood(self, trail: "Trail", action: str) -> float:
-        """How likely this write is in a healthy run, from the place from which it looks strangest."""
-        agent = self.agent
-        anyway = (_runs_with(agent, action) + 0.5) / (agent.runs + 1)
-        likely = _smoothed(agent.after.get(trail.last), action, anyway)
-        if trail.workflow is not None:
-            likely = _smoothed(trail.workflow.after.get(trail.last), action, likely)
-        for view in trail.earlier:
-            likely = min(likely, (_runs_with(view, action) + anyway) / (view.runs + 1))
-        return likely
 
     def _pooled(self) -> Novelty:
         """How likely an argument brings a new value, over all workflows: what few runs are smoothed towards.
@@ -249,7 +248,7 @@ class Counts:
     def _view(self, place: Place) -> View:
         view = self.views.get(place)
         if view is None:
-            view = self.views[place] = View()
+            view = self.views[place] = View(is_wide=place[0] in ("agent", "workflow"))
         return view
 
 
@@ -282,13 +281,12 @@ class Earlier:
 class Trail:
     """One run so far, as `Counts` see it."""
 
-    __slots__ = ("_last_identity", "earlier", "last", "level", "reached", "views", "workflow")
+    __slots__ = ("_last_identity", "last", "level", "reached", "views", "workflow")
 
     def __init__(self, counts: Counts, workflow: str) -> None:
         """A run that has done nothing yet."""
         self.workflow = counts.views.get(("workflow", workflow)) if workflow else None
         self.views = [counts.agent] if self.workflow is None else [counts.agent, self.workflow]
-        self.earlier: list[View] = []
         self.reached = Earlier()
         self.last = ""
         self._last_identity = 0
@@ -299,7 +297,6 @@ class Trail:
         for place in self.reached.places_after(action, identity):
             view = counts.views.get(place)
             if view is not None:
-                self.earlier.append(view)
                 self.views.append(view)
 
     def is_repeated(self, identity: int) -> bool:

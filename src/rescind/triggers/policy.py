@@ -145,6 +145,10 @@ class Tally:
         counts[name] = count = max(1, counts.get(name, 0) + is_new)
         return count
 
+    def as_dict(self) -> dict[str, int]:
+        """How many there were, by kind and rule."""
+        return dict(self._counts or {})
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `detect:`.
