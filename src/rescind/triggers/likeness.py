@@ -127,7 +127,7 @@ class View:
     __slots__ = ("after", "is_wide", "runs", "written")
 
     def __init__(self, *, is_wide: bool) -> None:
-        """Nothing yet. A wide view is that of an agent or a workflow: all runs are seen from it from their beginning."""
+        """Nothing yet. A wide view is an agent's or a workflow's: runs are seen from it from their beginning."""
         self.is_wide = is_wide
         self.runs = 0
         self.written: dict[str, Written] = {}
