@@ -126,3 +126,12 @@ def test_a_store_without_a_journal_says_so(folder: Path, rescind: Rescind) -> No
     answer = rescind("approvals", "list")
     assert answer.status == 2
     assert "no store in it" in answer.err or "does not exist" in answer.err
+
+
+def test_what_waits_does_not_stand_in_the_way_of_an_undo(asks: str, rescind: Rescind, shop: ModuleType) -> None:
+    rescind("stop", "agent:shop-agent", "--reason", "undo it")
+
+    applied = rescind("undo", "--tenant", "acme", "--app", "desk", "--apply")
+
+    assert "may still write" not in applied.err, asks
+    assert shop.shelf["a"] == 1

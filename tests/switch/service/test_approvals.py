@@ -45,7 +45,7 @@ def an_asking(approval_id: str = "approval-1", *, expires_s: float = 600, cents:
 
 
 def approvals_of(switch: Running) -> Approvals:
-    return Approvals(switch.board, SystemClock())
+    return Approvals(switch.board, SystemClock(), switch.alerts.append)
 
 
 YES, NO = DecisionDoc(decision="approved"), DecisionDoc(decision="denied", note="not ada")
@@ -57,6 +57,10 @@ def test_what_an_agent_asks_is_on_disk_and_there_after_a_restart_with_its_decisi
             approvals = approvals_of(switch)
             doc, known = await approvals.ask(an_asking(), AGENT)
             assert (doc.state, known) == ("waiting", False)
+            (alert,) = switch.alerts
+            assert alert.title == "APPROVE? pay by billing-agent@2.4.0"
+            assert "rescind approvals show approval-1" in alert.body
+            assert "payments need a look" in alert.body
             await approvals.decide("approval-1", NO, ALICE)
         async with running(tmp_path) as switch:
             doc = approvals_of(switch).shown("approval-1", OLGA)
@@ -76,6 +80,7 @@ def test_the_same_asking_is_one_and_another_under_its_id_is_refused(tmp_path: Pa
             await approvals.ask(asking, AGENT)
             _, known = await approvals.ask(asking, AGENT)
             assert known
+            assert len(switch.alerts) == 1
             with pytest.raises(Refused, match="another call"):
                 await approvals.ask(an_asking(cents=500), AGENT)
             assert len(approvals.listed(OLGA, every=True)) == 1

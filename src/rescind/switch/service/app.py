@@ -55,7 +55,7 @@ class SwitchApp:
     ) -> None:
         self._streams = Streams(board, upkeep, clock, streams_max)
         self.acknowledge = self._streams.acknowledge
-        approvals = Approvals(board, clock)
+        approvals = Approvals(board, clock, alerts.put)
         self._rest = _litestar(
             board, federation, alerts, signals, approvals, Limit(rate=REQUEST_RATE, burst=REQUEST_BURST, clock=clock)
         )

@@ -4,12 +4,15 @@ guard asks ─▶ within its identity? sound? ─▶ on disk ─▶ approver dec
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from weakref import WeakValueDictionary
 
 from rescind.clock import Clock, from_us
 from rescind.model.approval import APPROVED, DENIED, EXPIRE_MAX, Approval, ApprovalState
 from rescind.model.entry import ApprovalDecided
+from rescind.switch.alerts import Alert
+from rescind.switch.alerts.approvals import alert_of_asked
 from rescind.switch.approval_wire import ApprovalDoc, Asked, DecisionDoc, Ruled
 from rescind.switch.service.intake import ID_LENGTH_MAX, checked_id
 from rescind.switch.service.ledger import Entry, Note
@@ -31,8 +34,8 @@ _CLOCKS_APART = timedelta(minutes=5)
 class Approvals:
     """The approvals of one switch."""
 
-    def __init__(self, board: Switchboard, clock: Clock) -> None:
-        self._board, self._clock = board, clock
+    def __init__(self, board: Switchboard, clock: Clock, alert: Callable[[Alert], None]) -> None:
+        self._board, self._clock, self._alert = board, clock, alert
         self._book = board.book.approvals
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -67,6 +70,7 @@ class Approvals:
                 detail=f"{asked.action}{target}: {asked.because}"[:TEXT_LENGTH_MAX],
             )
             await self._board.keep(Entry(record_of(doc), note))
+            self._alert(alert_of_asked(asked, switch_id=self._board.switch_id, at=self._now))
             return self._doc(self._the(asked.approval_id)), False
 
     def _check(self, doc: Asked, caller: Caller) -> None:
