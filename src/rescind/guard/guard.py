@@ -567,6 +567,8 @@ class Guard:
         self.stores.after_fork()
         if self.teller is not None:
             self.teller.reset_after_fork()
+        if self.watching is not None:
+            self.watching.after_fork()
         if self._switch.urls:
             self.lease.end()  # the parent's; this process must hear a switch itself
         for run in self._runs.values():

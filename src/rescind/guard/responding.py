@@ -8,10 +8,12 @@ Nothing is placed, opened or refused in shadow.
 
 import logging
 import math
+import threading
 from typing import TYPE_CHECKING
 
 from rescind.clock import from_us
-from rescind.containment.incident import Joined, note, open_or_join
+from rescind.containment.incident import Joined, note
+from rescind.containment.incident_desk import IncidentDesk
 from rescind.errors import RescindError
 from rescind.guard.gate import Deny
 from rescind.guard.holding import Hold, in_words
@@ -41,6 +43,9 @@ _OWN_KINDS = frozenset({"run", "tree"})
 """Terms of scopes that concern one run and what it has started: those are told to every switch at once. What is wider
 needs the evidence of several guards, and a switch decides."""
 
+REASON_LENGTH_MAX = 500
+"""Characters of a signal that an order repeats. The whole of it is in the journal."""
+
 RETRY_AFTER_S = 30
 """What a caller is told who may try again later, where no breaker knows better."""
 
@@ -51,6 +56,9 @@ class Responder:
     def __init__(self, guard: "Guard") -> None:
         """For the runs of this guard."""
         self._guard = guard
+        self._placing = threading.Lock()  # while a store is written to, and never while a tool runs
+        self._desk: IncidentDesk | None = None
+        self._desk_of = ""
 
     def answer(
         self, found: tuple[Finding, ...], watching: "Watching", run: "Run", call: Call, *, prevents: bool
@@ -98,24 +106,26 @@ class Responder:
             if response.for_s is not None:
                 self._hold(run, response.level or Level.READ_ONLY, response.for_s, signal)
             for measure, level in response.measures:
-                order = self._place(measure, level, scope, decision, signal, run)
+                order = self._place(measure, level, scope, decision, signal)
                 if order is not None:
                     placed.append(order)
         if placed:
             self._guard.refresh()  # before the next call of any run here, and before this one goes on
         return tuple(placed)
 
-    def _place(
-        self, measure: Measure, level: Level, scope: Scope, decision: Decision, signal: Signal, run: "Run"
-    ) -> Order | None:
+    def _place(self, measure: Measure, level: Level, scope: Scope, decision: Decision, signal: Signal) -> Order | None:
         same = (decision.rule_name, measure, scope)
-        if any((order.trigger, order.measure, order.scope) == same for order in self._guard.standing()):
-            return None  # V4
+        with self._placing:  # of two threads that find the same at once, one places it (V4)
+            if any((order.trigger, order.measure, order.scope) == same for order in self._guard.standing()):
+                return None
+            return self._order(measure, level, scope, decision, signal)
+
+    def _order(self, measure: Measure, level: Level, scope: Scope, decision: Decision, signal: Signal) -> Order | None:
         order = new_order(
             scope,
             level,
             measure=measure,
-            reason=f"{signal.kind.value}: {signal.detail}",
+            reason=_reason(signal),
             actor=ACTOR,
             cause=signal.signal_id,
             trigger=decision.rule_name,
@@ -138,11 +148,9 @@ class Responder:
     # --- the paper ---
 
     def _incident(self, signal: Signal, orders: tuple[Order, ...], run: "Run") -> Joined | None:
-        journal, clock, guard_id = self._guard.journal, self._guard.clock, self._guard.guard_id
+        journal, clock = self._guard.journal, self._guard.clock
         try:
-            joined = open_or_join(
-                journal, signal, clock=clock, guard_id=guard_id, tenant=run.info.tenant, agent=run.info.agent
-            )
+            joined = self._incidents.open_or_join(signal, tenant=run.info.tenant, agent=run.info.agent)
             for order in orders:
                 what = f"{order.measure.value} at {order.level.label} on {order.scope} by rule {order.trigger}"
                 note(journal, joined.incident_id, "order", order.order_id, what, clock=clock, actor=order.actor)
@@ -150,6 +158,28 @@ class Responder:
             logger.error("the incident of signal %s could not be recorded: %s", signal.signal_id, problem)
             return None
         return joined
+
+    @property
+    def _incidents(self) -> IncidentDesk:
+        guard = self._guard
+        if self._desk is None or self._desk_of != guard.guard_id:  # a forked child has a name and a desk of its own
+            self._desk = IncidentDesk(guard.journal, clock=guard.clock, guard_id=guard.guard_id)
+            self._desk_of = guard.guard_id
+        return self._desk
+
+    def say_digests(self) -> None:
+        """Say what is due of the incidents that this process has to do with. Asked for once a minute."""
+        if self._desk is None:
+            return
+        try:
+            for joined in self._incidents.digests():
+                logger.warning("incident %s: %s", joined.incident_id, joined.alert)
+        except RescindError as problem:
+            logger.error("the digests of incidents could not be recorded: %s", problem)
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread that held a lock may not have come along."""
+        self._placing, self._desk = threading.Lock(), None
 
     def _record(self, signal: Signal, decision: Decision, run: "Run") -> None:
         event = Signalled(signal, responses=decision.words, shadow=decision.shadow)
@@ -166,6 +196,11 @@ class Responder:
             self._guard.teller.tell(signal, own, tuple(order for order in orders if order not in own), joined)
         if joined is not None and joined.alert:
             logger.warning("incident %s: %s", joined.incident_id, joined.alert)
+
+
+def _reason(signal: Signal) -> str:
+    # What an agent has put into it must not speak to users, which is what follows two bars in a reason.
+    return f"{signal.kind.value}: {signal.detail[:REASON_LENGTH_MAX].replace('||', '| |')}"
 
 
 def a_hold(level: Level, until_s: float, signal: Signal, now_s: float) -> Hold:

@@ -11,6 +11,7 @@ V5. A run is not contained for errors that everybody has: while a tool is down, 
 """
 
 import fnmatch
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,14 @@ from rescind.model.step import Target, canonical_json
 from rescind.triggers.engine import Engine, RunWatch
 from rescind.triggers.facts import Call, End, ToolReport
 from rescind.triggers.outage import Outages
-from rescind.triggers.policy_file import PolicyFile
+from rescind.triggers.policy_file import LOOK_EVERY_S, PolicyFile
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
     from rescind.guard.run import Run
+
+DIGEST_EVERY_S = 60.0
+"""How often it is looked whether people are owed a word about an incident that goes on."""
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
@@ -43,6 +47,7 @@ class Watching:
         self._engine = Engine(self.policy)
         self._boot_s = guard.clock.boot_s
         self._responder = Responder(guard)
+        self._look_again_s = self._digest_at_s = -math.inf
         self.outages = Outages(self.policy.outage)
 
     @property
@@ -67,11 +72,8 @@ class Watching:
     ) -> Call:
         """See `Run.asked`."""
         now_s = self._boot_s()
-        policy = self.file.current(now_s)
-        if policy is not self.policy:
-            self.policy = policy
-            self._engine.adopt(policy)
-            self.outages = Outages(policy.outage)
+        if now_s >= self._look_again_s:
+            self._look_around(now_s)
         call = Call(
             run=run.info,
             action=action,
@@ -91,6 +93,21 @@ class Watching:
             if deny is not None:
                 run.refuse(deny, action)
         return call
+
+    def _look_around(self, now_s: float) -> None:
+        self._look_again_s = now_s + LOOK_EVERY_S
+        policy = self.file.current(now_s)
+        if policy is not self.policy:
+            self.policy = policy
+            self._engine.adopt(policy)
+            self.outages = Outages(policy.outage)
+        if now_s >= self._digest_at_s:
+            self._digest_at_s = now_s + DIGEST_EVERY_S
+            self._responder.say_digests()
+
+    def after_fork(self) -> None:
+        """In a forked child."""
+        self._responder.after_fork()
 
     def ended(
         self,
