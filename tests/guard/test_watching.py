@@ -265,3 +265,26 @@ def test_what_is_left_of_a_budget_is_shown_and_a_child_spends_from_it_too(tmp_pa
         with pytest.raises(CallDenied, match="3 are allowed"):
             shop.put("milk")
     assert shop.effects == ["tea", "coffee", "cocoa"]
+
+
+def test_an_invariant_over_several_systems_that_breaks_stops_the_writes_of_the_run_that_broke_it(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path, "policy: {}")
+    checked: list[int] = []
+
+    @shop.guard.invariant("shelf and till agree", after=["shelf.*"])
+    def agree() -> str:
+        checked.append(len(shop.effects))
+        return "" if len(shop.effects) < 3 else f"{len(shop.effects)} on the shelf, 2 in the till"
+
+    with shop.guard.run("clerk@1"):
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(CallDenied, match="2 in the till"):
+            shop.put("tea 3")
+    assert checked == [1, 2, 3]
+    with shop.guard.run("clerk@1"):
+        shop.put("coffee")  # another run did not break it, and begins
+    (incident,) = list_incidents(shop.guard.journal)
+    assert "shelf and till agree" in incident.title

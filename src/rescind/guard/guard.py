@@ -1,5 +1,6 @@
 """The guard: what an agent's program holds. It declares tools, opens runs, and follows the switch."""
 
+import inspect
 import math
 import os
 import threading
@@ -29,6 +30,7 @@ from rescind.switch.port import LiveRun, Orders
 if TYPE_CHECKING:
     from rescind.guard.asking import Decider
     from rescind.guard.holding import Hold
+    from rescind.guard.invariants import Invariant
     from rescind.guard.watching import Watching
     from rescind.model.entry import StepRef
     from rescind.model.order import Order
@@ -95,6 +97,7 @@ class Guard:
         self.guard_id = self.ids.new_id("guard")
         self.watching: Watching | None = None
         self.teller: SignalPoster | None = None
+        self.invariants: tuple[Invariant, ...] = ()
         self.spawning: set[str] = set()  # actions that start further runs
         self._scope_holds: tuple[tuple[Scope, Hold], ...] = ()
         self.approval = approval or ApprovalConfig()
@@ -251,6 +254,32 @@ class Guard:
             if spawns:
                 self.spawning.add(name)
             return cast("GuardedWrite[P, R]", guarded_write(self, tool))
+
+        return declare
+
+    def invariant(self, name: str, *, after: Iterable[str] = (), every_s: float = 0.0) -> Callable[[F], F]:
+        """Declare something that must hold over several systems, by a function that takes nothing and checks it.
+
+        It returns whether it holds, or a text that says what does not; raising says so too. It is called in the thread
+        of a write that has ended, in runs under a policy: keep it quick, or rare.
+
+        Args:
+            name: Unique in this guard, for people: `books and invoices agree`.
+            after: Patterns of the actions whose writes it depends on; all by default.
+            every_s: It is called at most once in so many seconds.
+
+        Raises: DeclarationError, if the name is taken or the function cannot be called like that.
+        """
+        from rescind.guard.invariants import Invariant
+
+        def declare(function: F) -> F:
+            if inspect.iscoroutinefunction(function):
+                raise DeclarationError(f"invariant {name!r} ({place_of(function)}) is a coroutine; make it a function")
+            if any(each.name == name for each in self.invariants):
+                raise DeclarationError(f"invariant {name!r} ({place_of(function)}) is declared twice; rename one")
+            added = Invariant(name, function, after=tuple(after), every_s=every_s)
+            self.invariants = (*self.invariants, added)
+            return function
 
         return declare
 

@@ -135,6 +135,9 @@ class Watching:
         assert run.watch is not None
         self.outages.ended(end)
         found = run.watch.ended(end)
+        if asked.writes and self._guard.invariants:
+            broken = (each.look(run, asked.action, end.at_s) for each in self._guard.invariants)
+            found = (*found, *(finding for finding in broken if finding is not None))
         if found:
             self._responder.answer(found, self, run, asked, prevents=False)
 

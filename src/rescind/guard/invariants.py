@@ -1,0 +1,51 @@
+"""What must hold over several systems, checked by functions of the user's after the writes that it depends on."""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rescind.triggers.consistency import ConsistencyWatch
+from rescind.triggers.patterns import names_matching
+
+if TYPE_CHECKING:
+    from rescind.guard.run import Run
+    from rescind.model.signal import Finding
+
+Check = Callable[[], object]
+"""True, None or an empty text: it holds. False, or a text that says what is wrong: it does not. Raising: likewise."""
+
+
+ANY = ("*",)
+
+
+class Invariant:
+    """One of them. It is checked by one thread at a time, and not more often than every `every_s` seconds."""
+
+    def __init__(self, name: str, check: Check, *, after: tuple[str, ...], every_s: float) -> None:
+        self.name = name
+        self._check, self._every_s = check, every_s
+        self._concerns = names_matching(after or ANY)
+        self._next_s = float("-inf")
+        self._lock = threading.Lock()
+
+    def look(self, run: "Run", action: str, now_s: float) -> "Finding | None":
+        """Check it after a write of this action, if it is time to.
+
+        Returns: What there is to say; None if it holds, if that was said, or if nobody has asked.
+        """
+        if now_s < self._next_s or not self._concerns(action):
+            return None
+        watch = None if run.watch is None else run.watch.watch_of(ConsistencyWatch)
+        if not isinstance(watch, ConsistencyWatch) or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            self._next_s = now_s + self._every_s
+            return watch.invariant(self.name, self._answer())
+        finally:
+            self._lock.release()
+
+    def _answer(self) -> object:
+        try:
+            return self._check()
+        except Exception as error:  # noqa: BLE001  # what cannot be checked does not hold
+            return error
