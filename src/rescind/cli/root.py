@@ -18,6 +18,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Detect": {
         "policy": ("test|show|check…", "what is looked for, and what is done then"),
         "verdict": ("SCOPE|RUN[/STEP]", "say whether it is as it should be"),
+        "baseline": ("learn", "learn what healthy runs look like"),
     },
     "Contain": {
         "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
@@ -52,6 +53,7 @@ MODULES = {
     "queues": "rescind.cli.queues:queues",
     "approvals": "rescind.cli.approvals:approvals",
     "incidents": "rescind.cli.incidents:incidents",
+    "baseline": "rescind.cli.baseline:baseline",
     "undo": "rescind.cli.undo:undo",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
