@@ -288,3 +288,20 @@ def test_an_invariant_over_several_systems_that_breaks_stops_the_writes_of_the_r
         shop.put("coffee")  # another run did not break it, and begins
     (incident,) = list_incidents(shop.guard.journal)
     assert "shelf and till agree" in incident.title
+
+
+def test_what_is_held_on_an_agent_for_a_time_holds_all_its_runs_of_this_process_and_no_other(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "paused on agent for 30s")
+    with shop.guard.run("clerk@1"):
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(CallDenied):
+            shop.put("tea 3")
+    with shop.guard.run("clerk@2"):
+        with pytest.raises(CallDenied):
+            shop.get("tea")
+        shop.clock.sleep(31)
+        shop.put("tea 4")
+    with shop.guard.run("other@1"):
+        shop.put("coffee")
+    assert shop.standing() == ()

@@ -409,11 +409,12 @@ class Guard:
             self.teller = SignalPoster(switches, clock=self.clock)
 
     def hold_runs(self, scope: "Scope", hold: "Hold") -> None:
-        """Hold the runs of this process that a scope covers, those to come too, where no order could be placed.
+        """Hold the runs of this process that a scope covers, those to come too, for a time or in place of an order.
 
         A scope that is limited to an action holds more than it says here: what cannot be ordered is not fine-tuned.
         """
-        self._scope_holds = (*self._scope_holds, (scope, hold))
+        now_s = self.clock.boot_s()
+        self._scope_holds = (*(each for each in self._scope_holds if each[1].until_s > now_s), (scope, hold))
         for run in list(self._runs.values()):
             if _covers_some_call(scope, run):
                 run.hold_at(hold)

@@ -21,7 +21,7 @@ from rescind.journal.port import Draft
 from rescind.model.entry import Signalled
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
-from rescind.model.scope import Scope
+from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Signal
 from rescind.switch.desk import new_order
 from rescind.triggers.deciding import decide_at
@@ -104,7 +104,7 @@ class Responder:
         for response in decision.responses:
             scope = response.scope_for(signal, run.info, call.action)
             if response.for_s is not None:
-                self._hold(run, response.level or Level.READ_ONLY, response.for_s, signal)
+                self._hold(run, scope, response.level or Level.READ_ONLY, response.for_s, signal)
             for measure, level in response.measures:
                 order = self._place(measure, level, scope, decision, signal)
                 if order is not None:
@@ -141,9 +141,13 @@ class Responder:
             return None
         return order
 
-    def _hold(self, run: "Run", level: Level, for_s: float, signal: Signal) -> None:
+    def _hold(self, run: "Run", scope: Scope, level: Level, for_s: float, signal: Signal) -> None:
         now_s = self._guard.clock.boot_s()
-        run.hold_at(a_hold(level, now_s + for_s, signal, now_s))
+        hold = a_hold(level, now_s + for_s, signal, now_s)
+        if scope == Scope((Term("run", run.run_id),)):
+            run.hold_at(hold)
+        else:
+            self._guard.hold_runs(scope, hold)
 
     # --- the paper ---
 
