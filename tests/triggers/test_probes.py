@@ -18,7 +18,7 @@ from rescind.model.order import Measure, Order
 from rescind.switch.memory import MemoryOrders
 from rescind.switch.probes import ACTOR, Claim
 from rescind.switch.store import SqliteOrders
-from rescind.triggers.probing import ASK_AGAIN_S, US, ProbeRule, Wait
+from rescind.triggers.probing import ASK_AGAIN_S, US, Probe, ProbeRule, Round, Wait
 
 Store = MemoryOrders | SqliteOrders
 
@@ -134,6 +134,18 @@ def test_p3_a_failure_begins_the_next_round_with_a_cooldown_of_its_own(orders: S
     assert ask(orders, trip, at_us=COOLED_US + 3 * US) == Wait(599.0)
     again = claimed(orders, trip, at_us=COOLED_US + 602 * US)
     assert (again.parts[0].round, again.parts[0].number) == (2, 1)
+
+
+def test_what_is_shown_of_a_trip_is_its_latest_round(orders: Store) -> None:
+    trip = a_placed_trip(orders)
+    assert orders.probing("ord-1") == Round(1, NOON_US)
+    orders.end_probe(claimed(orders, trip), succeeded=False, now_us=COOLED_US)
+    again_us = COOLED_US + 600 * US
+    claimed(orders, trip, at_us=again_us)
+
+    latest = orders.probing("ord-1")
+    assert latest is not None
+    assert (latest.number, latest.probes) == (2, (Probe(1, "guard-1", again_us),))
 
 
 def test_p4_a_prober_of_whom_nobody_hears_has_failed_whatever_it_says_later(orders: Store) -> None:

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rescind.triggers.window import ANOMALOUS, BUCKETS, FAILED, MARKS, SLOW, Counts, Window
@@ -16,6 +16,8 @@ calls = st.lists(st.tuples(times, st.sampled_from([0, FAILED, FAILED | ANOMALOUS
 
 
 @given(calls, st.floats(0, 4_000))
+@example([(BUCKETS * SLOT_S, 0), (0.0, FAILED)], 0.0)  # late by just too much
+@example([((BUCKETS - 1) * SLOT_S, 0), (0.0, FAILED)], 0.0)  # late by just not too much
 def test_it_holds_what_a_list_of_all_calls_holds_whatever_their_order(
     calls: list[tuple[float, int]], now_s: float
 ) -> None:

@@ -22,6 +22,9 @@ ACTIONS_MAX = 1_000
 RUNS_MAX = 256
 """Runs that are remembered for each action, the latest callers. A share of 256 is as good as one of all."""
 
+_FEW = 0.2
+"""At most one in five of the others may fail too, for one that fails to be out of order."""
+
 
 class Cause(enum.StrEnum):
     """Whose fault it is."""
@@ -114,8 +117,7 @@ class Outages:
         failing = sum(not last.good for last in everybody)
         if failing >= share * len(everybody):
             return Cause.OUTAGE
-        rest = len(everybody) - 1
-        return Cause.ROGUE if failing - 1 <= (1 - share) * rest else Cause.UNCLEAR
+        return Cause.ROGUE if failing - 1 <= _FEW * (len(everybody) - 1) else Cause.UNCLEAR
 
     def renew_lock(self) -> None:
         """In a forked child: the thread that held the lock may not have come along."""

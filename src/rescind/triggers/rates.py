@@ -8,7 +8,8 @@ A call counts from the narrowest scope to the widest, and this is what spares th
 
 R1. Of several breakers that would trip at one call, the narrowest does. The wider ones begin anew: what has just been
     contained is no evidence against them.
-R2. While a breaker is tripped, its calls count for no wider one.
+R2. While a breaker is tripped, its calls count for no other one: its order refuses them, and where that is not
+    enforced, what is said is what would have been.
 R3. A breaker that has tripped goes on to watch, and speaks again only when twice the evidence has come (law D5), until
     its cooldown is over.
 R4. There are at most `breakers_max` of them. Beyond that half of them are forgotten: those that were used least
@@ -174,6 +175,7 @@ class RatesDetector:
         # five. Emptied whenever a breaker is forgotten.
         self._groups: dict[Group, tuple[tuple[Key, Evidence], ...]] = {}
         self._slots_per_s = BUCKETS / self.config.window_seconds
+        self._quiet_until_s = 0.0  # until then some breaker may be tripped
         self._lock = threading.Lock()
         _detectors.add(self)
 
@@ -207,16 +209,17 @@ class RatesDetector:
         slot = int(at_s * self._slots_per_s)
         tripped: tuple[Key, Trip] | None = None
         with self._lock:
-            for key, breaker in self._groups.get(group) or self._new_group(group):
+            breakers = self._groups.get(group) or self._new_group(group)
+            if at_s < self._quiet_until_s:
+                breakers = tuple(each for each in breakers if each[1].look(at_s)) or breakers
+            for key, breaker in breakers:
                 if tripped is not None:
                     breaker.restart()
                     continue
-                was_tripped = breaker.strikes and breaker.look(at_s)
                 trip = breaker.record_in(slot, at_s, marks)
                 if trip is not None:
                     tripped = key, trip
-                elif was_tripped:
-                    break
+                    self._quiet_until_s = max(self._quiet_until_s, at_s + self.config.cooldown_seconds)
         return tripped
 
     def renew_lock(self) -> None:
