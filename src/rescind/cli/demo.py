@@ -10,7 +10,9 @@ from rescind.cli.out import answers
 
 
 @click.command()
-@click.option("--manual-stop", is_flag=True, help="Let the operator notice and stop, and no trigger.")
+@click.option(
+    "--manual-stop", is_flag=True, help="Let an operator notice and stop; triggers only say what they would do."
+)
 @click.option(
     "--keep",
     type=click.Path(path_type=Path, file_okay=False),

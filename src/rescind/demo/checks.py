@@ -63,7 +63,7 @@ def check_books(world: World, truth: Truth, opening: Opening, damage: Damage, *,
         _equal("no_other_credit", "and there is no other credit", world.credits(), damage.charges),
         _equal(
             "outbox_as_sent",
-            "the outbox holds one mail to each of them",
+            "the outbox holds what was sent, one mail to a customer",
             world.mails_to_different(rogue),
             damage.mails,
         ),

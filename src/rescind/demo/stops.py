@@ -111,7 +111,7 @@ class ByTrigger:
     def insight(self, world: World) -> str:
         """See `Stop`."""
         assert self._fired is not None
-        return f"The release stays paused until a person lifts that: rescind resume {self._fired.order.scope}"
+        return f"The release stays paused until a person lifts {self._fired.order.order_id} with rescind resume."
 
 
 class ByOperator:
