@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.test_watching import Shop
+from guard.shop import Shop
 from rescind.errors import BreakerForcedOpen, BreakerOpen, CallDenied
 from rescind.model.level import Level
 from rescind.model.order import Measure

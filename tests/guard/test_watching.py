@@ -1,26 +1,19 @@
 """A guard under a policy: what is found is answered before the call goes on, and what was ordered holds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from builders import a_guard, events_of
+from guard.shop import Shop
 from rescind.containment.incident import list_incidents
 from rescind.errors import CallDenied, OrdersUnavailable, RunHalted
-from rescind.guard.guard import Guard
-from rescind.journal.memory import MemoryJournal
-from rescind.model.entry import Refused, RunSnapshot, Signalled
+from rescind.model.entry import Refused, RunSnapshot
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.signal import SignalKind
 from rescind.switch.memory import MemoryOrders
-from rescind.testing.clock import ManualClock
-from rescind.triggers.policy_file import PolicyFile
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BLAST = """
 policy:
@@ -29,38 +22,6 @@ policy:
   respond:
     - {signal: blast_radius, then: %s}
 """
-
-
-class Shop:
-    """A guard under a policy, with a tool that writes and one that reads."""
-
-    def __init__(self, folder: Path, policy: str, orders: Any = None) -> None:
-        self.path = folder / "rescind.yaml"
-        self.path.write_text(policy)
-        self.clock = ManualClock()
-        self.guard = Guard.over(
-            MemoryJournal(), orders or MemoryOrders(), clock=self.clock, policy=PolicyFile(self.path)
-        )
-        self.effects: list[str] = []
-        self.fails: Callable[[str], bool] = lambda _: False
-
-        @self.guard.write("shelf.put", target=lambda what: ("shop", "shelf", what), irreversible="sold")
-        def put(what: str) -> None:
-            self.effects.append(what)
-            if self.fails(what):
-                raise RuntimeError("the shelf broke")
-
-        @self.guard.read("shelf.get")
-        def get(what: str) -> str:
-            return what
-
-        self.put, self.get = put, get
-
-    def signals(self) -> list[Signalled]:
-        return [event for event in events_of(self.guard.journal) if isinstance(event, Signalled)]
-
-    def standing(self) -> tuple[Order, ...]:
-        return self.guard.orders.standing().orders
 
 
 def test_v1_the_record_beyond_the_limit_is_never_touched_and_the_run_is_contained(tmp_path: Path) -> None:
