@@ -1,8 +1,7 @@
 """A guard under a policy, with a tool that writes and one that reads, in memory and on a manual clock."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builders import events_of
 from rescind.guard.guard import Guard
@@ -12,6 +11,9 @@ from rescind.model.order import Order
 from rescind.switch.memory import MemoryOrders
 from rescind.testing.clock import ManualClock
 from rescind.triggers.policy_file import PolicyFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Shop:
