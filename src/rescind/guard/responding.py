@@ -80,9 +80,10 @@ class Responder:
             times = run.watch.tally.count(finding) if run.watch is not None else 1
             decision = decide_at(watching.policy, watching.outages, signal, call, times=times)
             orders = () if decision.shadow else self._contain(decision, signal, run, call)
-            joined = self._incident(signal, orders, run) if decision.opens_incident else None
-            self._record(signal, decision, run)
-            self._tell(signal, orders, joined)
+            if orders or not finding.again:  # what is said again and moves nothing is no news
+                joined = self._incident(signal, orders, run) if decision.opens_incident else None
+                self._record(signal, decision, run)
+                self._tell(signal, orders, joined)
             if prevents and decision.refuses_call and refusal is None:
                 refusal = _refusal(signal, decision, call.action)
         return refusal

@@ -19,7 +19,7 @@ from rescind.clock import from_us, to_us
 from rescind.model.entry import Ended, Entry, Intended, RunClosed, RunOpened, Signalled, Verified
 from rescind.model.scope import Scope
 from rescind.model.signal import Finding, Signal, SignalKind
-from rescind.model.step import REDACTED, RunInfo, Step
+from rescind.model.step import REDACTED, RunInfo, Step, digest_of
 from rescind.triggers.deciding import decide_at
 from rescind.triggers.engine import Engine, RunWatch
 from rescind.triggers.facts import Call, End
@@ -170,7 +170,8 @@ def _call(entry: Entry, step: Step) -> Call:
         at_s=_seconds(entry),
         arguments=arguments,
         target=step.target,
-        repeats=step.arguments_digest,
+        # A step without a key of the caller's has no digest in the journal.
+        repeats=step.arguments_digest or digest_of(step.action, arguments),
         step_id=step.step_id,
     )
 
