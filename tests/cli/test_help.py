@@ -12,6 +12,7 @@ COMMANDS = [
     ("status",),
     ("contain",),
     *(("queues", name) for name in ("list", "watch", "reconcile")),
+    *(("breaker", name) for name in ("list", "force-open", "reset")),
     ("undo",),
     *(("review", name) for name in ("list", "show", "resolve")),
     *(("approvals", name) for name in ("list", "show", "approve", "deny")),

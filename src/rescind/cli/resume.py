@@ -28,7 +28,7 @@ from rescind.cli.trouble import failed
 from rescind.cli.words import list_of
 from rescind.clock import SystemClock, SystemIds, from_us
 from rescind.errors import UsageError
-from rescind.model.order import Lift, Order
+from rescind.model.order import Lift, Measure, Order
 from rescind.model.scope import Scope
 from rescind.recovery.reading import PREFIX_MIN
 from rescind.switch.client.asking import Switches
@@ -58,7 +58,7 @@ def resume(*, names: tuple[str, ...], reason: str | None, consent: str | None, a
     token of an approver, and may want a second person or another switch: the lift waits then, and the exit status is 1.
     With --store, only the orders of that store are lifted.
     """
-    places = _places()
+    places = places_to_lift_at()
     if consent is not None:
         if names or reason is not None:
             raise UsageError("--consent takes no scope, no order and no reason: they are those of the lift")
@@ -69,14 +69,20 @@ def resume(*, names: tuple[str, ...], reason: str | None, consent: str | None, a
         raise UsageError("Missing option '--reason': giving power back takes one")
     if not reason.strip():
         raise UsageError("giving power back takes a reason; add words to --reason")
-    return _Resumption(places, actor or whoami(), reason.strip(), out).run(names)
+    return Resumption(places, actor or whoami(), reason.strip(), out).run(names)
 
 
-class _Resumption:
-    """One `rescind resume`: what is seen where, what is lifted where, and what is said of it."""
+class Resumption:
+    """One `rescind resume`: what is seen where, what is lifted where, and what is said of it.
 
-    def __init__(self, places: Places, actor: str, reason: str, out: Out) -> None:
+    `measures` limits it to orders of these; None for all.
+    """
+
+    def __init__(
+        self, places: Places, actor: str, reason: str, out: Out, *, measures: frozenset[Measure] | None = None
+    ) -> None:
         self._places, self._actor, self._reason, self._out = places, actor, reason, out
+        self._measures = measures
         self._clock, self._ids = SystemClock(), SystemIds()
 
     def run(self, names: Sequence[str]) -> int:
@@ -84,7 +90,8 @@ class _Resumption:
         seen, here = self._see_switches(names), self._see_here()
         there = {order.order_id for order in seen.orders}
         everything = [*seen.orders, *(order for order in here if order.order_id not in there)]
-        ids = [order_id for name in names for order_id in _ids_meant(name.strip(), everything)]
+        meant = [order for order in everything if self._measures is None or order.measure in self._measures]
+        ids = [order_id for name in names for order_id in _ids_meant(name.strip(), meant, self._measures)]
         standing_here = {order.order_id for order in here}
         at_switches = self._for_switches(ids, seen, standing_here)
         # At the switches first: they may want a second person, and what stands in both places must not be given back
@@ -172,7 +179,8 @@ class _Resumption:
         return 0 if result is None or result.in_force else 1
 
 
-def _places() -> Places:
+def places_to_lift_at() -> Places:
+    """The places of a command that gives power back."""
     given = given_places()
     places = find_places(given)
     # Who names a store means the orders of that store, and who names switches those of these: both give power back.
@@ -204,7 +212,7 @@ def _result_as_json(result: LiftResult | None) -> dict[str, Any]:
     }
 
 
-def _ids_meant(name: str, standing: Iterable[Order]) -> list[str]:
+def _ids_meant(name: str, standing: Iterable[Order], measures: frozenset[Measure] | None) -> list[str]:
     """The ids that a scope, an id or the beginning of one means; at least one.
 
     Raises: UsageError, which names what stands.
@@ -223,13 +231,14 @@ def _ids_meant(name: str, standing: Iterable[Order]) -> list[str]:
         raise UsageError(f"{error}; or give the id of an order") from error
     found = [order.order_id for order in standing if order.scope == scope]
     if not found:
-        raise UsageError(f"no order stands with exactly the scope {str(scope)!r}. {_what_stands(standing)}")
+        kind = "order" if measures is None else f"order of {' or '.join(sorted(measures))}"
+        raise UsageError(f"no {kind} stands with exactly the scope {str(scope)!r}. {_what_stands(standing, kind)}")
     return found
 
 
-def _what_stands(standing: Sequence[Order]) -> str:
+def _what_stands(standing: Sequence[Order], kind: str) -> str:
     if not standing:
-        return "No order stands at all"
+        return f"No {kind} stands at all"
     return f"Standing: {list_of(f'{order.order_id} ({order.scope})' for order in standing)}"
 
 

@@ -22,6 +22,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Contain": {
         "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
+        "breaker": ("list|force-open…", "circuit breakers: which are open, open one, reset"),
         "queues": ("watch|list|reconcile", "hold jobs back in their queues"),
         "approvals": ("list|approve…", "what waits for a person's yes or no"),
         "incidents": ("list|show|close", "what was noticed, done about it, and is held"),
@@ -50,6 +51,7 @@ MODULES = {
     "verdict": "rescind.cli.verdict:verdict",
     "policy": "rescind.cli.policy:policy",
     "contain": "rescind.cli.contain:contain",
+    "breaker": "rescind.cli.breaker:breaker",
     "queues": "rescind.cli.queues:queues",
     "approvals": "rescind.cli.approvals:approvals",
     "incidents": "rescind.cli.incidents:incidents",

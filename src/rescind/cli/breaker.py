@@ -1,0 +1,218 @@
+"""`rescind breaker`: circuit breakers, which are orders: those that tripped, and those that a person holds open."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from rescind.cli.identity import whoami
+from rescind.cli.lifting import Seen, see_standing
+from rescind.cli.moments import ago
+from rescind.cli.options import ACTOR_HELP, common, given_places, switches
+from rescind.cli.out import Out
+from rescind.cli.places import Places, find_places
+from rescind.cli.resume import Resumption, places_to_lift_at
+from rescind.cli.safe import safe
+from rescind.cli.stop import WAIT_DEFAULT, read_wait
+from rescind.cli.stopping import deliver, order_as_json, read_words
+from rescind.cli.stores import orders_of
+from rescind.cli.trouble import reply_as_json, trouble_line
+from rescind.cli.words import count_of
+from rescind.clock import SystemClock, SystemIds
+from rescind.errors import UsageError
+from rescind.model.level import Level
+from rescind.model.order import Measure, Order
+from rescind.switch.desk import new_order
+from rescind.triggers.probing import Round
+
+BREAKERS = frozenset({Measure.TRIP, Measure.FORCED_OPEN})
+"""The measures of orders that are breakers."""
+
+
+class OpenBreaker(msgspec.Struct, frozen=True, kw_only=True):
+    """A breaker that refuses writes.
+
+    Attributes:
+        order: The order that it is.
+        here: Whether it stands in this machine's store; only there is it probed.
+        round: Its latest round of probes, of one that tripped and stands here.
+    """
+
+    order: Order
+    here: bool
+    round: Round | None = None
+
+    @property
+    def state(self) -> str:
+        """`forced_open`, `half_open` while probes are under way or have succeeded, `open`."""
+        if self.order.measure is Measure.FORCED_OPEN:
+            return "forced_open"
+        is_probing = self.round is not None and self.round.probes and not self.failed
+        return "half_open" if is_probing else "open"
+
+    @property
+    def failed(self) -> int:
+        """How many probes of the latest round have failed, as far as their probers have said."""
+        return 0 if self.round is None else sum(probe.succeeded is False for probe in self.round.probes)
+
+    @property
+    def succeeded(self) -> int:
+        """How many probes of the latest round have succeeded."""
+        return 0 if self.round is None else sum(probe.succeeded is True for probe in self.round.probes)
+
+    @property
+    def under_way(self) -> int:
+        """How many probes of the latest round nobody has heard of yet."""
+        return 0 if self.round is None else sum(probe.ended_at_us is None for probe in self.round.probes)
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  rescind breaker list
+  rescind breaker force-open action:invoice.void --reason "wrong totals"
+  rescind breaker reset action:invoice.void --reason "fixed in 2.4.1"
+"""
+)
+def breaker() -> None:
+    """Circuit breakers: which are open, open one by hand, reset one.
+
+    A breaker trips by itself when too much goes wrong within its scope: reads go on, writes are refused. After its
+    cooldown it admits some probes, and closes when all of them succeed. One that a person has opened stays open until a
+    person resets it.
+    """
+
+
+@breaker.command(name="list")
+@switches
+@common
+def list_breakers(*, out: Out) -> int:
+    """Show the breakers that are open, on this machine and at its switches.
+
+    Exit status 1 if a switch did not answer: its breakers are not in the list.
+    """
+    places = find_places(given_places())
+    seen = see_standing(places.switches, clock=SystemClock())
+    found = _found(places, seen)
+    for each in found:
+        _say(each, out)
+    if not found:
+        out.say("no breaker is open")
+    lacking = [reply for reply in seen.replies if reply.answer is None]
+    for reply in lacking:
+        out.note(f"not in this list: {trouble_line(reply)}", style="yellow")
+    out.emit(
+        {
+            "breakers": [_as_json(each) for each in found],
+            "unanswered": [reply_as_json(reply) for reply in lacking],
+        }
+    )
+    return 1 if lacking else 0
+
+
+@breaker.command(name="force-open")
+@click.argument("scope")
+@click.option("--reason", default="", metavar="TEXT", help="Why. Who is refused is told.")
+@click.option("--cause", default="", metavar="ID", help="The signal or the incident that this answers.")
+@click.option(
+    "--wait",
+    "wait_s",
+    callback=read_wait,
+    is_flag=False,
+    flag_value=WAIT_DEFAULT,
+    metavar="[TIME]",
+    help=f"Wait for the receipt: 500ms, 10s, 1m; {WAIT_DEFAULT} if no time is given.",
+)
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@switches
+@common
+def force_open(*, scope: str, reason: str, cause: str, wait_s: float | None, actor: str | None, out: Out) -> int:
+    """Refuse the writes of SCOPE until `rescind breaker reset`. It waits for no call.
+
+    SCOPE is as for `rescind stop`: action:NAME, agent:NAME[@VERSION], tenant:NAME, workflow:NAME, joined by `+`.
+    No cooldown ends it and no probe is admitted.
+    """
+    wanted, _ = read_words(scope, Level.READ_ONLY.label)
+    if cause and (not cause.isprintable() or cause != cause.strip()):
+        raise UsageError(f"--cause {cause!r} is no signal and no incident; give the id of one")
+    clock = SystemClock()
+    order = new_order(
+        wanted,
+        Level.READ_ONLY,
+        reason=reason,
+        actor=actor or whoami(),
+        clock=clock,
+        ids=SystemIds(),
+        measure=Measure.FORCED_OPEN,
+        cause=cause,
+    )
+    places = find_places(given_places())
+    if places.passed_over:
+        out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
+    return deliver((order,), places, wait_s=wait_s, out=out, clock=clock, show=lambda answers: answers[0])
+
+
+@breaker.command()
+@click.argument("names", metavar="SCOPE|ORDER…", nargs=-1)
+@click.option("--reason", metavar="TEXT", help="Why it is safe to go on. Kept with the lift.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@switches
+@common
+def reset(*, names: tuple[str, ...], reason: str | None, actor: str | None, out: Out) -> int:
+    """Close the breakers of exactly this SCOPE, tripped or forced open: as `rescind resume`, for breakers only.
+
+    A tripped one need not be reset: it closes by itself when its probes succeed.
+    """
+    if not names:
+        raise UsageError("Missing argument 'SCOPE|ORDER': `rescind breaker list` shows what is open")
+    if reason is None or not reason.strip():
+        raise UsageError("Missing option '--reason': giving power back takes one")
+    places = places_to_lift_at()
+    return Resumption(places, actor or whoami(), reason.strip(), out, measures=BREAKERS).run(names)
+
+
+def _found(places: Places, seen: Seen) -> list[OpenBreaker]:
+    here = _found_here(places)
+    known = {each.order.order_id for each in here}
+    there = [OpenBreaker(order=order, here=False) for order in seen.orders if order.measure in BREAKERS]
+    found = [*here, *(each for each in there if each.order.order_id not in known)]
+    return sorted(found, key=lambda each: (each.order.placed_at, each.order.order_id))
+
+
+def _found_here(places: Places) -> Sequence[OpenBreaker]:
+    if places.store is None:
+        return ()
+    with orders_of(places.store) as orders:
+        return [
+            OpenBreaker(order=order, here=True, round=orders.probing(order.order_id))
+            for order in orders.standing().orders
+            if order.measure in BREAKERS
+        ]
+
+
+def _say(each: OpenBreaker, out: Out) -> None:
+    order = each.order
+    out.say(f"{each.state}  {safe(order.scope)}", style="red" if each.state == "forced_open" else "yellow")
+    out.say(f"  order   {safe(order.order_id)}, {ago(order.placed_at)} ago by {safe(order.actor)}")
+    if order.origin:
+        out.say(f"  origin  {safe(order.origin)}")
+    out.say(f"  reason  {safe(order.reason) or 'none given'}")
+    if each.round is not None and each.round.probes:
+        out.say(
+            f"  probes  round {each.round.number}: {each.succeeded} succeeded, {each.failed} failed, "
+            f"{count_of(each.under_way, 'call')} under way"
+        )
+    if order.measure is Measure.TRIP and not each.here:
+        out.say("  probes  none: it stands at a switch only, so a person lifts it")
+
+
+def _as_json(each: OpenBreaker) -> dict[str, Any]:
+    probes = each.round.probes if each.round is not None else ()
+    return {
+        "state": each.state,
+        "here": each.here,
+        "order": order_as_json(each.order),
+        "round": each.round.number if each.round is not None else None,
+        "probes": [probe._asdict() for probe in probes],
+    }
