@@ -517,6 +517,22 @@ def test_of_two_who_decide_in_the_same_moment_one_wins_and_the_other_is_told() -
         ]
 
 
+def test_who_decides_between_anothers_look_and_word_has_decided() -> None:
+    shop = Shop()
+    with shop.guard.run("shop@1"):
+        approval_id = a_refused(shop.pay, "ada", 5).approval_id
+
+    def mike_is_faster(_: Any) -> bool:
+        decide(shop.journal, approval_id, "denied", actor="mike", clock=ManualClock())
+        return False
+
+    slow = FaultyJournal(shop.journal, mike_is_faster)
+    with pytest.raises(UsageError, match="was denied by mike already"):
+        decide(slow, approval_id, "approved", actor="olga", clock=ManualClock())
+    assert find_approval(shop.journal, approval_id).state(shop.now) is ApprovalState.DENIED
+    assert sum(isinstance(event, ApprovalDecided) for event in events_of(shop.journal)) == 1
+
+
 def test_too_late_is_too_late() -> None:
     shop = Shop(expire_s=30)
     with shop.guard.run("shop@1"):
