@@ -1,5 +1,8 @@
 """Policies as values: responses in words (laws R1 to R3), rules in order (laws Q1 to Q3), and what detectors keep."""
 
+import ast
+from importlib.resources import files
+
 import pytest
 
 from builders import NOON, a_run
@@ -11,7 +14,7 @@ from rescind.model.signal import Finding, Severity, Signal, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.deciding import decide_at
 from rescind.triggers.facts import Call, End
-from rescind.triggers.known import config_type, detector_names, detector_of, limits_of
+from rescind.triggers.known import config_type, detector_names, detector_of, limits_of, rules_of
 from rescind.triggers.outage import OutageConfig, Outages
 from rescind.triggers.policy import Limits, Mode, Policy, Rule, Tally
 from rescind.triggers.policy_file import default_policy
@@ -287,7 +290,7 @@ def test_the_built_in_policy_is_strict(what: tuple[SignalKind, str], then: str) 
 
 
 @pytest.mark.parametrize("kind", [SignalKind.POLICY_VIOLATION, SignalKind.LOST_IDENTITY])
-def test_the_third_time_holds_the_run(kind: SignalKind) -> None:
+def test_a_third_time_holds_the_run(kind: SignalKind) -> None:
     assert decide(default_policy(), a_signal(kind, "target"), times=3) == "deny, read_only on run, incident"
 
 
@@ -330,6 +333,48 @@ def test_every_kind_of_signal_has_a_built_in_answer_and_no_rule_is_out_of_reach(
         assert policy.decide(a_signal(kind, "any"), RUN, "x").rule_name.startswith("built-in ")
     for index, rule in enumerate(policy.defaults):
         assert not any(earlier.covers(rule) for earlier in policy.defaults[:index]), rule
+
+
+# --- what there is to name ---
+
+SOURCES = {
+    "rates": ("rates", "evidence"),
+    "behaviour": ("behaviour", "unlike"),
+    "blast_radius": ("blast",),
+    "budget": ("budgets",),
+    "policy_violation": ("allowed",),
+    "verification_failure": ("verification",),
+    "tool_uncertainty": ("certainty",),
+    "lost_identity": ("identity",),
+    "cross_system_inconsistency": ("consistency",),
+}
+
+
+def literals(name: str) -> tuple[set[str], set[str]]:
+    """Of a detector's source: every text in it, and those that are given to a finding as its rule."""
+    every: set[str] = set()
+    said: set[str] = set()
+    for module in SOURCES[name]:
+        source = files("rescind.triggers").joinpath(f"{module}.py").read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                every.add(node.value)
+            if isinstance(node, ast.Call):
+                called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                rules = [each.value for each in node.keywords if each.arg == "rule"]
+                if called in ("_finding", "_found"):
+                    rules += node.args[:1]
+                said |= {each.value for each in rules if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+    return every, said
+
+
+def test_the_rules_that_a_policy_may_name_are_those_that_detectors_say() -> None:
+    for name in detector_names():
+        known = {rule for kind in SignalKind if detector_of(kind) == name for rule in rules_of(kind)}
+        every, said = literals(name)
+        assert known, name
+        assert known <= every, name
+        assert said <= known, name
 
 
 # --- detectors ---

@@ -4,7 +4,6 @@ Imported by name, and only when a policy is read or an engine is built: a comman
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -31,10 +30,14 @@ _RULES = {
     SignalKind.ERROR_RATE: ("change", "window"),
     SignalKind.ANOMALY_RATE: ("change", "window"),
     SignalKind.SLOW_RATE: ("change", "window"),
+    SignalKind.VOLUME_RATE: ("spike",),
     SignalKind.POLICY_VIOLATION: ("action", "target", "amount", "amount_per_run", "tenant", "revoked_lease"),
     SignalKind.VERIFICATION_FAILURE: ("postcondition", "approved_differs"),
     SignalKind.TOOL_UNCERTAINTY: ("low_parse", "schema_drift", "partial_failure", "no_receipt", "unknown_outcome"),
     SignalKind.BUDGET: ("max_steps", "max_tool_calls", "max_seconds", "max_usd"),
+    SignalKind.LOST_IDENTITY: ("unsure_read", "unsure_write"),
+    SignalKind.INCONSISTENCY: ("partial_failures", "invariant"),
+    SignalKind.DETECTOR_FAILURE: ("raised",),
     SignalKind.BEHAVIOUR: ("retries", "repeated_call", "steps", "mutations", "unlike_baseline"),
     SignalKind.BLAST_RADIUS: (
         "records_per_run",
@@ -53,7 +56,7 @@ RATES = frozenset({SignalKind.ERROR_RATE, SignalKind.ANOMALY_RATE, SignalKind.SL
 
 def detector_names() -> tuple[str, ...]:
     """The keys of `detect:`, in the order in which detectors are asked."""
-    return tuple(name for name, (module, _) in _PLACES.items() if find_spec(f"rescind.triggers.{module}"))
+    return tuple(_PLACES)
 
 
 def detector_of(kind: SignalKind) -> str:

@@ -44,6 +44,7 @@ _NOT_RECORDED: dict[SignalKind, frozenset[str]] = {
     SignalKind.TOOL_UNCERTAINTY: frozenset({"low_parse", "schema_drift", "partial_failure", "no_receipt"}),
     SignalKind.VERIFICATION_FAILURE: frozenset({"approved_differs"}),
     SignalKind.BUDGET: frozenset({"max_usd"}),
+    SignalKind.INCONSISTENCY: frozenset({"invariant"}),
     SignalKind.POLICY_VIOLATION: frozenset({"revoked_lease"}),
 }
 """Signals that come of what no journal holds, by kind and rule, no rule for all: they are taken from it as they were
