@@ -13,6 +13,7 @@ from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.signal import SignalKind
+from rescind.switch.desk import lift_scope
 from rescind.switch.memory import MemoryOrders
 
 BLAST = """
@@ -265,4 +266,32 @@ def test_what_is_held_on_an_agent_for_a_time_holds_all_its_runs_of_this_process_
         shop.put("tea 4")
     with shop.guard.run("other@1"):
         shop.put("coffee")
+    assert shop.standing() == ()
+
+
+def test_a_run_that_goes_on_being_wrong_is_refused_each_time_and_told_of_once(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "[deny, incident]")
+    with shop.guard.run("clerk@1"):
+        for number in range(50):
+            try:
+                shop.put(f"tea {number}")
+            except CallDenied:
+                continue
+    assert len(shop.effects) == 3
+    assert len(shop.signals()) <= 5  # again only when twice as bad
+    (incident,) = list_incidents(shop.guard.journal)
+    assert incident.signals == len(shop.signals())
+
+
+def test_what_a_person_has_lifted_is_not_ordered_again_for_what_was_said_before(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, BLAST % "read_only on run")
+    guard = shop.guard
+    with guard.run("clerk@1"):
+        for number in range(3):
+            shop.put(f"tea {number}")
+        with pytest.raises(CallDenied):
+            shop.put("tea 3")
+        (order,) = shop.standing()
+        lift_scope(guard.orders, order.scope, reason="it may", actor="ann", clock=guard.clock, ids=guard.ids)
+        shop.put("tea 3")
     assert shop.standing() == ()

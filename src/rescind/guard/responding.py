@@ -25,6 +25,7 @@ from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Signal
 from rescind.switch.desk import new_order
 from rescind.triggers.deciding import decide_at
+from rescind.triggers.engine import RunWatch
 from rescind.triggers.facts import Call
 from rescind.triggers.policy import Decision
 from rescind.triggers.response import Verb
@@ -76,11 +77,12 @@ class Responder:
         """
         refusal = None
         for finding in found:
-            signal = self._signal(finding, call)
-            times = run.watch.tally.count(finding) if run.watch is not None else 1
+            assert run.watch is not None, "who has found something watches"
+            times = run.watch.tally.count(finding)
+            signal = self._signal(finding, call, run.watch)
             decision = decide_at(watching.policy, watching.outages, signal, call, times=times)
-            orders = () if decision.shadow else self._contain(decision, signal, run, call)
-            if orders or not finding.again:  # what is said again and moves nothing is no news
+            if not finding.again:  # else it is no news, and a person may have lifted since what was ordered for it
+                orders = () if decision.shadow else self._contain(decision, signal, run, call)
                 joined = self._incident(signal, orders, run) if decision.opens_incident else None
                 self._record(signal, decision, run)
                 self._tell(signal, orders, joined)
@@ -88,10 +90,13 @@ class Responder:
                 refusal = _refusal(signal, decision, call.action)
         return refusal
 
-    def _signal(self, finding: Finding, call: Call) -> Signal:
+    def _signal(self, finding: Finding, call: Call, watch: RunWatch) -> Signal:
+        name = f"{finding.kind.value}.{finding.rule}"
+        if not finding.again or name not in watch.told:
+            watch.told[name] = self._guard.ids.new_id("sig")
         return Signal.of(
             finding,
-            signal_id=self._guard.ids.new_id("sig"),
+            signal_id=watch.told[name],
             noticed_at=from_us(self._guard.clock.now_us()),
             run_id=call.run.run_id,
             step_id=call.step_id,

@@ -51,7 +51,7 @@ class Engine:
 class RunWatch:
     """One run, as all detectors see it."""
 
-    __slots__ = ("_begun", "_detectors", "_engine", "_failures", "_run", "_watches", "tally")
+    __slots__ = ("_begun", "_detectors", "_engine", "_failures", "_run", "_told", "_watches", "tally")
 
     def __init__(self, engine: Engine, run: RunInfo) -> None:
         """Nothing is looked at before the first call (N3)."""
@@ -61,6 +61,14 @@ class RunWatch:
         self._watches: tuple[Watch, ...] = ()  # of those detectors that have something to say of this run
         self._failures: dict[str, int] | None = None
         self.tally = Tally()
+        self._told: dict[str, str] | None = None
+
+    @property
+    def told(self) -> dict[str, str]:
+        """The latest signal of each kind and rule, by id; for whoever makes signals of findings."""
+        if self._told is None:
+            self._told = {}
+        return self._told
 
     def asked(self, call: Call) -> tuple[Finding, ...]:
         """What is found before the call is made, by all detectors; empty if nothing."""
