@@ -15,6 +15,7 @@ from rescind.errors import (
     ApprovalPending,
     ApprovalVoid,
     CallDenied,
+    FanOutBlocked,
     JournalUnavailable,
     RunHalted,
     UsageError,
@@ -22,6 +23,7 @@ from rescind.errors import (
 from rescind.guard.call import WriteCall
 from rescind.guard.flow import write_flow
 from rescind.guard.guard import Guard
+from rescind.guard.holding import Hold
 from rescind.guard.request import Append, Perform, ReadRun, Request, Wait
 from rescind.guard.request import read_run as answer_to
 from rescind.journal.memory import MemoryJournal
@@ -29,7 +31,7 @@ from rescind.journal.port import Query
 from rescind.model.approval import Approval, ApprovalState
 from rescind.model.entry import ApprovalAsked, ApprovalDecided, ApprovalUsed, Intended, RunOpened
 from rescind.model.level import Level
-from rescind.model.order import Order
+from rescind.model.order import Measure, Order
 from rescind.model.step import REDACTED, digest_of
 from rescind.recovery.approvals import decide, find_approval, list_approvals
 from rescind.switch.memory import MemoryOrders
@@ -170,6 +172,38 @@ def test_the_policy_asks_for_single_actions_and_says_why() -> None:
         shop.decide()
         assert shop.pay("ada", 5) == "paid"
     assert shop.paid == [["ada"], ("ada", 5)]
+
+
+def test_what_this_process_holds_at_supervised_for_a_while_asks_too() -> None:
+    shop = Shop(supervised=False)
+    with shop.guard.run("shop@1") as run:
+        run.hold_at(Hold(level=Level.SUPERVISED, until_s=shop.clock.boot_s() + 60, why="too fast", advice="wait"))
+        assert shop.get("tea") == 7
+        assert a_refused(shop.pay, "ada", 5).because == "too fast"
+        shop.decide()
+        assert shop.pay("ada", 5) == "paid"
+        a_refused(shop.pay, "ada", 5)
+        shop.orders.place(an_order("ord-2", level=Level.READ_ONLY))
+        with pytest.raises(CallDenied) as caught:
+            shop.pay("ada", 6)
+        assert caught.value.level is Level.READ_ONLY
+        shop.orders.lift(a_lift("ord-2"))
+        assert isinstance(shop.clock, ManualClock)
+        shop.clock.advance(61)
+        assert shop.pay("ada", 5) == "paid"
+
+
+def test_an_approval_opens_no_other_door() -> None:
+    shop = Shop()
+    wake = shop.guard.write("agent.wake", irreversible="a test", spawns=True)(lambda name: shop.paid.append(name))
+    with shop.guard.run("shop@1"):
+        a_refused(wake, "follow-up")
+        shop.decide()
+        order = an_order("ord-2", level=Level.NORMAL, measure=Measure.BLOCK_FAN_OUT)
+        shop.orders.place(order)
+        with pytest.raises(FanOutBlocked):
+            wake("follow-up")
+    assert shop.paid == []
 
 
 def test_what_a_run_may_not_do_at_all_is_refused_and_nobody_is_asked() -> None:

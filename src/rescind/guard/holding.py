@@ -7,7 +7,7 @@ import math
 
 import msgspec
 
-from rescind.guard.gate import Deny
+from rescind.guard.gate import AwaitApproval, Deny
 from rescind.model.level import Level
 
 
@@ -27,12 +27,14 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     advice: str
 
 
-def denied(holds: tuple[Hold, ...], action: str, *, writes: bool, now_s: float) -> Deny | None:
-    """The refusal of a call by what this process holds its run at; None if it may go on."""
-    for hold in holds:
-        if hold.until_s > now_s and not (hold.level.allows_writes if writes else hold.level.allows_reads):
-            return Deny(f"{action} was not run: {hold.why}. {hold.advice}", hold.why, hold.level)
-    return None
+def verdict_of(holds: tuple[Hold, ...], action: str, *, writes: bool, now_s: float) -> Deny | AwaitApproval | None:
+    """What a call meets by what this process holds its run at, the most severe; None if it may go on."""
+    hold = max((each for each in holds if each.until_s > now_s), key=lambda each: each.level, default=None)
+    if hold is None or (hold.level.allows_writes if writes else hold.level.allows_reads):
+        return None
+    if hold.level is Level.SUPERVISED:
+        return AwaitApproval(hold.why)
+    return Deny(f"{action} was not run: {hold.why}. {hold.advice}", hold.why, hold.level)
 
 
 def remaining(holds: tuple[Hold, ...], now_s: float) -> tuple[Hold, ...]:

@@ -14,7 +14,7 @@ from rescind.errors import CallDenied, RescindError, UsageError
 from rescind.guard.contained import covered_by_measures, fan_out_blocked, snapshot_of
 from rescind.guard.fallback import Fallback
 from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, Verdict, View, judge, spent
-from rescind.guard.holding import Hold, denied, remaining
+from rescind.guard.holding import Hold, remaining, verdict_of
 from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
 from rescind.guard.probing import claim, refused_for_now, trips_among, without_trips
 from rescind.guard.refusing import fan_out_refusal, refusal_of
@@ -381,20 +381,23 @@ class Run:
             self.guard.refresh(self)
             self.guard.wait_for_switch()  # after a fork, or a guard that was closed and goes on all the same
         view = self.view
+        here = self._held_here(action, writes=writes)
         verdict = (
             self._halt
-            or self._denied_here(action, writes=writes)
+            or (here if isinstance(here, Deny) else None)
             or judge(view, self._subject, action, writes=writes, limits=self._limits)
         )
         is_open = False
         if isinstance(verdict, Deny) and writes and trips_among(verdict.orders):
             is_open, verdict = True, self._through_breakers(verdict, action)
-        if isinstance(verdict, AwaitApproval):
-            return verdict
-        if not isinstance(verdict, Allow):
+        if not isinstance(verdict, Allow | AwaitApproval):
             self._refuse(verdict, action)
         if view.orders and action in self.guard.spawning:
             self._refuse_fan_out(action, action)
+        if isinstance(verdict, AwaitApproval):
+            return verdict
+        if isinstance(here, AwaitApproval):
+            return here
         if not is_open:
             view.passed.add(action)
         return None
@@ -424,12 +427,12 @@ class Run:
             self._refuse(found, action)
         return found
 
-    def _denied_here(self, action: str, *, writes: bool) -> Deny | None:
+    def _held_here(self, action: str, *, writes: bool) -> Deny | AwaitApproval | None:
         if not self._holds:
             return None
         now_s = self._boot_s()
         self._holds = remaining(self._holds, now_s)
-        return denied(self._holds, action, writes=writes, now_s=now_s)
+        return verdict_of(self._holds, action, writes=writes, now_s=now_s)
 
     def _refuse_fan_out(self, action: str, started: str) -> None:
         blocked = fan_out_blocked(self.guard.standing(), self.info, action)
