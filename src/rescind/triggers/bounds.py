@@ -66,17 +66,14 @@ def about_run(run_id: str) -> Scope:
 
 
 def shown(value: object, length_max: int = 80) -> str:
-    """A value from outside within a finding's line: short, and text that a journal can hold.
-
-    What a terminal must not be given is the terminal's business.
-    """
+    """A value from outside within a finding's line: short, in one line, and text that a journal can hold."""
     try:
         text = value if isinstance(value, str) else str(value)
     except (TypeError, ValueError):  # a target whose parts are no texts, a number of too many digits
         text = f"({type(value).__name__} that cannot be shown)"
     if len(text) > length_max:
         text = text[: length_max - 1] + "…"
-    return text.encode(errors="replace").decode()
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def ratio_of(value: Any) -> float:

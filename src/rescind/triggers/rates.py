@@ -28,6 +28,7 @@ from rescind.model.outcome import Completed, Unknown
 from rescind.model.scope import Scope, Term, unnameable
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
+from rescind.triggers.bounds import shown
 from rescind.triggers.change import tolerated
 from rescind.triggers.evidence import KINDS, Bounds, Evidence, Rule, Trip
 from rescind.triggers.facts import Call, End
@@ -317,6 +318,7 @@ def baselines_of(ends: Iterable[End], config: RatesConfig | None = None) -> dict
 def finding_of(key: Key, trip: Trip, config: RatesConfig) -> Finding:
     """The finding that a trip makes."""
     scope = Scope(_terms(key))
+    name = shown(scope, 200)
     facts: dict[str, Any] = {
         "calls": trip.calls,
         "bad": trip.bad,
@@ -326,18 +328,16 @@ def finding_of(key: Key, trip: Trip, config: RatesConfig) -> Finding:
     }
     if trip.kind is SignalKind.VOLUME_RATE:
         facts["bound"] = trip.bound
-        detail = (
-            f"{trip.calls:,} calls of {scope} within {config.window_seconds:g} s; up to {trip.bound:,.0f} are usual"
-        )
+        detail = f"{trip.calls:,} calls of {name} within {config.window_seconds:g} s; up to {trip.bound:,.0f} are usual"
     else:
         facts["tolerated_pct"] = round(trip.bound * 100, 2)
-        facts["rate_pct"] = round(trip.bad * 100 / trip.calls, 2)
+        facts["rate_pct"] = round(trip.bad * 100 / max(trip.calls, 1), 2)  # 0 where the clock fell back
         calls, bad, lately = trip.calls, trip.bad, f"within {config.window_seconds:g} s "
         if trip.rule == Rule.CHANGE:
             (calls, bad), lately = trip.since, ""
             facts |= {"evidence": float(f"{trip.evidence:.3g}"), "since_calls": calls, "since_bad": bad}
         detail = (
-            f"{bad:,} of the last {calls:,} calls of {scope} {lately}{_WHAT[trip.kind]}; {trip.bound:.1%} is tolerated"
+            f"{bad:,} of the last {calls:,} calls of {name} {lately}{_WHAT[trip.kind]}; {trip.bound:.1%} is tolerated"
         )
     return Finding(
         kind=trip.kind,
