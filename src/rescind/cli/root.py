@@ -23,6 +23,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Contain": {
         "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
         "breaker": ("list|force-open…", "circuit breakers: which are open, open one, reset"),
+        "lease": ("RUN", "whether it may act, and under which number"),
         "queues": ("watch|list|reconcile", "hold jobs back in their queues"),
         "approvals": ("list|approve…", "what waits for a person's yes or no"),
         "incidents": ("list|show|close", "what was noticed, done about it, and is held"),
@@ -52,6 +53,7 @@ MODULES = {
     "policy": "rescind.cli.policy:policy",
     "contain": "rescind.cli.contain:contain",
     "breaker": "rescind.cli.breaker:breaker",
+    "lease": "rescind.cli.lease:lease",
     "queues": "rescind.cli.queues:queues",
     "approvals": "rescind.cli.approvals:approvals",
     "incidents": "rescind.cli.incidents:incidents",

@@ -101,7 +101,7 @@ def lease_among(
     """As `lease_of`, for somebody who has a rule of his own for what stands: a switch whose lifts need consents.
 
     Args:
-        placed: Every order ever seen.
+        placed: Every order ever seen; those that revoke nothing may be left out.
         standing: Those that stand, most severe first.
         subject: The run.
         action: As there.

@@ -121,6 +121,28 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instance: str = ""
 
 
+class LeaseDoc(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's lease, by the orders of one switch. Two switches together know the union of their `revocations`.
+
+    Attributes:
+        valid: Whether the run may act at all now.
+        fencing_number: 1, and one more for each of `revocations`. A lower one is stale.
+        level: What the run is held at; at `read_only` a valid lease is good for reading.
+        revocations: The ids of all orders that ever revoked it, sorted.
+        held_by: The standing orders for which it is not valid, most severe first.
+        unknown: What the request did not say of the run: any order that names such a thing was counted.
+    """
+
+    switch_id: str
+    run_id: str
+    valid: bool
+    fencing_number: int
+    level: str
+    revocations: tuple[str, ...] = ()
+    held_by: tuple[OrderDoc, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
 # --- events of a stream ---
 
 

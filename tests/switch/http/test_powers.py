@@ -15,6 +15,7 @@ LOOKING = ("GET /v1/orders", "GET /v1/guards", "GET /v1/audit", "GET /v1/stream"
 
 MAY: dict[str, set[str]] = {
     **{request: {"viewer", "operator", "approver"} for request in LOOKING},
+    "GET /v1/leases/run-x": {"viewer", "operator", "approver"},
     "POST /v1/orders": {"agent", "operator", "approver"},
     "POST /v1/lifts": {"approver"},
     "POST /v1/lifts/lift-x/consents": {"approver"},
@@ -81,6 +82,7 @@ def test_the_description_names_every_request_of_the_table(switch: RunningSwitch)
     for request in MAY:
         pattern = (
             request.replace("lift-x", "{lift_id}")
+            .replace("run-x", "{run_id}")
             .replace("approval-x", "{approval_id}")
             .replace("g-ROLE", "{guard_id}")
         )

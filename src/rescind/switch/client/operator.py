@@ -23,8 +23,8 @@ MANY_BYTES_MAX = 32 * 1024 * 1024
 """A receipt or a list of guards: ten thousand of them take about 4 MiB."""
 
 
-class _OrderDoc(OrderDoc, frozen=True, kw_only=True, forbid_unknown_fields=False):
-    pass
+class OrderAnswer(OrderDoc, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """An order in an answer, which may come from a newer switch that says more."""
 
 
 class _LiftDoc(LiftDoc, frozen=True, kw_only=True, forbid_unknown_fields=False):
@@ -32,7 +32,7 @@ class _LiftDoc(LiftDoc, frozen=True, kw_only=True, forbid_unknown_fields=False):
 
 
 class _Placed(Placed, frozen=True, kw_only=True):
-    order: _OrderDoc
+    order: OrderAnswer
 
 
 class _Lifted(Lifted, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class _Lifted(Lifted, frozen=True, kw_only=True):
 
 
 class _Standing(Standing, frozen=True, kw_only=True):
-    orders: tuple[_OrderDoc, ...]
+    orders: tuple[OrderAnswer, ...]
     waiting: tuple[_Lifted, ...] = ()
 
 

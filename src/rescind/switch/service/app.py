@@ -21,6 +21,7 @@ from rescind.switch.service.api import HANDLERS
 from rescind.switch.service.approvals import Approvals
 from rescind.switch.service.approvals_api import HANDLERS as APPROVAL_HANDLERS
 from rescind.switch.service.federation import Federation
+from rescind.switch.service.leases_api import show_lease
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.openapi import add_streams
 from rescind.switch.service.problems import Refused
@@ -110,7 +111,7 @@ def _litestar(
         return app.openapi_schema.to_schema()
 
     app = Litestar(
-        [*HANDLERS, *SIGNAL_HANDLERS, *APPROVAL_HANDLERS, describe],
+        [*HANDLERS, *SIGNAL_HANDLERS, *APPROVAL_HANDLERS, show_lease, describe],
         dependencies={
             "board": Provide(lambda: board, sync_to_thread=False),
             "federation": Provide(lambda: federation, sync_to_thread=False),

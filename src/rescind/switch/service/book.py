@@ -4,12 +4,13 @@ The set is that of `model.order`: orders and lifts are united, and a lift counts
 keeps the answer at hand and changes it record by record; a property test holds it against the definition.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
-from rescind.model.order import Consent, Lift, LiftRule, Order, OrderSet
+from rescind.model.order import Consent, Lift, LiftRule, Measure, Order, OrderSet
 from rescind.model.scope import Scope
 from rescind.switch.approval_wire import Asked, Ruled
 from rescind.switch.service.approval_book import ApprovalBook
@@ -50,6 +51,7 @@ class Book:
         self._lifted_at: dict[str, datetime] = {}
         self._of_scope: dict[Scope, dict[str, None]] = {}
         self._standing: tuple[Order, ...] | None = ()
+        self._revoking: list[Order] = []
 
     def take_up(self, content: Content) -> Change:
         """Add what a record says; what that changes for guards. The same record again changes nothing."""
@@ -65,6 +67,11 @@ class Book:
             case Asked() | Ruled():
                 self.approvals.take_up(content)
                 return Change()
+
+    @property
+    def revoking(self) -> Iterator[Order]:
+        """Every order that ever revoked a lease, standing or lifted. Gateways ask often, so they are at hand."""
+        return iter(self._revoking)
 
     @property
     def standing(self) -> tuple[Order, ...]:
@@ -121,6 +128,8 @@ class Book:
     def _place(self, order: Order) -> Change:
         self._of_scope.setdefault(order.scope, {})[order.order_id] = None
         is_new = _add(self._orders, order.order_id, order)
+        if is_new and order.measure is Measure.REVOKE:
+            self._revoking.append(order)
         if not is_new or order.order_id in self._lifted:
             return Change()
         self._standing = None
