@@ -3,6 +3,7 @@
 Imported by name, and only when a policy is read or an engine is built: a command that stops agents needs none of them.
 """
 
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -70,6 +71,7 @@ def rules_of(kind: SignalKind) -> tuple[str, ...]:
     return _RULES.get(kind, ())
 
 
+@lru_cache(256)  # a policy asks again at every call that its rule answers
 def limits_of(kind: SignalKind, rule: str) -> frozenset[str]:
     """The limits that such a signal is about: of `blast_radius.records_per_run`, that field; else all of them."""
     name = detector_of(kind)

@@ -60,18 +60,24 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     def matches(self, signal: Signal, run: RunInfo, action: str, *, times: int = 1) -> bool:
         """Whether this rule answers the signal, which is the run's `times`-th of its kind and rule."""
-        return (
-            times >= self.times
-            and self.signal in (EVERY_SIGNAL, signal.kind.value, f"{signal.kind.value}.{signal.rule}")
-            and signal.severity >= self.severity
-            and self.scope.covers(run.subject, action or None)
-        )
+        return self.signal in _names_of(signal) and self.meets(signal, run, action, times=times)
+
+    def meets(self, signal: Signal, run: RunInfo, action: str, *, times: int = 1) -> bool:
+        """Whether the rule's conditions hold, but for the signal's name."""
+        is_enough = times >= self.times and signal.severity >= self.severity
+        return is_enough and (not self.scope.terms or self.scope.covers(run.subject, action or None))
 
     def covers(self, other: "Rule") -> bool:
         """Whether this rule, standing before the other one, leaves it nothing to answer."""
         is_wider = self.signal in (EVERY_SIGNAL, other.signal, other.signal.partition(".")[0])
         everybody = set(self.scope.terms) <= set(other.scope.terms)
         return is_wider and everybody and self.severity <= other.severity and self.times <= other.times
+
+
+def _names_of(signal: Signal) -> tuple[str, str, str]:
+    """What a rule may call the signal."""
+    kind: str = signal.kind.value
+    return EVERY_SIGNAL, kind, f"{kind}.{signal.rule}"
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,8 +219,9 @@ class Policy:
             action: The call's action; empty if it is about no single call.
             times: How many signals of this kind and rule the run has given, this one included; see `Tally`.
         """
+        names = _names_of(signal)
         for rule in (*self.rules, *self.defaults):
-            if rule.matches(signal, run, action, times=times):
+            if rule.signal in names and rule.meets(signal, run, action, times=times):
                 shadow = self.is_shadow(rule, signal)
                 return Decision(rule_name=rule.name, responses=rule.then, shadow=shadow, origin=rule.origin)
         return _REPORTED
