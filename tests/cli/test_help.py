@@ -11,6 +11,7 @@ COMMANDS = [
     ("resume",),
     ("status",),
     ("contain",),
+    ("lease",),
     *(("queues", name) for name in ("list", "watch", "reconcile")),
     *(("breaker", name) for name in ("list", "force-open", "reset")),
     ("undo",),
