@@ -11,7 +11,7 @@ Each entry that is about a run must allow its call: a further entry only ever ta
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -197,17 +197,18 @@ class AllowedWatch:
         required = amount.required is not None and amount.required(call.action)
         if amount.required is not None and not required:
             return None
+        if amount.is_plainly_within(call.arguments):
+            return None
         values = values_at(call.arguments, amount.path)
         if not values:
             return self._found("amount", call, f"{shown(call.action)} gives no {amount.name}") if required else None
         value = sum_of(values)
-        what = f"{shown(call.action)}: {amount.name}"
         if value is None:
-            return self._found("amount", call, f"{what} cannot be read as an amount", argument=amount.name)
+            detail = f"{shown(call.action)}: {amount.name} cannot be read as an amount"
+            return self._found("amount", call, detail, amount.name)
         if amount.call_max is not None and value > amount.call_max:
-            return self._found(
-                "amount", call, f"{what} is {value:f}, {amount.call_max:f} is the limit of a call", amount.name, value
-            )
+            detail = f"{shown(call.action)}: {amount.name} is {value:f}, {amount.call_max:f} is the limit of a call"
+            return self._found("amount", call, detail, amount.name, value)
         return self._over_in_run(amount, value, call) if amount.run_max is not None else None
 
     def _over_in_run(self, amount: "_Amount", value: Decimal, call: Call) -> Finding | None:
@@ -266,13 +267,22 @@ def revoked_lease(run: RunInfo, action: str, *, order_ids: Iterable[str] = ()) -
 class _Amount:
     """An amount's limit, ready to be asked. Compared by identity: two entries that limit one argument count apart."""
 
-    __slots__ = ("call_max", "name", "path", "required", "run_max")
+    __slots__ = ("_plain_max", "call_max", "name", "path", "required", "run_max")
 
     def __init__(self, name: str, limit: AmountLimit) -> None:
         self.name, self.path = name, tuple(name.split("."))
         self.call_max = None if limit.call_max is None else limit_of(limit.call_max)
         self.run_max = None if limit.run_max is None else limit_of(limit.run_max)
         self.required: Callable[[str], bool] | None = None if limit.actions is None else names_matching(limit.actions)
+        # What most calls have: one number, and no sum to keep. It is compared as it is.
+        self._plain_max = limit.call_max if limit.run_max is None and len(self.path) == 1 else None
+
+    def is_plainly_within(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether it is a number within its limit, and nothing else has to be known. False tells nothing."""
+        if self._plain_max is None:
+            return False
+        value = arguments.get(self.name)
+        return (type(value) is int or type(value) is float) and -self._plain_max <= value <= self._plain_max
 
 
 class _Fence:

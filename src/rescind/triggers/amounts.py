@@ -5,7 +5,7 @@ one on moving 500 in either direction, or a run could pay out any sum in pieces 
 NaN, a text such as `1,000.00 USD`, and None (the tool then chooses for itself) are no amounts.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, cast
 
@@ -28,6 +28,8 @@ def values_at(arguments: Mapping[str, Any], path: tuple[str, ...]) -> list[Any]:
     if path[0] not in arguments:
         return []
     values = _elements(arguments[path[0]])
+    if len(path) == 1 and len(values) == 1:
+        return values
     for name in path[1:]:
         found: list[Any] = []
         for value in values:
@@ -52,8 +54,10 @@ def limit_of(value: float) -> Decimal:
     return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
 
 
-def sum_of(values: Iterable[Any]) -> Decimal | None:
+def sum_of(values: Sequence[Any]) -> Decimal | None:
     """The sum of amounts; None if one of them cannot be read."""
+    if len(values) == 1:
+        return read_amount(values[0])
     total = Decimal(0)
     for value in values:
         amount = read_amount(value)

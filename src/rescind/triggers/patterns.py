@@ -31,24 +31,27 @@ def targets_matching(patterns: Iterable[str]) -> Callable[[Target], bool]:
     out may be anything. A target that climbs (`../`) matches only patterns that leave its id open altogether: nobody
     can tell from its name where it is.
     """
-    tests = [_target_test(pattern) for pattern in patterns]
-    return lambda target: any(test(target) for test in tests)
+    tests = tuple(tuple(_part_test(part) for part in [*pattern.split("/", 2), "*", "*"][:3]) for pattern in patterns)
 
-
-def _target_test(pattern: str) -> Callable[[Target], bool]:
-    parts = [*pattern.split("/", 2), "*", "*"][:3]
-    system, kind, identifier = (_compiled([part]) for part in parts)
-    is_open = parts[2] == "*"
-
-    def test(target: Target) -> bool:
+    def is_match(target: Target) -> bool:
         name, what, which = str(target.system), str(target.kind), str(target.id)
-        if max(len(name), len(what), len(which)) > NAME_LENGTH_MAX:
+        if len(name) + len(what) + len(which) > NAME_LENGTH_MAX:
             return False
-        if not is_open and _UP.search(which):
-            return False
-        return system(name) and kind(what) and identifier(which)
+        for system, kind, identifier in tests:
+            if (system is not None and not system(name)) or (kind is not None and not kind(what)):
+                continue
+            if identifier is None or (identifier(which) and not (".." in which and _UP.search(which))):
+                return True
+        return False
 
-    return test
+    return is_match
+
+
+def _part_test(part: str) -> Callable[[str], bool] | None:
+    """Whether a part of a target matches; None if any does."""
+    if part == "*":
+        return None
+    return _compiled([part]) if "*" in part or "?" in part else part.__eq__
 
 
 def _compiled(patterns: Iterable[str]) -> Callable[[str], bool]:
