@@ -217,7 +217,7 @@ class WindowBreakerMachine(BreakerMachine):
 TestBreakerByChange = BreakerMachine.TestCase
 TestBreakerByWindow = WindowBreakerMachine.TestCase
 TestBreakerByChange.settings = TestBreakerByWindow.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
+    max_examples=60, stateful_step_count=40, deadline=None
 )
 
 
