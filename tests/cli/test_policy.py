@@ -298,6 +298,30 @@ def test_a_single_call_that_was_refused_needs_no_lift(rescind: Rescind, office: 
     assert "the next one is judged anew" in refusal["lifted_by"][0]
 
 
+def test_what_a_process_holds_for_a_while_needs_no_lift_either(rescind: Rescind, folder: Path) -> None:
+    (folder / "rescind.yaml").write_text(
+        LIMITED + "  respond: [{name: slow-down, signal: blast_radius, then: read_only for 1h}]\n"
+    )
+    guard = library.Guard.from_config()
+
+    @guard.write("note.put", target=lambda name: ("notes", "note", name), irreversible="a test")
+    def put(name: str) -> None:
+        pass
+
+    with guard.run("clerk@1.0", run_id="run-1"):
+        for name in "abcde":
+            put(name)
+        with pytest.raises(library.CallDenied):
+            put("f")
+    guard.close()
+
+    (refusal,) = rescind("policy", "explain", "run-1", "--json").json["refusals"]
+    assert (refusal["level"], refusal["rule"], refusal["orders"]) == ("read_only", "slow-down", [])
+    assert refusal["signals"][0]["signal"] == "blast_radius.records_per_run"
+    assert "itself, in time" in refusal["lifted_by"][0]
+    assert "read_only on run for 1h" in refusal["lifted_by"][0]
+
+
 def test_a_step_is_explained_by_what_was_refused_after_it(rescind: Rescind, office: Path) -> None:
     assert len(rescind("policy", "explain", "run-large/5", "--json").json["refusals"]) == 1
     assert rescind("policy", "explain", "run-large/1", "--json").json["refusals"] == []

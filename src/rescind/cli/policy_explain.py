@@ -15,6 +15,7 @@ from rescind.cli.stores import command_line, find_store, has_store, journal_of, 
 from rescind.errors import ConfigError, UsageError
 from rescind.journal.port import Query
 from rescind.model.entry import Entry, Intended, Refused, Signalled
+from rescind.model.level import Level
 from rescind.model.order import Measure, Order, OrderSet
 from rescind.recovery.reading import every_entry, every_run, the_one_meant
 
@@ -61,6 +62,9 @@ def explain(*, step: str, out: Out) -> int:
     policy = _policy()
     noticed = [entry for entry in entries if isinstance(entry.event, Signalled)]
     found = _explained(_around(entries, run_id, step_id), noticed, history)[-SHOWN_MAX:]
+    for each in found:
+        if not each.rule and each.signals and policy is not None:  # a hold does not say by which rule
+            each.rule = policy.decide(each.signals[0].signal, each.entry.run, each.refused.action).rule_name
     if out.json:
         out.emit(
             {
@@ -157,7 +161,11 @@ def _ways_out(each: Explained, history: OrderSet, store: Path) -> list[str]:
     if unknown:
         ways.append(f"whoever holds the order at a switch: `rescind status` shows it ({safe(', '.join(unknown))})")
     if not ways and each.signals:
-        ways.append("nothing that stands: this one call was refused, and the next one is judged anew")
+        holds = [words for signalled in each.signals for words in signalled.responses if " for " in words]
+        if each.refused.level != Level.NORMAL.label and holds:
+            ways.append(f"itself, in time: the process of the run holds it and forgets it ({safe(', '.join(holds))})")
+        else:
+            ways.append("nothing that stands: this one call was refused, and the next one is judged anew")
     return ways or ["what the reason says: no order stands behind it"]
 
 
