@@ -1,15 +1,18 @@
 """What is compared: each contender learns from healthy runs, and then says at which call it would stop a run."""
 
+import enum
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bench.triggers.runs import Run
 from rescind.model.signal import Severity
-from rescind.triggers.baseline import Baseline, learn
+from rescind.model.step import RunInfo
+from rescind.triggers.baseline import learn
 from rescind.triggers.behaviour import BehaviourConfig, BehaviourDetector
 from rescind.triggers.detector import Detector
 from rescind.triggers.evidence import Rule
+from rescind.triggers.facts import Call
 from rescind.triggers.rates import RatesConfig, RatesDetector
 
 Stop = Callable[[Run], int | None]
@@ -23,22 +26,40 @@ CLASSIC_ERROR_RATE, CLASSIC_FACTOR = 0.15, 3.0
 RUN_EVERY_S = 30.0
 
 
-def baseline_of(healthy: Iterable[Run], *, labelled: bool) -> Baseline:
-    """What our detector learns."""
-    return learn((call for run in healthy for call, _ in run.facts(labelled=labelled)), key=KEY)
+class Source(enum.Enum):
+    """What healthy runs are learned from."""
+
+    GUARD = "all calls of all runs"
+    OPENINGS = "writes, and which runs there were"
+    JOURNAL = "writes; a run that makes none is not in it"
+
+
+def _facts_of(healthy: Iterable[Run], *, labelled: bool, source: Source) -> Iterator[RunInfo | Call]:
+    for run in healthy:
+        if source is not Source.JOURNAL:
+            yield run.info(labelled=labelled)
+        yield from (call for call, _ in run.facts(labelled=labelled) if source is Source.GUARD or call.writes)
 
 
 def behaviour(
     false_stops_per_1000: int = BehaviourConfig().false_stops_per_1000,
     *,
     labelled: bool = True,
+    source: Source = Source.GUARD,
     least: Severity = Severity.HIGH,
 ) -> Contender:
-    """Our detector with a baseline, whose runs say their workflow or do not."""
+    """Our detector with a baseline.
+
+    Args:
+        false_stops_per_1000: Its budget.
+        labelled: Whether runs say their workflow.
+        source: What is learned from.
+        least: The severity from which on a finding stops the run.
+    """
 
     def prepare(healthy: Sequence[Run]) -> Stop:
         config = BehaviourConfig(false_stops_per_1000=false_stops_per_1000)
-        detector = BehaviourDetector(config, baseline_of(healthy, labelled=labelled))
+        detector = BehaviourDetector(config, learn(_facts_of(healthy, labelled=labelled, source=source), key=KEY))
         return lambda run: first_finding(detector, run, labelled=labelled, least=least)
 
     return prepare
@@ -136,6 +157,8 @@ OURS = "behaviour, workflow given"
 CONTENDERS: dict[str, Contender] = {
     OURS: behaviour(),
     "behaviour, no workflow": behaviour(labelled=False),
+    "behaviour, learned from writes": behaviour(source=Source.OPENINGS),
+    "behaviour, learned from a journal": behaviour(source=Source.JOURNAL),
     "behaviour, warnings counted": behaviour(least=Severity.INFO),
     "behaviour, nothing learned": limits_only,
     "classic signals, breakers": classic,

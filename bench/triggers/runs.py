@@ -38,9 +38,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     calls: tuple[tuple[str, dict[str, Any], str], ...]
 
+    def info(self, *, labelled: bool) -> RunInfo:
+        """The run, with its workflow or without."""
+        return RunInfo(run_id=self.run_id, agent_name=self.suite, workflow=self.task if labelled else "")
+
     def facts(self, *, labelled: bool, began_s: float = 0.0) -> Iterator[tuple[Call, End]]:
         """What a guard would have known, with the workflow or without; 5 s from call to call."""
-        run = RunInfo(run_id=self.run_id, agent_name=self.suite, workflow=self.task if labelled else "")
+        run = self.info(labelled=labelled)
         for number, (tool, arguments, flags) in enumerate(self.calls):
             at_s = began_s + 5.0 * number
             call = Call(
@@ -85,13 +89,13 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _run_of(row: dict[str, Any]) -> Run:
-    # MODEL/SUITE/TASK/ATTACK/INJECTION
-    parts = row["run_id"].split("/")
+    _, _, rest = row["run_id"].partition(f"/{row['suite']}/")  # MODEL/SUITE/TASK/ATTACK/INJECTION
+    task = rest.partition("/")[0]
     return Run(
         run_id=row["run_id"],
         rogue=row["label"] == "rogue",
         suite=row["suite"],
-        task=f"{row['suite']}/{parts[2]}",
+        task=f"{row['suite']}/{task}" if task else "",
         model=row["model"],
         calls=tuple((tool, arguments, flags) for tool, arguments, flags in row["calls"]),
     )

@@ -153,7 +153,8 @@ def measure() -> list[Row]:
             row(
                 f"{name}: false, aim", ours=ours.false_stops, reference=FALSE_AIM, unit="of 1,000",
                 target=1.0,
-                n=sum(len(split.healthy) for split in splits), note="reference: a tenth of the same pairs' false stops over four environments",
+                n=sum(len(split.healthy) for split in splits),
+                note="reference: a tenth of the same pairs' false stops over four environments",
             ),
         ]  # fmt: skip
     return rows

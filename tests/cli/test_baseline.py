@@ -10,7 +10,7 @@ import rescind as library
 from cli.conftest import Rescind
 from rescind.journal.port import Draft
 from rescind.journal.sqlite import SqliteJournal
-from rescind.model.entry import RunSnapshot
+from rescind.model.entry import RunOpened, RunSnapshot
 from rescind.model.step import RunInfo
 from rescind.triggers.baseline import load
 from rescind.triggers.behaviour import BehaviourConfig, BehaviourDetector
@@ -19,7 +19,7 @@ from rescind.triggers.facts import Call
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A journal of thirty runs that each void an invoice, and of one that changed a password and was contained."""
+    """A journal of thirty runs that each void an invoice, one that wrote nothing, one that was contained."""
     guard = library.Guard.at(tmp_path / "store")
 
     @guard.write("invoice.void", irreversible="a test")
@@ -35,6 +35,10 @@ def store(tmp_path: Path) -> Path:
         set_password("secret-word")
     guard.close()
     journal = SqliteJournal(tmp_path / "store" / "journal.db")
+    plan = RunInfo(run_id="plan-1", agent_name="rescind-undo")
+    journal.append([Draft(run_id="plan-1", event=RunOpened(run=plan, guard_id="g"), recorded_at_us=1)])
+    quiet = RunInfo(run_id="quiet-1", agent_name="clerk", agent_version="1", workflow="look")
+    journal.append([Draft(run_id="quiet-1", event=RunOpened(run=quiet, guard_id="g"), recorded_at_us=1)])
     snapshot = RunSnapshot(order_id="ord_1", level="halted", calls=1, steps=1)
     journal.append([Draft(run_id="bad-1", event=snapshot, recorded_at_us=1)])
     journal.close()
@@ -45,7 +49,7 @@ def test_what_a_journal_teaches_makes_a_stranger_stand_out(rescind: Rescind, sto
     answer = rescind("baseline", "learn", "--store", str(store), "--out", str(tmp_path / "b.json"), "--json")
 
     assert answer.status == 0, answer.err
-    assert answer.json["runs"] == {"clerk@1": 30}
+    assert answer.json["runs"] == {"clerk@1": 31}
     assert answer.json["left_out"] == ["bad-1"]
     run = RunInfo(run_id="r", agent_name="clerk", agent_version="1", workflow="void")
     detector = BehaviourDetector(BehaviourConfig(), load(tmp_path / "b.json"))
@@ -102,7 +106,7 @@ def test_people_are_told_how_much_was_learned(rescind: Rescind, store: Path, tmp
         "baseline", "learn", "--store", str(store), "--out", str(tmp_path / "b.json"), "--without", "good-7"
     )
 
-    assert "clerk@1: 29 runs, 1 workflow" in answer.out
+    assert "clerk@1: 30 runs, 2 workflows" in answer.out
     assert "left out: bad-1, good-7" in answer.out
 
 

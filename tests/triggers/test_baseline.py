@@ -102,6 +102,15 @@ def test_no_value_and_no_id_of_a_run_is_in_it() -> None:  # B3
     assert not any(word in text for word in ("Mallory", "987654321", "run-secret", "inv_8", "erp"))
 
 
+def test_a_run_that_calls_nothing_is_a_healthy_run_too() -> None:
+    quiet = [RunInfo(run_id=f"q{number}", agent_name="clerk", workflow="w") for number in range(30)]
+
+    likeness = Likeness(learn(quiet, key=KEY).agents["clerk"])
+
+    assert likeness.healthy_runs(likeness.by_workflow) == 30
+    assert likeness.bits_allowed(likeness.by_workflow, 40) == 0.0
+
+
 def test_equal_values_have_equal_hashes_with_one_key_and_others_with_another() -> None:
     hasher = Hasher(KEY)
 

@@ -211,10 +211,16 @@ def test_an_agent_version_that_was_never_learned_is_not_judged() -> None:
 
 def test_too_few_healthy_runs_for_a_budget_say_nothing() -> None:
     run = a_run(workflow="refund")
-    few = learn(healthy(9), key=KEY)  # 18 runs cannot tell 1 in 20 from none
+    few = learn(healthy(11), key=KEY)  # 22 runs cannot tell 1 in 25 from none
 
     assert watched(few, run).asked(a_call("address.set", run)) is None
     assert watched(few, run, false_stops_per_1000=100).asked(a_call("address.set", run)) is not None
+
+
+def test_the_first_write_of_an_agent_that_only_ever_read_is_found() -> None:
+    reading = learn([a_call("orders.read", a_run(f"r{number}"), writes=False) for number in range(40)], key=KEY)
+
+    assert rules([watched(reading).asked(a_call("money.send"))]) == ["unlike_baseline"]
 
 
 def test_arguments_that_nobody_recorded_make_it_say_less_and_never_more() -> None:

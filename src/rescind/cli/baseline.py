@@ -16,9 +16,11 @@ from rescind.errors import UsageError
 from rescind.recovery.reading import every_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rescind.journal.port import Journal, Query
+    from rescind.model.entry import Entry
+    from rescind.model.step import RunInfo
     from rescind.triggers.baseline import Baseline
     from rescind.triggers.facts import Call, End
 
@@ -101,17 +103,15 @@ def _learn(
     """What was learned, with what was known before, and the runs that were left out though they did something."""
     from rescind.journal.port import Query
     from rescind.triggers.baseline import learn as learn_from
-    from rescind.triggers.facts import Call
     from rescind.triggers.healthy import doubtful_runs
-    from rescind.triggers.replay import calls_of
 
     # Whatever was found out of a run, before or after the time that is learned from, is held against it.
     doubtful = (doubtful_runs(every_entry(journal, Query())) | without) - despite
     left_out: set[str] = set()
 
-    def healthy() -> "Iterator[Call | End]":
-        for fact in calls_of(every_entry(journal, query)):
-            run_id = fact.run.run_id if isinstance(fact, Call) else fact.call.run.run_id
+    def healthy() -> "Iterator[RunInfo | Call | End]":
+        for fact in _facts_of(every_entry(journal, query)):
+            run_id = _run_of(fact).run_id
             if run_id in doubtful:
                 left_out.add(run_id)
             else:
@@ -119,3 +119,36 @@ def _learn(
 
     learned = learn_from(healthy(), key=known.key if known is not None else secrets.token_bytes(16))
     return (learned if known is None else known.merge(learned)), left_out
+
+
+def _facts_of(entries: "Iterable[Entry]") -> "Iterator[RunInfo | Call | End]":
+    """The calls of a journal and their ends, and each run's beginning: one that only reads has nothing else in it."""
+    from rescind.cli.judging import VERDICT_AGENT
+    from rescind.compensation.paperwork import UNDO_AGENT
+    from rescind.containment.incident import INCIDENT_AGENT
+    from rescind.model.approval import APPROVAL_AGENT
+    from rescind.model.entry import RunOpened
+    from rescind.triggers.replay import calls_of
+
+    ours = {UNDO_AGENT, INCIDENT_AGENT, APPROVAL_AGENT, VERDICT_AGENT}
+    opened: list[RunInfo] = []
+
+    def noting() -> "Iterator[Entry]":
+        for entry in entries:
+            if isinstance(entry.event, RunOpened) and entry.run.agent_name not in ours:
+                opened.append(entry.run)
+            yield entry
+
+    for fact in calls_of(noting()):
+        yield from opened
+        opened.clear()
+        yield fact
+    yield from opened
+
+
+def _run_of(fact: "RunInfo | Call | End") -> "RunInfo":
+    from rescind.triggers.facts import Call, End
+
+    if isinstance(fact, End):
+        return fact.call.run
+    return fact.run if isinstance(fact, Call) else fact

@@ -29,6 +29,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from rescind.errors import UsageError
+from rescind.model.step import RunInfo
 from rescind.triggers.facts import Call, End
 from rescind.triggers.rates import Recorded, baselines_of
 
@@ -75,7 +76,10 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Sketch(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One healthy run: the hash of its id, its workflow (empty if it has none), and its first calls in their order."""
+    """One healthy run: the hash of its id, its workflow (empty if it has none), and its first calls in their order.
+
+    A run may have called nothing.
+    """
 
     run: int
     workflow: str
@@ -210,13 +214,14 @@ def _text_of(value: Any) -> str | None:
     return None
 
 
-def learn(facts: Iterable[Call | End], *, key: bytes) -> Baseline:
+def learn(facts: Iterable[RunInfo | Call | End], *, key: bytes) -> Baseline:
     """Learn from healthy runs.
 
     Whoever calls this vouches that they were healthy: what a rogue run did in here is never noticed again.
 
     Args:
-        facts: Calls, or ends of calls, or both, of any number of runs, each run's in its order. Time in each.
+        facts: Runs that began, calls, and ends of calls, of any number of runs, each run's in its order. A run that
+            calls nothing is known by its beginning only; without it, it counts in no budget.
         key: 16 bytes; that of the baseline which this one is to be merged with, or new random ones.
     """
     learning = _Learning(key)
@@ -233,7 +238,10 @@ class _Learning:
         self._rates: dict[str, Recorded] = {}
         self._windows: dict[str, list[int]] = {}  # by action: calls, windows, busiest, this window, calls in it
 
-    def add(self, fact: Call | End) -> None:
+    def add(self, fact: RunInfo | Call | End) -> None:
+        if isinstance(fact, RunInfo):
+            self._calls_of(fact)
+            return
         if isinstance(fact, Call):
             self._called(fact)
             return
@@ -259,15 +267,18 @@ class _Learning:
 
     def _called(self, call: Call) -> None:
         self._count(call)
-        name = call.run.agent
-        sample = self._agents.get(name)
-        if sample is None:
-            if len(self._agents) >= AGENTS_MAX:
-                return
-            sample = self._agents[name] = _Sample()
-        calls = sample.calls_of(self._hasher.of(call.run.run_id), call.run.workflow)
+        calls = self._calls_of(call.run)
         if calls is not None and len(calls) < CALLS_MAX:
             calls.append(self._hasher.seen(call))
+
+    def _calls_of(self, run: RunInfo) -> list[Seen] | None:
+        """The calls of a run so far; None if it is not in the sample."""
+        sample = self._agents.get(run.agent)
+        if sample is None:
+            if len(self._agents) >= AGENTS_MAX:
+                return None
+            sample = self._agents[run.agent] = _Sample()
+        return sample.calls_of(self._hasher.of(run.run_id), run.workflow)
 
     def _count(self, call: Call) -> None:
         window = int(call.at_s // WINDOW_S) if math.isfinite(call.at_s) else 0

@@ -34,15 +34,14 @@ class BehaviourConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         repeats_max: How often a run may make one and the same call: same action, same arguments.
         steps_max: Calls in a run, reads included.
         mutations_max: Writes in a run.
-        false_stops_per_1000: Of 1,000 healthy runs that call anything, how many may be taken for unhealthy ones by what
-            was learned.
+        false_stops_per_1000: Of 1,000 healthy runs, how many may be taken for unhealthy ones by what was learned.
     """
 
     retries_max: int = 5
     repeats_max: int = 10
     steps_max: int = 500
     mutations_max: int = 200
-    false_stops_per_1000: int = 50
+    false_stops_per_1000: int = 40
 
     def __post_init__(self) -> None:
         for name in ("retries_max", "repeats_max", "steps_max", "mutations_max"):
