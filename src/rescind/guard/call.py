@@ -82,6 +82,7 @@ class WriteCall:
         self._asked: Asked | None = None  # what detectors were told of it
         self._collecting = Collecting()  # what the tool says of itself
         self._invoked = False
+        self._problem = ""  # of its result, for its declared shape
         self._probe: Claim | None = None  # of open breakers
 
     # --- before the effect ---
@@ -247,6 +248,7 @@ class WriteCall:
                 verified=self.verified,
                 step_id=self.step_id,
                 report=self._collecting.report,
+                problem=self._problem,
                 approved_differs=self._difference(self._collecting.report),
             )
 
@@ -304,6 +306,8 @@ class WriteCall:
     def invoke(self) -> Any:
         """The tool itself. What it raises, or its cancellation, is the flow's to judge."""
         self._invoked = True
+        if self._asked is not None:  # its duration is the tool's: it may have waited for a person
+            self._asked.at_s = self.run.guard.clock.boot_s()
         if self.tool.is_async:
             return self._invoke_async()
         key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
@@ -346,6 +350,9 @@ class WriteCall:
 
     def completed(self, result: Any) -> Completed:
         """The outcome to record. A result without a JSON form is not recorded, and the outcome says so."""
+        watching = self.run.guard.watching
+        if watching is not None and self._asked is not None:
+            self._problem = self.tool.results.problem_with(result, watching.learned)
         try:
             recorded = record_value(self.action, "the result", result)
         except NotSerialisable:

@@ -10,6 +10,7 @@ from rescind.errors import NoRun, UsageError
 from rescind.guard.call import WriteCall
 from rescind.guard.drive import drive, drive_async
 from rescind.guard.flow import write_flow
+from rescind.guard.results import Results
 from rescind.guard.run import Run, current_run
 from rescind.guard.tool import WriteTool
 from rescind.guard.watched_read import WatchedRead
@@ -93,8 +94,9 @@ def _run_of(guard: "Guard", action: str) -> Run:
     return run
 
 
-def guarded_read(guard: "Guard", name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def guarded_read(guard: "Guard", name: str, function: Callable[..., Any], returns: Any = None) -> Callable[..., Any]:
     """The function behind the gate. It is called with what the gate let through, and nothing is recorded."""
+    results = Results(function, name, returns)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
@@ -103,9 +105,9 @@ def guarded_read(guard: "Guard", name: str, function: Callable[..., Any]) -> Cal
             run.admit(name, writes=False)
             if run.watch is None:
                 return await function(*args, **kwargs)
-            with WatchedRead(run, name, args, kwargs) as watched:
+            with WatchedRead(run, name, results, args, kwargs) as watched:
                 result = await function(*args, **kwargs)
-                watched.completed()
+                watched.completed(result)
                 return result
 
         return read_async
@@ -116,9 +118,9 @@ def guarded_read(guard: "Guard", name: str, function: Callable[..., Any]) -> Cal
         run.admit(name, writes=False)
         if run.watch is None:
             return function(*args, **kwargs)
-        with WatchedRead(run, name, args, kwargs) as watched:
+        with WatchedRead(run, name, results, args, kwargs) as watched:
             result = function(*args, **kwargs)
-            watched.completed()
+            watched.completed(result)
             return result
 
     return read

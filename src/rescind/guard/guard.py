@@ -191,15 +191,19 @@ class Guard:
 
     # --- declarations ---
 
-    def read(self, name: str) -> Callable[[F], F]:
+    def read(self, name: str, *, returns: Any = None) -> Callable[[F], F]:
         """Declare a tool that changes nothing. It goes on under `read_only`, and is not journaled.
+
+        Args:
+            name: Unique in this guard.
+            returns: The shape of its results, if its annotation does not say: a type, or a JSON Schema.
 
         Raises: DeclarationError, if the name is taken.
         """
 
         def declare(function: F) -> F:
             self._add(name, ReadTool(name, place_of(function)))
-            return cast("F", guarded_read(self, name, function))
+            return cast("F", guarded_read(self, name, function, returns))
 
         return declare
 
@@ -216,6 +220,7 @@ class Guard:
         undo_within: timedelta | None = None,
         cancellable: bool = False,
         spawns: bool = False,
+        returns: Any = None,
     ) -> Callable[[Callable[P, R]], GuardedWrite[P, R]]:
         """Declare a tool that changes something. Its effect class must be chosen before its first call.
 
@@ -232,6 +237,8 @@ class Guard:
                 unknown, unless its effect vouches that nothing changed.
             spawns: Whether it starts further runs: a webhook that wakes a follow-up agent, a job that one picks up. It
                 is refused where the fan-out of its run is blocked.
+            returns: The shape of its results, if its annotation does not say: a type, or a JSON Schema. A result that
+                differs is told to the policy.
 
         Raises: DeclarationError, if the name is taken or the declaration contradicts itself.
         """
@@ -249,6 +256,7 @@ class Guard:
                 undo_within=undo_within,
                 cancellable=cancellable,
                 spawns=spawns,
+                returns=returns,
             )
             self._add(name, tool)
             if spawns:

@@ -12,6 +12,7 @@ from rescind.guard.arguments import Signature
 from rescind.guard.binding import Binding
 from rescind.guard.effect import Effect, PastStep
 from rescind.guard.handlers import Handler, HandlerEffect
+from rescind.guard.results import Results
 from rescind.model.action import Action, EffectClass
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
@@ -44,8 +45,10 @@ class WriteTool:
         undo_within: timedelta | None,
         cancellable: bool = False,
         spawns: bool = False,
+        returns: Any = None,
     ) -> None:
         self.spawns = spawns
+        self.results = Results(function, name, returns)
         self.function, self.name = function, name
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = Signature(function)

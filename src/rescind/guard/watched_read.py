@@ -7,6 +7,7 @@ from rescind.guard.reporting import Collecting
 from rescind.model.outcome import Completed, Failed, Outcome
 
 if TYPE_CHECKING:
+    from rescind.guard.results import Results
     from rescind.guard.run import Run
 
 _FAILED = Failed("raised")  # of a read nothing else matters: nothing was changed in any case
@@ -16,14 +17,16 @@ _COMPLETED = Completed()
 class WatchedRead:
     """Around one call of a read whose run is watched."""
 
-    __slots__ = ("_asked", "_collecting", "_outcome", "_run")
+    __slots__ = ("_asked", "_collecting", "_outcome", "_problem", "_results", "_run")
 
-    def __init__(self, run: "Run", action: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, run: "Run", action: str, results: "Results", args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Ask the detectors.
 
         Raises: CallDenied, RunHalted.
         """
-        self._run = run
+        self._run, self._results, self._problem = run, results, ""
         self._outcome: Outcome = _FAILED
         self._asked = run.asked(action, writes=False, repeats=_digest(args, kwargs))
         self._collecting = Collecting()
@@ -32,14 +35,17 @@ class WatchedRead:
         self._collecting.__enter__()
         return self
 
-    def completed(self) -> None:
+    def completed(self, result: Any) -> None:
         """It has returned."""
+        watching = self._run.guard.watching
+        if watching is not None:
+            self._problem = self._results.problem_with(result, watching.learned)
         self._outcome = _COMPLETED
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._collecting.__exit__(kind, error, at)
         if self._asked is not None:
-            self._run.ended(self._asked, self._outcome, report=self._collecting.report)
+            self._run.ended(self._asked, self._outcome, report=self._collecting.report, problem=self._problem)
 
 
 def _digest(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

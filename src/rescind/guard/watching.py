@@ -21,6 +21,7 @@ from rescind.model.outcome import Outcome
 from rescind.model.step import Target, canonical_json
 from rescind.triggers.engine import Engine, RunWatch
 from rescind.triggers.facts import Call, End, ToolReport
+from rescind.triggers.learned import LearnedShapes
 from rescind.triggers.outage import Outages
 from rescind.triggers.policy_file import LOOK_EVERY_S, PolicyFile
 
@@ -49,6 +50,7 @@ class Watching:
         self._responder = Responder(guard)
         self._look_again_s = self._digest_at_s = -math.inf
         self.outages = Outages(self.policy.outage)
+        self.learned = LearnedShapes()
 
     @property
     def fault(self) -> str:
@@ -81,6 +83,7 @@ class Watching:
             at_s=now_s,
             arguments=arguments or _NO_ARGUMENTS,
             target=target,
+            tenant="" if target is None else target.tenant,
             # Only compared within this run, and so cheap: the process's own hash will do.
             repeats=str(hash(canonical_json(arguments))) if arguments else repeats,
             spawns=spawns,

@@ -78,6 +78,11 @@ class Target(msgspec.Struct, frozen=True, gc=False):
             raise ValueError(f"cannot read target {text!r}: write SYSTEM/KIND/ID")
         return cls(system, kind, identifier)
 
+    @property
+    def tenant(self) -> str:
+        """On whose data it lies: the qualifier `tenant`; empty if nobody has said."""
+        return next((str(value) for name, value in self.qualifiers if name == "tenant"), "") if self.qualifiers else ""
+
     def __str__(self) -> str:
         base = "/".join(part for part in (self.system, self.kind, self.id) if part)
         return base + "".join(f";{name}={value}" for name, value in self.qualifiers)

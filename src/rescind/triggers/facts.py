@@ -82,7 +82,7 @@ class End(msgspec.Struct, kw_only=True, gc=False):
 
     @property
     def duration_s(self) -> float:
-        """From asking to the end, the guard's own work included."""
+        """How long the call took; of a write, from when its tool began, since it may have waited for a person."""
         return self.at_s - self.call.at_s
 
     @property
