@@ -8,7 +8,7 @@ by UPDATE … RETURNING, by SELECT … FOR UPDATE SKIP LOCKED, or by an UPDATE o
 first reads a pending job and then marks it without looking again could run a job twice without us as well.
 
 What comes in after the pause is held by the next sweep of the keeper (Q2). A worker that must not get it even once in
-between adds `jobs.may_begin()` to its WHERE clause.
+between adds `jobs.may_begin(table)` to its WHERE clause.
 
 Every transaction of ours begins by writing one row of `rescind_queue_locks`, so that keepers take turns: two releases
 of two orders at once would each see the other's hold, and the job would stay held for good.
@@ -123,12 +123,20 @@ class SqlJobs:
             orders = dict.fromkeys(connection.execute(known).scalars(), 0)
             return orders | {row[0]: row[1] for row in connection.execute(counted)}
 
-    def may_begin(self) -> sa.ColumnElement[bool]:
+    def may_begin(self, jobs: sa.FromClause) -> sa.ColumnElement[bool]:
         """That no order in force covers the job: a condition for a worker's own query of the job table.
 
-        It needs no keeper and no sweep, and costs a look at a table that is empty as long as nothing is paused.
+        It needs no keeper, and costs a look at a table that is empty as long as nothing is paused.
+
+        Args:
+            jobs: The job table as that query has it, with the columns that are named in `JobTable`.
+
+        Raises: UsageError, if it lacks one of them.
         """
-        return ~sa.exists().where(*self._paused())
+        missing = [name for name in self._table.columns if name not in jobs.c]
+        if missing:
+            raise UsageError(f"the table in the worker's query of {self._name} has no column {missing[0]!r}")
+        return ~sa.exists().where(*self._paused(jobs)).correlate(jobs)
 
     # --- what covers a job ---
 
@@ -142,45 +150,38 @@ class SqlJobs:
                     why = "a job is no single action; leave out `action:…`"
                 raise CannotHold(queue=self._name, scope=scope, why=why)
         pause = self._pause(scope, "")
-        return [self._meets(kind, sa.literal(pause[kind])) for kind in KINDS if pause[kind]]
+        return [self._meets(kind, sa.literal(pause[kind]), self._jobs) for kind in KINDS if pause[kind]]
 
     def _knows(self, term: Term) -> bool:
         if term.kind == "tree":
             return self._table.run is not None and self._table.lineage is not None
         return term.kind != "action" and getattr(self._table, term.kind) is not None
 
-    def _paused(self) -> list[sa.ColumnElement[bool]]:
+    def _paused(self, jobs: sa.FromClause) -> list[sa.ColumnElement[bool]]:
         """That a row of `rescind_paused_queues` covers a row of the job table."""
         pauses = self._ours.pauses
-        of_kinds = [sa.or_(pauses.c[kind] == "", self._meets(kind, pauses.c[kind])) for kind in KINDS]
+        of_kinds = [sa.or_(pauses.c[kind] == "", self._meets(kind, pauses.c[kind], jobs)) for kind in KINDS]
         return [pauses.c.queue == self._name, *of_kinds]
 
-    def _meets(self, kind: str, value: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    def _meets(self, kind: str, value: sa.ColumnElement[str], jobs: sa.FromClause) -> sa.ColumnElement[bool]:
         """That a job has this value; False where the table has no column for it."""
         table = self._table
         if kind in ("agent", "version"):
-            agent = self._text(table.agent)
+            agent = _text(jobs, table.agent)
             if agent is None:
                 return sa.false()
             # `name` is met by `name` and by `name@version`; `name@version` only by itself.
             begins = sa.func.substr(agent, 1, sa.func.length(value) + 1) == value + "@"
             return agent == value if kind == "version" else sa.or_(agent == value, begins)
         if kind == "tree":
-            run, lineage = self._text(table.run), self._text(table.lineage)
+            run, lineage = _text(jobs, table.run), _text(jobs, table.lineage)
             if run is None or lineage is None:
                 return sa.false()
             # Ids in a list are found as text between commas, never as a pattern: an id may hold `_` and `%`.
             among = "," + sa.func.coalesce(lineage, "") + ","
             return sa.or_(run == value, sa.func.replace(among, "," + value + ",", "") != among)
-        column = self._text(getattr(table, kind))
+        column = _text(jobs, getattr(table, kind))
         return sa.false() if column is None else column == value
-
-    def _text(self, name: str | None) -> sa.ColumnElement[str] | None:
-        """A column as text. One that is text is left as it is, so that its index serves."""
-        if name is None:
-            return None
-        column = self._jobs.c[name]
-        return column if isinstance(column.type, sa.String) else sa.cast(column, sa.String)
 
     def _pause(self, scope: Scope, order_id: str) -> dict[str, str]:
         pause: dict[str, str] = dict.fromkeys(KINDS, "")
@@ -216,7 +217,7 @@ class SqlJobs:
             held.c.queue == self._name, held.c.order_id == pauses.c.order_id, held.c.job_id == self._id_text
         )
         rows = sa.select(sa.literal(self._name), pauses.c.order_id, self._id_text).select_from(pauses, self._jobs)
-        rows = rows.where(*self._paused(), self._status == self._table.held, *which, ~known)
+        rows = rows.where(*self._paused(self._jobs), self._status == self._table.held, *which, ~known)
         connection.execute(sa.insert(held).from_select(["queue", "order_id", "job_id"], rows))
 
     def _some_held(self, connection: Connection, order_id: str) -> list[str]:
@@ -279,3 +280,11 @@ class SqlJobs:
         if missing:
             raise UsageError(f"job table {table.name} has no column {missing[0]!r}; it has: {', '.join(sorted(found))}")
         return sa.table(table.name, *(sa.column(name, found[name]) for name in table.columns), schema=table.schema)
+
+
+def _text(jobs: sa.FromClause, name: str | None) -> sa.ColumnElement[str] | None:
+    """A column as text. One that is text is left as it is, so that its index serves."""
+    if name is None:
+        return None
+    column = jobs.c[name]
+    return column if isinstance(column.type, sa.String) else sa.cast(column, sa.String)
