@@ -8,65 +8,28 @@ P3. What a decision would have refused afterwards is counted, and looked at all 
 P4. Memory is bounded, whatever the journal's length, but for one number per run.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
 from rescind.clock import from_us, to_us
-from rescind.model.entry import Ended, Entry, Intended, RunClosed, RunOpened, Signalled, Verified
 from rescind.model.scope import Scope
-from rescind.model.signal import Finding, Signal, SignalKind
-from rescind.model.step import REDACTED, RunInfo, Step, digest_of
+from rescind.model.signal import Finding, Signal
+from rescind.model.step import RunInfo
 from rescind.triggers.deciding import decide_at
 from rescind.triggers.engine import Engine, RunWatch
 from rescind.triggers.facts import Call, End
 from rescind.triggers.outage import Outages
 from rescind.triggers.policy import Decision, Policy
-
-LOOK_AHEAD = 1_000
-"""Entries within which a step's verification is awaited. It is written right after the end, by the same process; in
-between are those of other runs of the same moment."""
+from rescind.triggers.recorded import MICRO, Closed, Fact, Recorded, keep, only_recorded
 
 RUNS_MAX = 20_000
 """Runs that are watched at the same time. Beyond that the one is forgotten that has been silent for longest."""
 
 WIDE_MAX = 1_000
 """Measures on more than one run that are remembered; each is compared with every later call."""
-
-SPAWN = "run.spawn"
-
-_NOT_RECORDED: dict[SignalKind, frozenset[str]] = {
-    SignalKind.VERDICT: frozenset(),
-    SignalKind.LOST_IDENTITY: frozenset(),
-    SignalKind.TOOL_UNCERTAINTY: frozenset({"low_parse", "schema_drift", "partial_failure", "no_receipt"}),
-    SignalKind.VERIFICATION_FAILURE: frozenset({"approved_differs"}),
-    SignalKind.BUDGET: frozenset({"max_usd"}),
-    SignalKind.INCONSISTENCY: frozenset({"invariant"}),
-    SignalKind.POLICY_VIOLATION: frozenset({"revoked_lease"}),
-}
-"""Signals that come of what no journal holds, by kind and rule, no rule for all: they are taken from it as they were
-given at the time, and what a detector says that lacks its facts does not count."""
-
-MICRO = 1_000_000
-
-
-class Closed(msgspec.Struct, frozen=True, gc=False):
-    """A process has ended its part of a run."""
-
-    run_id: str
-
-
-class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """A signal of what the journal does not hold, as it was given at the time."""
-
-    run: RunInfo
-    signal: Signal
-
-
-Fact = Call | End | Closed | Recorded
 
 
 class Fired(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,103 +52,6 @@ class Fired(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     prevents: bool
     already_refused: bool
-
-
-def facts_of(entries: Iterable[Entry]) -> Iterator[Fact]:
-    """The facts that the entries tell of, in their order. A verification changes the end that it belongs to."""
-    line: deque[tuple[int, Fact]] = deque()
-    calls: OrderedDict[tuple[str, str], Call] = OrderedDict()
-    ends: dict[tuple[str, str], End] = {}
-    runs: OrderedDict[str, RunInfo] = OrderedDict()
-    for number, entry in enumerate(entries):
-        while line and line[0][0] <= number - LOOK_AHEAD:
-            yield _taken(line, ends)
-        fact = _fact(entry, calls, ends, runs)
-        if fact is not None:
-            line.append((number, fact))
-    while line:
-        yield _taken(line, ends)
-
-
-def calls_of(entries: Iterable[Entry]) -> Iterator[Call | End]:
-    """The calls and their ends that the entries tell of, in their order."""
-    return (fact for fact in facts_of(entries) if isinstance(fact, Call | End))
-
-
-def _taken(line: "deque[tuple[int, Fact]]", ends: dict[tuple[str, str], End]) -> Fact:
-    fact = line.popleft()[1]
-    if isinstance(fact, End):
-        ends.pop((fact.call.run.run_id, fact.call.step_id), None)
-    return fact
-
-
-def _fact(
-    entry: Entry,
-    calls: OrderedDict[tuple[str, str], Call],
-    ends: dict[tuple[str, str], End],
-    runs: OrderedDict[str, RunInfo],
-) -> Fact | None:
-    event, run_id = entry.event, entry.run.run_id
-    match event:
-        case RunOpened():
-            _remember(runs, run_id, entry.run)
-            parent = runs.get(entry.run.parent_run or "")
-            return (
-                None
-                if parent is None
-                else Call(run=parent, action=SPAWN, writes=False, at_s=_seconds(entry), spawns=True)
-            )
-        case RunClosed():
-            return Closed(run_id)
-        case Intended(step):
-            call = _call(entry, step)
-            _remember(calls, (run_id, step.step_id), call)
-            return call
-        case Ended():
-            asked = calls.pop((run_id, event.step_id), None)
-            if asked is None:  # it was intended before the part of the journal that is looked at
-                return None
-            end = ends[run_id, event.step_id] = End(call=asked, at_s=_seconds(entry), outcome=event.outcome)
-            return end
-        case Verified():
-            if (run_id, event.step_id) in ends:
-                ends[run_id, event.step_id].verified = event.holds
-            return None
-        case Signalled(signal) if _only_recorded(signal.kind, signal.rule):
-            return Recorded(entry.run, signal)
-        case _:
-            return None
-
-
-def _only_recorded(kind: SignalKind, rule: str) -> bool:
-    rules = _NOT_RECORDED.get(kind)
-    return rules is not None and (not rules or rule in rules)
-
-
-def _call(entry: Entry, step: Step) -> Call:
-    arguments = {name: value for name, value in step.arguments.items() if value != REDACTED}
-    return Call(
-        run=entry.run,
-        action=step.action,
-        writes=True,
-        at_s=_seconds(entry),
-        arguments=arguments,
-        target=step.target,
-        # A step without a key of the caller's has no digest in the journal.
-        repeats=step.arguments_digest or digest_of(step.action, arguments),
-        step_id=step.step_id,
-    )
-
-
-def _seconds(entry: Entry) -> float:
-    return to_us(entry.recorded_at) / MICRO
-
-
-def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    known[key] = value
-    known.move_to_end(key)
-    if len(known) > RUNS_MAX:
-        known.popitem(last=False)
 
 
 class Replay:
@@ -221,13 +87,13 @@ class Replay:
                 self._outages.ended(fact)
                 watch = self._watch(fact.call.run)
                 refused = self._holding.refuses(fact.call)
-                found = (each for each in watch.ended(fact) if not _only_recorded(each.kind, each.rule))
+                found = (each for each in watch.ended(fact) if not only_recorded(each.kind, each.rule))
                 return tuple(self._noticed(each, fact.call, watch, fact.at_s, refused=refused) for each in found)
 
     def _asked(self, call: Call) -> tuple[Fired, ...]:
         watch = self._watch(call.run)
         refused = self._holding.refuses(call)
-        found = (each for each in watch.asked(call) if not _only_recorded(each.kind, each.rule))
+        found = (each for each in watch.asked(call) if not only_recorded(each.kind, each.rule))
         fired = tuple(self._noticed(each, call, watch, call.at_s, refused=refused, prevents=True) for each in found)
         if call.writes:
             denied = any(each.decision.refuses_call for each in fired) or self._holding.refuses(call)
@@ -242,7 +108,7 @@ class Replay:
             number = hash(run.run_id)  # eight bytes a run, for a count
             self.runs += number not in self._seen
             self._seen.add(number)
-        _remember(self._watches, run.run_id, watch)
+        keep(self._watches, run.run_id, watch, most=RUNS_MAX)
         return watch
 
     def _noticed(
@@ -321,7 +187,7 @@ class _Holding:
     def _hold(self, scope: Scope, until_s: float) -> None:
         if len(scope.terms) == 1 and scope.terms[0].kind == "run":
             run_id = scope.terms[0].value
-            _remember(self._runs, run_id, max(until_s, self._runs.get(run_id, 0.0)))
+            keep(self._runs, run_id, max(until_s, self._runs.get(run_id, 0.0)), most=RUNS_MAX)
             return
         self._wide[scope] = max(until_s, self._wide.get(scope, 0.0))
         if len(self._wide) > WIDE_MAX:
