@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from bench import cold, cold_switch, gate, probes, scale, stop, switch, undo, writes
 from bench.form import Row, show
-from bench.triggers import breakers, stream
+from bench.triggers import breakers, cost, stream
 
 SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
     "core": (gate.measure, writes.measure, stop.measure, probes.measure, cold.measure, undo.measure, scale.measure),
     "stop": (switch.measure, cold_switch.measure),
-    "triggers": (breakers.measure, stream.measure),
+    "triggers": (cost.measure, breakers.measure, stream.measure),
 }
 
 
