@@ -22,7 +22,8 @@ from rescind.triggers import replay as module
 from rescind.triggers.facts import Call, End
 from rescind.triggers.policy import Policy
 from rescind.triggers.policy_file import PolicyFile, read_policy
-from rescind.triggers.replay import SPAWN, Fired, Replay, calls_of, facts_of, replay
+from rescind.triggers.recorded import LOOK_AHEAD, SPAWN, calls_of, facts_of
+from rescind.triggers.replay import Fired, Replay, replay
 
 RUN = a_run("run-1")
 
@@ -82,7 +83,7 @@ def test_p1_what_was_approved_and_not_what_was_asked_for_is_what_was_done() -> N
     assert call.arguments == {"amount": 5}
 
 
-@pytest.mark.parametrize("between", [0, 1, module.LOOK_AHEAD - 2])
+@pytest.mark.parametrize("between", [0, 1, LOOK_AHEAD - 2])
 def test_p1_a_verification_belongs_to_the_end_before_it_whatever_other_runs_did_meanwhile(between: int) -> None:
     other = a_run("run-2")
     noise: list[tuple[RunInfo, Event]] = [(other, RunClosed(guard_id="g", how="ended"))] * between
@@ -112,7 +113,7 @@ def test_p4_a_verification_that_never_comes_is_not_awaited_for_ever() -> None:
     end = next(facts)
     assert isinstance(end, End)
     assert end.verified is None
-    assert taken <= module.LOOK_AHEAD + 2
+    assert taken <= LOOK_AHEAD + 2
 
 
 def test_an_outcome_whose_intent_is_not_in_the_journal_is_left_out() -> None:

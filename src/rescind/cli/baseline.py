@@ -128,7 +128,7 @@ def _facts_of(entries: "Iterable[Entry]") -> "Iterator[RunInfo | Call | End]":
     from rescind.containment.incident import INCIDENT_AGENT
     from rescind.model.approval import APPROVAL_AGENT
     from rescind.model.entry import RunOpened
-    from rescind.triggers.replay import calls_of
+    from rescind.triggers.recorded import calls_of
 
     ours = {UNDO_AGENT, INCIDENT_AGENT, APPROVAL_AGENT, VERDICT_AGENT}
     opened: list[RunInfo] = []

@@ -75,7 +75,8 @@ def test(
     FILE is a rescind.yaml or a policy by itself; without it, the policy in force. Nothing is written or stopped.
     """
     from rescind.triggers.policy_file import policy_in_force
-    from rescind.triggers.replay import Replay, facts_of
+    from rescind.triggers.recorded import facts_of
+    from rescind.triggers.replay import Replay
 
     policy = policy_in_force(file)
     query = query_of(run_id=None, trace_id=None, agent=agent, tenant=None, target=None, since=since, until=until)
