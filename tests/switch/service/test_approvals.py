@@ -17,7 +17,7 @@ from rescind.model.step import digest_of
 from rescind.switch import database
 from rescind.switch.approval_wire import ApprovalDoc, Asked, DecisionDoc, Ruled
 from rescind.switch.service.approval_book import ApprovalBook
-from rescind.switch.service.approvals import WAITING_MAX, Approvals
+from rescind.switch.service.approvals import ASKED_MAX, Approvals
 from rescind.switch.service.ledger import LEDGER, Ledger
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.tokens import Caller, Role
@@ -97,6 +97,7 @@ def test_the_same_asking_is_one_and_another_under_its_id_is_refused(tmp_path: Pa
         (an_asking(expires_s=9 * 86_400), 400, "within 7 days"),
         (an_asking("approval 1"), 400, "approval_id"),
         (an_asking(because="x" * 2_001), 400, "at most"),
+        (an_asking(arguments={"to": "x" * 20_000}), 413, "a reference"),
     ],
 )
 def test_what_nobody_could_answer_for_is_refused(tmp_path: Path, asking: Asked, status: int, complaint: str) -> None:
@@ -174,7 +175,7 @@ def test_an_agent_that_asks_in_a_circle_is_refused_at_some_point(tmp_path: Path)
     async def story() -> None:
         async with running(tmp_path) as switch:
             approvals = approvals_of(switch)
-            for number in range(WAITING_MAX):
+            for number in range(ASKED_MAX):
                 switch.board.book.approvals.take_up(an_asking(f"approval-{number}"))
             with pytest.raises(Refused) as caught:
                 await approvals.ask(an_asking("approval-x"), AGENT)

@@ -6,6 +6,7 @@ can reach. One yes is enough, unless another of them says no.
 """
 
 import functools
+import logging
 import math
 import os
 import threading
@@ -23,6 +24,8 @@ from rescind.switch.approval_wire import ApprovalDoc, Asked, DecisionDoc
 from rescind.switch.client.asking import WITHIN_S, Asking, Request, Switches
 from rescind.switch.client.http import Response
 from rescind.switch.client.operator import MANY_BYTES_MAX
+
+logger = logging.getLogger("rescind")
 
 POLL_S, SLOW_POLL_S = 1.0, 10.0
 """How often switches are asked, while a write waits and while none does. It is asked once for all that a guard wants
@@ -71,6 +74,7 @@ class _Wanted:
     def __init__(self, asked: ApprovalAsked, now_s: float) -> None:
         self.asked, self.wanted_s = asked, now_s
         self.asked_at: set[str] = set()  # the switches that have it
+        self.is_told = False  # that a switch refuses it
         self.again_s = -math.inf  # when to ask the others again
         self.answers: dict[str, ApprovalDoc] = {}
 
@@ -166,6 +170,9 @@ class SwitchDecider:
                     wanted.answers[reply.url] = reply.answer
             else:
                 self.trouble = f"{reply.url}: {reply.detail}"
+                if reply.is_refusal and not wanted.is_told:
+                    wanted.is_told = True
+                    logger.warning("%s cannot be asked for at %s", wanted.asked.approval_id, self.trouble)
 
     def _look(self, wanted: list[_Wanted]) -> None:
         """Take up what the switches say now."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from rescind.clock import Clock, from_us
 from rescind.model.approval import APPROVED, DENIED, EXPIRE_MAX, Approval, ApprovalState
 from rescind.model.entry import ApprovalDecided
@@ -22,8 +24,12 @@ from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.tokens import Caller, Power, Role
 from rescind.switch.wire import TEXT_LENGTH_MAX, utc
 
-WAITING_MAX = 1_000
-"""Approvals that may wait for one agent's identity. More is a run that asks in a circle, and nobody reads them."""
+ASKED_MAX = 1_000
+"""Approvals of one agent's identity that are kept at once, for a day beyond their expiry. More is a run that asks in a
+circle: nobody reads so many, and it would fill everybody's disk."""
+
+ARGUMENTS_BYTES_MAX = 16 * 1024
+"""Of one call, as JSON: more than a person reads, and few enough that all that are kept fit into one answer."""
 
 _KEPT = timedelta(days=1)
 """How long what has expired can still be looked at here."""
@@ -79,6 +85,10 @@ class Approvals:
         texts = asked.action, asked.because, str(asked.target), asked.run.agent
         if any(len(text) > TEXT_LENGTH_MAX for text in texts):
             raise Refused(400, f"action, target and reason take at most {TEXT_LENGTH_MAX:,} characters each")
+        if len(msgspec.json.encode(asked.arguments)) > ARGUMENTS_BYTES_MAX:
+            raise Refused(
+                413, f"more than {ARGUMENTS_BYTES_MAX:,} bytes of arguments; pass the tool a reference instead"
+            )
         if caller.role is Role.AGENT and not caller.identity.covers(asked.run.subject, asked.action):
             raise Refused(403, f"an agent may ask for itself only: this token is for {caller.identity}")
         if not Approval(asked=asked, asked_at=doc.asked_at, position=0).is_sound:
@@ -91,14 +101,9 @@ class Approvals:
     def _refuse_many(self, caller: Caller) -> None:
         if caller.role is not Role.AGENT:
             return
-        now = self._now
-        theirs = sum(
-            each.state(now) is ApprovalState.WAITING
-            and caller.identity.covers(each.asked.run.subject, each.asked.action)
-            for each in self._book
-        )
-        if theirs >= WAITING_MAX:
-            raise Refused(429, f"{theirs:,} approvals wait for {caller.identity} already", retry_after_s=60)
+        theirs = sum(caller.identity.covers(each.asked.run.subject, each.asked.action) for each in self._book)
+        if theirs >= ASKED_MAX:
+            raise Refused(429, f"{caller.identity} has asked for {theirs:,} approvals already", retry_after_s=60)
 
     # --- who decides ---
 
