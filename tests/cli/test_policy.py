@@ -248,7 +248,7 @@ def test_a_good_policy_is_said_to_be_one_and_what_has_no_effect_is_told(rescind:
     assert "p.yaml, line 5: never reached, since the rule of p.yaml, line 4" in remarks
     assert "behaviour is off" in remarks
     assert "before all built-in rules" in remarks
-    assert "fleet is for a switch" in remarks
+    assert "fleet is for switches" in remarks
     assert "3 rules, own limits for behaviour" in rescind("policy", "check", "p.yaml").out
 
 

@@ -61,7 +61,8 @@ def check(*, file: str | None, out: Out) -> int:
 
 def remarks_on(found: "Policy") -> list[str]:
     """What in a policy has no effect, or less than one may think; one line each, to be made safe."""
-    from rescind.triggers.policy import EVERY_SIGNAL, Fleet, Mode
+    from rescind.triggers.fleet import FleetConfig
+    from rescind.triggers.policy import EVERY_SIGNAL, Mode
 
     remarks: list[str] = []
     if found.mode is Mode.SHADOW:
@@ -75,8 +76,8 @@ def remarks_on(found: "Policy") -> list[str]:
             remarks.append(f"{name} is off: nothing is looked for there")
     if any(rule.signal == EVERY_SIGNAL and not rule.scope.terms and rule.times == 1 for rule in found.rules):
         remarks.append("a rule for every signal of everybody stands before all built-in rules")
-    if found.fleet != Fleet():
-        remarks.append("fleet is for a switch, and no guard reads it: `rescind switch` takes it as options")
+    if found.fleet != FleetConfig():
+        remarks.append("fleet is for switches: no guard reads it, `rescind switch --policy FILE` does")
     return remarks
 
 

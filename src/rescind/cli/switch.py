@@ -11,6 +11,7 @@ from rescind.errors import UsageError
 
 if TYPE_CHECKING:
     from rescind.switch.service.federation import PeerConfig
+    from rescind.triggers.fleet import FleetConfig
 
 DATA_DEFAULT = ".rescind-switch"
 
@@ -47,24 +48,10 @@ secrets, and arguments can be seen by everybody on the machine: give them as RES
 @click.option("--alert", multiple=True, metavar="URL", help="Whom to tell: https://… or a URL of Apprise.")
 @click.option("--webhook-secret-file", type=click.Path(), metavar="FILE", help="What signs webhooks: whsec_….")
 @click.option(
-    "--evidence-guards", type=click.IntRange(1, 1000), default=2, help="Guards whose evidence holds more than one run."
-)
-@click.option(
-    "--evidence-window", type=click.FloatRange(1, 86_400), default=300.0, metavar="S", help="How long evidence counts."
-)
-@click.option(
-    "--stop-share",
-    type=click.FloatRange(0, 100, min_open=True),
-    default=50.0,
-    metavar="PCT",
-    help="Of the open runs, at most so many are held automatically.",
-)
-@click.option(
-    "--verdict-level",
-    type=click.Choice(["none", "supervised", "read_only", "paused", "halted"]),
-    default="read_only",
-    show_default=True,
-    help="What a verifier's critical verdict does to its scope.",
+    "--policy",
+    type=click.Path(),
+    metavar="FILE",
+    help="A policy or rescind.yaml: its `fleet:` says how far this switch acts by itself.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens in one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
@@ -85,10 +72,7 @@ def switch(
     peer_ca_file: str | None,
     alert: tuple[str, ...],
     webhook_secret_file: str | None,
-    evidence_guards: int,
-    evidence_window: float,
-    stop_share: float,
-    verdict_level: str,
+    policy: str | None,
     as_json: bool,
 ) -> int:
     """Run a switch: a small server that holds stop orders and tells every guard.
@@ -97,7 +81,6 @@ def switch(
     """
     try:
         from rescind.model.order import LiftRule
-        from rescind.switch.service.evidence import FleetConfig
         from rescind.switch.service.server import Started, SwitchSettings, serve
     except ModuleNotFoundError as error:
         raise UsageError(f"{_MISSING} ({error.name} is missing)") from error
@@ -116,12 +99,7 @@ def switch(
         peer_ca_file=peer_ca_file,
         alert_urls=alert,
         webhook_secret=_secret(webhook_secret_file, "--webhook-secret-file") if webhook_secret_file else "",
-        fleet=FleetConfig(
-            evidence_guards=evidence_guards,
-            stop_share_pct=stop_share,
-            window_seconds=evidence_window,
-            verdict_level="" if verdict_level == "none" else verdict_level,
-        ),
+        fleet=_fleet(policy),
     )
 
     def started(found: Started) -> None:
@@ -133,6 +111,16 @@ def switch(
 
     serve(settings, on_start=started)
     return 0
+
+
+def _fleet(policy: str | None) -> "FleetConfig":
+    from rescind.triggers.fleet import FleetConfig
+
+    if policy is None:
+        return FleetConfig()
+    from rescind.triggers.policy_file import load_policy  # a switch without one needs no YAML
+
+    return load_policy(policy).fleet
 
 
 def _peers(urls: tuple[str, ...], token_file: str | None) -> "tuple[PeerConfig, ...]":

@@ -1,18 +1,24 @@
 """What is done about a signal, all things considered: the policy, and whether everybody has the same trouble.
 
 V5. A run is not contained for errors that everybody has: while a tool is down, its breaker answers for it. What refuses
-    the one call stays.
+    the one call stays. As long as nobody can tell yet, what the first failures would contain is held for a while.
 """
+
+import msgspec
 
 from rescind.model.signal import Signal, SignalKind
 from rescind.triggers.facts import Call
 from rescind.triggers.outage import Cause, Outages
 from rescind.triggers.policy import Decision, Policy
+from rescind.triggers.response import Response, Verb
 
 _OF_FAILURES = frozenset(
     {SignalKind.VERIFICATION_FAILURE, SignalKind.BEHAVIOUR, SignalKind.TOOL_UNCERTAINTY, SignalKind.INCONSISTENCY}
 )
 """Kinds of signal that a healthy run gives too while a tool is down. Rates are not among them: they trip the tool."""
+
+_HOLD = Response(Verb.READ_ONLY, "run", 60.0)
+"""What is done to a run while it is too early to tell. Afterwards others have called too, or the breaker has tripped."""
 
 
 def decide_at(policy: Policy, outages: Outages, signal: Signal, call: Call, *, times: int = 1) -> Decision:
@@ -28,6 +34,11 @@ def decide_at(policy: Policy, outages: Outages, signal: Signal, call: Call, *, t
     decision = policy.decide(signal, call.run, call.action, times=times)
     if decision.recoverable or signal.kind not in _OF_FAILURES:
         return decision
-    if outages.judge(call.action, call.run.run_id, at_s=call.at_s) is not Cause.OUTAGE:
-        return decision
-    return decision.without_containment(f"an outage of {call.action}")
+    action, run_id, at_s = call.action, call.run.run_id, call.at_s
+    if outages.judge(action, run_id, at_s=at_s) is Cause.OUTAGE:
+        return decision.without_containment(f"an outage of {action}")
+    if signal.kind is SignalKind.INCONSISTENCY and outages.is_early(action, run_id, at_s=at_s):
+        # Two failures are enough for this one. Every other kind takes more, or did harm that no outage explains.
+        rest = decision.without_containment(f"perhaps an outage of {action}")
+        return msgspec.structs.replace(rest, responses=(_HOLD, *rest.responses))
+    return decision

@@ -60,6 +60,7 @@ class _Last(NamedTuple):
     at_s: float
     agent: str
     good: bool
+    since_s: float  # of a failure: when the first of those in a row was
 
 
 class Outages:
@@ -85,7 +86,9 @@ class Outages:
             known = runs.get(run.run_id)
             if known is not None and known.at_s > end.at_s:
                 return  # a late fact changes nothing
-            runs[run.run_id] = _Last(end.at_s, run.agent, end.is_good)
+            fails_on = known is not None and not known.good and not end.is_good
+            since_s = known.since_s if known is not None and fails_on else end.at_s
+            runs[run.run_id] = _Last(end.at_s, run.agent, end.is_good, since_s)
             runs.move_to_end(run.run_id)
             self._actions.move_to_end(action)
             if len(runs) > RUNS_MAX:
@@ -100,13 +103,31 @@ class Outages:
             run_id: The run, which has failed on it.
             at_s: Now, on the clock of the facts; the newest fact's time if it is not given.
         """
-        with self._lock:
-            since_s = (self._newest_s if at_s is None else at_s) - self.config.window_seconds
-            runs = {name: last for name, last in self._actions.get(action, _NONE).items() if last.at_s >= since_s}
+        runs = self._lately(action, at_s)
         own = runs.get(run_id)
         if own is None or own.good or len(runs) < self.config.runs_min:
             return Cause.UNCLEAR
-        return self._judge(own, list(runs.values()))
+        # What succeeded before this run began to fail says nothing of now, if there is enough that came since.
+        since = [last for last in runs.values() if last.at_s >= own.since_s]
+        return self._judge(own, since if len(since) >= self.config.runs_min else list(runs.values()))
+
+    def is_early(self, action: str, run_id: str, *, at_s: float | None = None) -> bool:
+        """Whether nobody can tell yet: others call this action too, but too few have since this run began to fail on it.
+
+        The first run to meet an outage looks as one out of order does.
+
+        Args: as for `judge`.
+        """
+        runs = self._lately(action, at_s)
+        own = runs.get(run_id)
+        if own is None or own.good or len(runs) < 2:
+            return False
+        return sum(last.at_s >= own.since_s for last in runs.values()) < self.config.runs_min
+
+    def _lately(self, action: str, at_s: float | None) -> dict[str, _Last]:
+        with self._lock:
+            since_s = (self._newest_s if at_s is None else at_s) - self.config.window_seconds
+            return {name: last for name, last in self._actions.get(action, _NONE).items() if last.at_s >= since_s}
 
     def _judge(self, own: _Last, everybody: list[_Last]) -> Cause:
         share = self.config.share_pct / 100

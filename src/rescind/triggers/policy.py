@@ -17,6 +17,7 @@ from rescind.model.scope import Scope
 from rescind.model.signal import Finding, Severity, Signal, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.detector import Detector
+from rescind.triggers.fleet import FleetConfig
 from rescind.triggers.known import detector_of, limits_of, make_detector
 from rescind.triggers.outage import OutageConfig
 from rescind.triggers.response import Response, Verb, is_recoverable
@@ -168,24 +169,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     written: frozenset[str] = frozenset()
 
 
-class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far automatic action reaches over several guards.
-
-    Attributes:
-        evidence_guards: So many guards must have the evidence before more than one guard's runs are held.
-        stop_share_pct: At most this share of the runs that are known may be held automatically.
-    """
-
-    evidence_guards: int = 2
-    stop_share_pct: float = 50.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.evidence_guards <= 1000:
-            raise ValueError(f"evidence_guards is {self.evidence_guards}; it must be from 1 to 1000")
-        if not 0 < self.stop_share_pct <= 100:
-            raise ValueError(f"stop_share_pct is {self.stop_share_pct:g}; it must be more than 0 and at most 100")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """What is looked for, and what is done about it.
@@ -196,7 +179,8 @@ class Policy:
         limits: By name of the detector, in the order in which detectors are asked.
         mode: `shadow` puts every rule in shadow.
         require_approval: Patterns of actions whose writes wait for a person, such as `payment.*`.
-        fleet, outage: See there.
+        fleet: For a switch that is given this policy.
+        outage: See there.
         source: The file; empty for the built-in policy alone.
     """
 
@@ -205,7 +189,7 @@ class Policy:
     limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
     mode: Mode = Mode.ENFORCE
     require_approval: tuple[str, ...] = ()
-    fleet: Fleet = field(default_factory=Fleet)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
     outage: OutageConfig = field(default_factory=OutageConfig)
     source: str = ""
     _made: dict[str, Detector] = field(default_factory=dict[str, Detector], compare=False, repr=False)

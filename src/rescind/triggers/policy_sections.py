@@ -9,10 +9,11 @@ import yaml
 
 from rescind.config import POLICY_KEY, Config
 from rescind.model.signal import SignalKind
+from rescind.triggers.fleet import FleetConfig
 from rescind.triggers.known import config_type, detector_names, detector_of
 from rescind.triggers.marked import KEY_SHOWN_MAX, BadLine, Document, Entry, fail, is_empty, line_of, refuse_unknown
 from rescind.triggers.outage import OutageConfig
-from rescind.triggers.policy import Fleet, Limits, Mode, Policy, Rule
+from rescind.triggers.policy import Limits, Mode, Policy, Rule
 from rescind.triggers.policy_rules import BUILT_IN, RuleReader, read_mode
 
 APPROVALS_MAX = 200
@@ -62,7 +63,7 @@ class _Reader:
             limits=self._limits(sections.get("detect")),
             mode=mode,
             require_approval=self._approvals(sections["require_approval"]) if "require_approval" in sections else (),
-            fleet=self._struct(sections["fleet"].node, Fleet, "fleet") if "fleet" in sections else Fleet(),
+            fleet=self._struct(sections["fleet"].node, FleetConfig, "fleet") if "fleet" in sections else FleetConfig(),
             outage=self._struct(sections["outage"].node, OutageConfig, "outage")
             if "outage" in sections
             else OutageConfig(),

@@ -64,48 +64,45 @@ def test_a_bad_body_is_refused_with_a_reason_and_leaves_nothing(switch: RunningS
     assert state(switch) == before
 
 
-SIGNALS: dict[str, tuple[str, dict[str, object]]] = {
-    name: (path, fields)
-    for path, cases in {
-        "/v1/signals": {
-            "unknown kind": {"kind": "odd"},
-            "a verdict by the wrong door": {"kind": "verdict"},
-            "unknown severity": {"severity": "bad"},
-            "unknown scope": {"scope": "agnet:x"},
-            "no time zone": {"noticed_at": "2026-11-26T12:00:00"},
-            "odd id": {"signal_id": "../../etc"},
-            "no id": {"signal_id": ""},
-            "odd source": {"source": "a b"},
-            "odd rule": {"rule": "Rate limit"},
-            "long detail": {"detail": "x" * 5_000},
-            "large facts": {"facts": {"log": "x" * 10_000}},
-            "unnameable run": {"run_id": "a+b"},
-            "unknown field": {"levle": 1},
-            "an ask at no level": {"asks": [{"scope": "agent:billing-agent", "level": "hard", "rule": "r"}]},
-            "an ask that holds nothing": {"asks": [{"scope": "agent:billing-agent", "level": "normal", "rule": "r"}]},
-            "an ask without a rule": {"asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": " "}]},
-            "an ask of no measure": {
-                "asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": "r", "measure": "bite"}]
-            },
-            "an ask that only a person may": {
-                "asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": "r", "measure": "forced_open"}]
-            },
-            "too many asks": {"asks": [{"scope": f"agent:a{n}", "level": "paused", "rule": "r"} for n in range(11)]},
+CASES: dict[str, dict[str, dict[str, object]]] = {
+    "/v1/signals": {
+        "unknown kind": {"kind": "odd"},
+        "a verdict by the wrong door": {"kind": "verdict"},
+        "unknown severity": {"severity": "bad"},
+        "unknown scope": {"scope": "agnet:x"},
+        "no time zone": {"noticed_at": "2026-11-26T12:00:00"},
+        "odd id": {"signal_id": "../../etc"},
+        "no id": {"signal_id": ""},
+        "odd source": {"source": "a b"},
+        "odd rule": {"rule": "Rate limit"},
+        "long detail": {"detail": "x" * 5_000},
+        "large facts": {"facts": {"log": "x" * 10_000}},
+        "unnameable run": {"run_id": "a+b"},
+        "unknown field": {"levle": 1},
+        "an ask at no level": {"asks": [{"scope": "agent:billing-agent", "level": "hard", "rule": "r"}]},
+        "an ask that holds nothing": {"asks": [{"scope": "agent:billing-agent", "level": "normal", "rule": "r"}]},
+        "an ask without a rule": {"asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": " "}]},
+        "an ask of no measure": {
+            "asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": "r", "measure": "bite"}]
         },
-        "/v1/verdicts": {
-            "about nothing": {"scope": ""},
-            "about two things": {"run_id": "r-1"},
-            "a step of no run": {"scope": "", "step_id": "1"},
-            "no judgement": {"holds": None},
-            "two judgements": {"holds": True, "severity": "critical"},
-            "no reason": {"reason": " "},
-            "unknown verdict's severity": {"holds": None, "severity": "bad"},
-            "verdict with an odd id": {"verdict_id": "a/b"},
-            "verdict in no time zone": {"judged_at": "2026-11-26T12:00:00"},
+        "an ask that only a person may": {
+            "asks": [{"scope": "agent:billing-agent", "level": "paused", "rule": "r", "measure": "forced_open"}]
         },
-    }.items()
-    for name, fields in cases.items()
+        "too many asks": {"asks": [{"scope": f"agent:a{n}", "level": "paused", "rule": "r"} for n in range(11)]},
+    },
+    "/v1/verdicts": {
+        "about nothing": {"scope": ""},
+        "about two things": {"run_id": "r-1"},
+        "a step of no run": {"scope": "", "step_id": "1"},
+        "no judgement": {"holds": None},
+        "two judgements": {"holds": True, "severity": "critical"},
+        "no reason": {"reason": " "},
+        "unknown verdict's severity": {"holds": None, "severity": "bad"},
+        "verdict with an odd id": {"verdict_id": "a/b"},
+        "verdict in no time zone": {"judged_at": "2026-11-26T12:00:00"},
+    },
 }
+SIGNALS = {name: (path, fields) for path, cases in CASES.items() for name, fields in cases.items()}
 
 
 @pytest.mark.parametrize(("path", "fields"), SIGNALS.values(), ids=SIGNALS.keys())

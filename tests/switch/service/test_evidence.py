@@ -10,8 +10,9 @@ from builders import NOON, an_order
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
 from rescind.model.scope import Scope
-from rescind.switch.service.evidence import Ask, Evidence, FleetConfig, Member, Place, Wait, Withhold, runs_held
+from rescind.switch.service.evidence import Ask, Evidence, Member, Place, Wait, Withhold, runs_held
 from rescind.switch.wire import RunDoc
+from rescind.triggers.fleet import FleetConfig
 
 NOW = NOON + timedelta(hours=1)
 TRIP = Ask(scope=Scope.parse("action:refund"), level=Level.READ_ONLY, measure=Measure.TRIP, rule="error_rate")

@@ -22,7 +22,6 @@ from rescind.model.order import LiftRule
 from rescind.switch.alerts import Alerts, channels_of
 from rescind.switch.service.app import SwitchApp
 from rescind.switch.service.connection import IDLE_S, SwitchProtocol, watch_dawdlers
-from rescind.switch.service.evidence import FleetConfig
 from rescind.switch.service.federation import SYNC_S, Federation, PeerConfig
 from rescind.switch.service.ledger import Ledger, restrict, sole_use
 from rescind.switch.service.signals import Signals
@@ -30,6 +29,7 @@ from rescind.switch.service.streams import STREAMS_MAX
 from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.upkeep import Upkeep
 from rescind.switch.service.writer import Writer
+from rescind.triggers.fleet import FleetConfig
 
 logger = logging.getLogger("rescind.switch")
 
