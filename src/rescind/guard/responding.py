@@ -80,7 +80,8 @@ class Responder:
             assert run.watch is not None, "who has found something watches"
             times = run.watch.tally.count(finding)
             signal = self._signal(finding, call, run.watch)
-            decision = decide_at(watching.policy, watching.outages, signal, call, times=times)
+            tripped = bool(trips_among(covering(self._guard.standing(), run.info.subject, call.action)))
+            decision = decide_at(watching.policy, watching.outages, signal, call, times=times, tripped=tripped)
             if not finding.again:  # else it is no news, and a person may have lifted since what was ordered for it
                 orders = () if decision.shadow else self._contain(decision, signal, run, call)
                 joined = self._incident(signal, orders, run) if decision.opens_incident else None

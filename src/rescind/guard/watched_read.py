@@ -28,7 +28,7 @@ class WatchedRead:
         """
         self._run, self._results, self._problem = run, results, ""
         self._outcome: Outcome = _FAILED
-        self._asked = run.asked(action, writes=False, repeats=_digest(args, kwargs))
+        self._asked = run.asked(action, writes=False, repeats=_digest(action, args, kwargs))
         self._collecting = Collecting()
 
     def __enter__(self) -> Self:
@@ -48,9 +48,9 @@ class WatchedRead:
             self._run.ended(self._asked, self._outcome, report=self._collecting.report, problem=self._problem)
 
 
-def _digest(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _digest(action: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     # What has no hash is compared with nothing: a detector of loops must not find one where it cannot tell.
     try:
-        return str(hash((args, tuple(kwargs.items()))))
+        return str(hash((action, args, tuple(kwargs.items()))))
     except Exception:  # noqa: BLE001  # a __hash__ of the caller's may raise what it likes
         return ""

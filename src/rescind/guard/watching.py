@@ -85,7 +85,7 @@ class Watching:
             target=target,
             tenant="" if target is None else target.tenant,
             # Only compared within this run, and so cheap: the process's own hash will do.
-            repeats=str(hash(canonical_json(arguments))) if arguments else repeats,
+            repeats=str(hash((action, canonical_json(arguments)))) if arguments else repeats,
             spawns=spawns,
         )
         assert run.watch is not None

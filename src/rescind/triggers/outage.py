@@ -26,6 +26,10 @@ _FEW = 0.2
 """At most one in five of the others may fail too, for one that fails to be out of order."""
 
 
+FRESH_SHARE = 0.1
+"""How old, in windows, an outcome may be before the same one is written down again."""
+
+
 class Cause(enum.StrEnum):
     """Whose fault it is."""
 
@@ -69,6 +73,7 @@ class Outages:
     def __init__(self, config: OutageConfig | None = None) -> None:
         """Nothing has been seen."""
         self.config = config or OutageConfig()
+        self._fresh_s = self.config.window_seconds * FRESH_SHARE
         self._actions: OrderedDict[str, OrderedDict[str, _Last]] = OrderedDict()
         self._newest_s = 0.0
         self._lock = threading.Lock()
@@ -77,6 +82,9 @@ class Outages:
     def ended(self, end: End) -> None:
         """A call has ended."""
         run, action = end.call.run, end.call.action
+        seen = self._actions.get(action, _NONE).get(run.run_id)
+        if seen is not None and seen.good == end.is_good and end.at_s - seen.at_s < self._fresh_s:
+            return  # known, and recent enough; most calls of most runs are this one
         with self._lock:
             runs = self._actions.get(action)
             if runs is None:
