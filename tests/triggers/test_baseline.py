@@ -242,6 +242,30 @@ def test_evidence_is_negative_for_what_healthy_runs_do_and_grows_with_how_many_d
     assert 0 < few[1] < many[1]
 
 
+def test_evidence_adds_up_and_a_good_beginning_buys_no_credit() -> None:
+    trail = Trail(Counts([]), "")
+
+    levels = [trail.wrote("a", number, bits) for number, bits in enumerate([-9.0, 3.0, 2.0, -1.0, -9.0, 1.0], start=1)]
+
+    assert levels == [-9.0, 3.0, 5.0, 4.0, -5.0, 1.0]
+
+
+def test_a_value_that_only_one_run_had_is_new_once_that_run_is_taken_out() -> None:
+    calls = [a_call(f"r{n}", workflow="w", arguments={"to": "solo" if n == 0 else f"p{n % 2}"}) for n in range(20)]
+    learned = learn(calls, key=KEY).agents["clerk"]
+    counts, solo = Counts(learned), {"to": Hasher(KEY).values("solo")}
+    run = next(each for each in learned if each.calls[0].values == solo)
+
+    before, _ = counts.evidence(Trail(counts, "w"), "pay", solo)
+    counts.add(run, -1)
+    without, argument = counts.evidence(Trail(counts, "w"), "pay", solo)
+    counts.add(run, 1)
+
+    assert before < 0 < without
+    assert argument == "to"
+    assert counts.evidence(Trail(counts, "w"), "pay", solo)[0] == before
+
+
 def test_an_argument_that_always_changes_says_nothing() -> None:
     calls = [a_call(f"r{n}", workflow="w", arguments={"note": f"n{n}", "to": f"p{n % 2}"}) for n in range(40)]
     counts, hasher = Counts(learn(calls, key=KEY).agents["clerk"]), Hasher(KEY)

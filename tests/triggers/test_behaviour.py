@@ -99,6 +99,24 @@ def test_a_circle_of_several_calls_is_seen_however_many_others_lie_between() -> 
     assert rules(said) == ["repeated_call"] * 16
 
 
+def test_a_call_that_comes_back_between_ever_new_ones_is_not_forgotten() -> None:
+    watch = watched(repeats_max=3)
+
+    said: list[Finding | None] = []
+    for number in range(75):
+        said.append(watch.asked(a_call("hot" if number % 15 == 0 else f"fresh.{number}")))
+
+    assert rules(said) == ["repeated_call", "repeated_call+"]
+
+
+def test_of_two_limits_the_one_that_makes_a_signal_is_said() -> None:
+    watch = watched(repeats_max=1, mutations_max=3)
+
+    said = [watch.asked(a_call(invoice=1)) for _ in range(4)]
+
+    assert rules(said) == ["repeated_call", "repeated_call", "mutations"]
+
+
 def test_it_makes_a_signal_when_it_has_doubled_and_is_found_at_every_call_between() -> None:  # D5
     watch = watched(repeats_max=2)
 
@@ -165,6 +183,15 @@ def test_a_write_that_no_healthy_run_of_the_workflow_makes_is_found_before_it_is
     assert "address.set" in finding.detail
     assert "workflow refund" in finding.detail
     assert finding.facts["bits"] > finding.facts["bits_allowed"]
+
+
+def test_what_is_unlike_stays_refused_when_it_is_repeated_and_makes_one_signal() -> None:  # D5
+    run = a_run(workflow="refund")
+    watch = watched(BASELINE, run)
+
+    said = [watch.asked(a_call("address.set", run, street="street 1")) for _ in range(3)]
+
+    assert rules(said) == ["unlike_baseline", "unlike_baseline+", "unlike_baseline+"]
 
 
 def test_money_to_somebody_new_is_unlike_what_healthy_runs_do_and_a_new_note_is_not() -> None:
