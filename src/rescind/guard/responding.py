@@ -17,10 +17,11 @@ from rescind.containment.incident_desk import IncidentDesk
 from rescind.errors import RescindError
 from rescind.guard.gate import Deny
 from rescind.guard.holding import Hold, in_words
+from rescind.guard.probing import trips_among
 from rescind.journal.port import Draft
 from rescind.model.entry import Signalled
 from rescind.model.level import Level
-from rescind.model.order import Measure, Order
+from rescind.model.order import Measure, Order, covering
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Signal
 from rescind.switch.desk import new_order

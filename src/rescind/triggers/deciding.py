@@ -18,10 +18,12 @@ _OF_FAILURES = frozenset(
 """Kinds of signal that a healthy run gives too while a tool is down. Rates are not among them: they trip the tool."""
 
 _HOLD = Response(Verb.READ_ONLY, "run", 60.0)
-"""What is done to a run while it is too early to tell. Afterwards others have called too, or the breaker has tripped."""
+"""What is done to a run while it is too early to tell. By then others have called too, or the breaker has tripped."""
 
 
-def decide_at(policy: Policy, outages: Outages, signal: Signal, call: Call, *, times: int = 1) -> Decision:
+def decide_at(
+    policy: Policy, outages: Outages, signal: Signal, call: Call, *, times: int = 1, tripped: bool = False
+) -> Decision:
     """What to do about what was noticed at a call.
 
     Args:
@@ -30,10 +32,13 @@ def decide_at(policy: Policy, outages: Outages, signal: Signal, call: Call, *, t
         signal: What was noticed.
         call: At which call.
         times: The how manieth such signal of the run it is; see `policy.Tally`.
+        tripped: Whether a breaker stands open over this call, which then was a probe.
     """
     decision = policy.decide(signal, call.run, call.action, times=times)
     if decision.recoverable or signal.kind not in _OF_FAILURES:
         return decision
+    if tripped:
+        return decision.without_containment(f"the breaker of {call.action} is open")
     action, run_id, at_s = call.action, call.run.run_id, call.at_s
     if outages.judge(action, run_id, at_s=at_s) is Cause.OUTAGE:
         return decision.without_containment(f"an outage of {action}")

@@ -120,7 +120,7 @@ class Outages:
         return self._judge(own, since if len(since) >= self.config.runs_min else list(runs.values()))
 
     def is_early(self, action: str, run_id: str, *, at_s: float | None = None) -> bool:
-        """Whether nobody can tell yet: others call this action too, but too few have since this run began to fail on it.
+        """Whether nobody can tell yet: others call this action too, but too few did since this run began to fail on it.
 
         The first run to meet an outage looks as one out of order does.
 
