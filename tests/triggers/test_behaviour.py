@@ -102,9 +102,7 @@ def test_a_circle_of_several_calls_is_seen_however_many_others_lie_between() -> 
 def test_a_call_that_comes_back_between_ever_new_ones_is_not_forgotten() -> None:
     watch = watched(repeats_max=3)
 
-    said: list[Finding | None] = []
-    for number in range(75):
-        said.append(watch.asked(a_call("hot" if number % 15 == 0 else f"fresh.{number}")))
+    said = [watch.asked(a_call("hot" if number % 15 == 0 else f"fresh.{number}")) for number in range(75)]
 
     assert rules(said) == ["repeated_call", "repeated_call+"]
 
