@@ -91,6 +91,25 @@ def test_columns_that_are_no_text_and_keys_that_are_no_numbers_serve_too(url: st
     engine.dispose()
 
 
+def test_keys_of_a_type_of_the_database_alone_serve_too(postgres_url: str) -> None:
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        for name in ("rescind_held_jobs", "rescind_paused_queues", "rescind_queue_locks", "letters"):
+            connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
+        connection.execute(
+            sa.text("CREATE TABLE letters (id UUID PRIMARY KEY DEFAULT gen_random_uuid(), status TEXT, tenant UUID)")
+        )
+        owner = connection.execute(sa.text("SELECT gen_random_uuid()::text")).scalar_one()
+        connection.execute(sa.text("INSERT INTO letters (status, tenant) VALUES ('pending', :o)"), {"o": owner})
+        connection.execute(sa.text("INSERT INTO letters (status) VALUES ('pending')"))
+    letters = SqlJobs(engine, JobTable(name="letters", tenant="tenant"))
+
+    assert letters.hold(Scope.parse(f"tenant:{owner}"), "ord-1") == 1
+    assert letters.held() == {"ord-1": 1}
+    assert letters.release("ord-1") == 1
+    engine.dispose()
+
+
 @pytest.mark.parametrize("run_id", ["run_1", "run%", "run_%", "r"])
 def test_an_id_with_signs_of_a_pattern_is_only_itself(url: str, run_id: str) -> None:
     world = SqlWorld(url)

@@ -14,6 +14,7 @@ Every transaction of ours begins by writing one row of `rescind_queue_locks`, so
 of two orders at once would each see the other's hold, and the job would stay held for good.
 """
 
+import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -232,8 +233,19 @@ class SqlJobs:
         mine = held.c.queue == self._name, held.c.order_id == order_id, held.c.job_id.in_(job_ids)
         connection.execute(sa.delete(held).where(*mine))
         others = sa.exists().where(held.c.queue == self._name, held.c.job_id == self._id_text)
-        change = sa.update(self._jobs).where(self._id_text.in_(job_ids), self._status == self._table.held, ~others)
+        change = sa.update(self._jobs).where(self._among(job_ids), self._status == self._table.held, ~others)
         return connection.execute(change.values({self._table.status: self._table.pending})).rowcount
+
+    def _among(self, job_ids: list[str]) -> sa.ColumnElement[bool]:
+        """That a job's key is one of these texts, by the key's own type, so that its index serves."""
+        key = self._jobs.c[self._table.id]
+        try:
+            kind: Any = key.type.python_type
+        except NotImplementedError:  # a type that SQLAlchemy does not know
+            kind = None
+        if kind not in (int, str, uuid.UUID):
+            return self._id_text.in_(job_ids)
+        return key.in_([kind(job_id) for job_id in job_ids])
 
     # --- the database ---
 

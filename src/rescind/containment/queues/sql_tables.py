@@ -75,9 +75,10 @@ class OurTables:
             "rescind_held_jobs",
             self.metadata,
             sa.Column("queue", _NAME, primary_key=True),
-            sa.Column("order_id", _NAME, primary_key=True),
+            # The job before the order: "is it held by another one?" is asked of every job that is given free.
             sa.Column("job_id", _NAME, primary_key=True),  # as text, whatever the user's key is
-            sa.Index("rescind_held_jobs_by_job", "queue", "job_id"),
+            sa.Column("order_id", _NAME, primary_key=True),
+            sa.Index("rescind_held_jobs_by_order", "queue", "order_id", "job_id"),
         )
         self.locks = sa.Table(
             "rescind_queue_locks",
