@@ -42,7 +42,7 @@ class Results:
             self._shape = self._of_annotation()
         if self._shape is not None:
             return self._shape.problem_with(result)
-        return learned.problem_with(self._name, result)
+        return "" if result is None else learned.problem_with(self._name, result)
 
     def _of_annotation(self) -> "Shape | None":
         from rescind.triggers.schema import shape_of

@@ -146,6 +146,8 @@ class Watching:
 
     def approval_reason(self, action: str) -> str:
         """Why a call of this action needs a person's approval; empty if the policy asks for none."""
+        if not self.policy.require_approval:
+            return ""
         pattern = _first_match(self.policy.require_approval, action)
         return f"the policy requires it (require_approval: {pattern})" if pattern else ""
 

@@ -22,6 +22,7 @@ from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo, Target
 from rescind.triggers.amounts import add, limit_of, sum_of, values_at
 from rescind.triggers.bounds import about_run, check_number, check_texts, is_news, shown
+from rescind.triggers.detector import ENDS
 from rescind.triggers.facts import Call, End
 from rescind.triggers.patterns import names_matching, targets_matching
 
@@ -142,6 +143,8 @@ class AllowedWatch:
     """One run, and what it has moved so far."""
 
     __slots__ = ("_bounded", "_detector", "_fences", "_lock", "_run", "_said", "_sums")
+
+    skips = ENDS
 
     def __init__(self, detector: AllowedDetector, run: RunInfo, fences: "tuple[_Fence, ...]", bounded: bool) -> None:
         """Nothing has been asked for yet."""

@@ -11,6 +11,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, check_whole, shown
+from rescind.triggers.detector import ENDS
 from rescind.triggers.distinct import WINDOW_S, CountLately, Distinct, DistinctLately, target_key
 from rescind.triggers.facts import Call, End
 
@@ -75,6 +76,8 @@ class BlastWatch:
         "_systems",
         "_tenants",
     )
+
+    skips = ENDS
 
     def __init__(self, config: BlastConfig, run: RunInfo) -> None:
         """Nothing has been touched yet."""

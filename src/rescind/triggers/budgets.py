@@ -13,6 +13,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, check_number, check_whole, is_news
+from rescind.triggers.detector import Moment
 from rescind.triggers.facts import Call, End
 
 _NANO = 1_000_000_000
@@ -116,6 +117,8 @@ class BudgetWatch:
     """One run, and the ledger that it spends from."""
 
     __slots__ = ("__weakref__", "_config", "_run_id", "_said", "ledger")
+
+    skips = frozenset({Moment.PLAIN_END})
 
     def __init__(self, config: BudgetConfig, run: RunInfo, ledger: Ledger) -> None:
         """Spend from this ledger."""

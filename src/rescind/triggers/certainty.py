@@ -6,6 +6,7 @@ from rescind.model.outcome import Completed, Unknown
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, check_number, check_texts, is_news, ratio_of, shown
+from rescind.triggers.detector import Moment
 from rescind.triggers.facts import Call, End
 from rescind.triggers.patterns import names_matching
 
@@ -63,6 +64,11 @@ class CertaintyWatch:
         self._detector, self._run_id = detector, run.run_id
         self._times: dict[str, int] | None = None  # by rule
         self._said: dict[int, float] | None = None
+
+    @property
+    def skips(self) -> frozenset[Moment]:
+        """See `Watch`: a plain end has no receipt, and that matters where one is needed."""
+        return frozenset({Moment.ASKED} | ({Moment.PLAIN_END} if self._detector.needs_receipt is None else set()))
 
     def asked(self, call: Call) -> Finding | None:
         """Nothing: nobody knows yet."""

@@ -9,6 +9,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, check_whole, is_news, shown
+from rescind.triggers.detector import Moment
 from rescind.triggers.distinct import target_key
 from rescind.triggers.facts import Call, End
 
@@ -51,6 +52,8 @@ class ConsistencyWatch:
     """One run, and the systems that it has written to."""
 
     __slots__ = ("_config", "_failures", "_run_id", "_said", "_succeeded")
+
+    skips = frozenset({Moment.ASKED})
 
     def __init__(self, config: ConsistencyConfig, run: RunInfo) -> None:
         """Nothing has been written yet."""

@@ -10,6 +10,7 @@ D5. A finding is said once when a bound is passed, and again only when it has be
     it, marked `again` where it makes no further signal, for a denied call must not get through by being repeated.
 """
 
+import enum
 from typing import Protocol
 
 from rescind.model.signal import Finding
@@ -17,8 +18,23 @@ from rescind.model.step import RunInfo
 from rescind.triggers.facts import Call, End
 
 
+class Moment(enum.Enum):
+    """When a watch is asked."""
+
+    ASKED = "asked"
+    PLAIN_END = "plain_end"  # a call that completed, and of which there is nothing else to say: see `End.is_plain`
+    OTHER_END = "other_end"
+
+
+ENDS = frozenset({Moment.PLAIN_END, Moment.OTHER_END})
+
+
 class Watch(Protocol):
-    """One run, as one detector sees it."""
+    """One run, as one detector sees it.
+
+    A watch that has nothing to say at some moment may say so by an attribute `skips`, a set of moments that is fixed
+    when it begins. It is not asked then, which makes nearly every call of a healthy run cheaper.
+    """
 
     def asked(self, call: Call) -> Finding | None:
         """A call is about to be made. What is found here can still be prevented."""

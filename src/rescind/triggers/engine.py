@@ -6,13 +6,13 @@ N2. A policy that is read anew takes over what was seen so far, for each detecto
 N3. A run that makes no calls costs one small object; watches are made with its first call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
-from rescind.triggers.detector import Detector, Watch
+from rescind.triggers.detector import ENDS, Detector, Moment, Watch
 from rescind.triggers.facts import Call, End
 from rescind.triggers.policy import Tally
 
@@ -51,14 +51,27 @@ class Engine:
 class RunWatch:
     """One run, as all detectors see it."""
 
-    __slots__ = ("_begun", "_detectors", "_engine", "_failures", "_run", "_told", "_watches", "tally")
+    __slots__ = (
+        "_asks",
+        "_begun",
+        "_detectors",
+        "_engine",
+        "_failures",
+        "_other_ends",
+        "_plain_ends",
+        "_run",
+        "_told",
+        "tally",
+    )
 
     def __init__(self, engine: Engine, run: RunInfo) -> None:
         """Nothing is looked at before the first call (N3)."""
         self._engine, self._run = engine, run
         self._detectors: tuple[Detector, ...] = ()
         self._begun: tuple[tuple[Detector, Watch], ...] = ()
-        self._watches: tuple[Watch, ...] = ()  # of those detectors that have something to say of this run
+        self._asks: tuple[Callable[[Call], Finding | None], ...] = ()
+        self._plain_ends: tuple[Callable[[End], Finding | None], ...] = ()
+        self._other_ends: tuple[Callable[[End], Finding | None], ...] = ()
         self._failures: dict[str, int] | None = None
         self.tally = Tally()
         self._told: dict[str, str] | None = None
@@ -75,11 +88,11 @@ class RunWatch:
         if self._detectors is not self._engine.detectors:
             self._take_up()
         found = NOTHING
-        for watch in self._watches:
+        for look in self._asks:
             try:
-                finding = watch.asked(call)
+                finding = look(call)
             except Exception as error:  # noqa: BLE001  # N1
-                finding = self._failed(watch, error)
+                finding = self._failed(look, error)
             if finding is not None:
                 found = (*found, finding)
         return found
@@ -89,25 +102,28 @@ class RunWatch:
         if self._detectors is not self._engine.detectors:
             self._take_up()
         found = NOTHING
-        for watch in self._watches:
+        for look in self._plain_ends if end.is_plain else self._other_ends:
             try:
-                finding = watch.ended(end)
+                finding = look(end)
             except Exception as error:  # noqa: BLE001  # N1
-                finding = self._failed(watch, error)
+                finding = self._failed(look, error)
             if finding is not None:
                 found = (*found, finding)
         return found
 
     def watch_of(self, kind: type) -> Watch | None:
         """The watch of this type, to be asked for what it knows besides findings; None if it has none."""
-        return next((watch for watch in self._watches if isinstance(watch, kind)), None)
+        return next((watch for _, watch in self._begun if isinstance(watch, kind)), None)
 
     def _take_up(self) -> None:
         detectors = self._engine.detectors
         # By identity: a detector whose settings are the same is the same object, and keeps what it has seen (N2).
         kept = {id(each): watch for each, watch in self._begun}
         self._begun = tuple((each, kept.get(id(each)) or self._begin(each)) for each in detectors)
-        self._watches = tuple(watch for _, watch in self._begun if watch is not _BLIND)
+        watches = [watch for _, watch in self._begun]
+        self._asks = tuple(watch.asked for watch in watches if not _skips(watch, Moment.ASKED))
+        self._plain_ends = tuple(watch.ended for watch in watches if not _skips(watch, Moment.PLAIN_END))
+        self._other_ends = tuple(watch.ended for watch in watches if not _skips(watch, Moment.OTHER_END))
         self._detectors = detectors  # last: another thread that sees it finds the watches in place
 
     def _begin(self, detector: Detector) -> Watch:
@@ -116,8 +132,8 @@ class RunWatch:
         except Exception as error:  # noqa: BLE001  # N1: said at each call, which it then cannot see
             return _Broken(f"{type(detector).__name__} could not begin: {type(error).__name__}")
 
-    def _failed(self, watch: Watch, error: Exception) -> Finding | None:
-        name = type(watch).__name__
+    def _failed(self, look: Callable[..., object], error: Exception) -> Finding | None:
+        name = type(getattr(look, "__self__", look)).__name__
         failures = self._failures = self._failures or {}
         failures[name] = failures.get(name, 0) + 1
         if failures[name] > FAILURES_TOLD_MAX:
@@ -133,10 +149,16 @@ class RunWatch:
         )
 
 
+def _skips(watch: Watch, moment: Moment) -> bool:
+    return moment in getattr(watch, "skips", ())
+
+
 class _Blind:
     """The watch of a detector that has nothing to say of a run."""
 
     __slots__ = ()
+
+    skips: frozenset[Moment] = frozenset(Moment)
 
     def asked(self, call: Call) -> None:
         """Nothing."""
@@ -150,6 +172,8 @@ _BLIND = _Blind()
 
 class _Broken(_Blind):
     __slots__ = ("_why",)
+
+    skips = ENDS
 
     def __init__(self, why: str) -> None:
         self._why = why

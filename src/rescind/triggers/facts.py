@@ -81,6 +81,17 @@ class End(msgspec.Struct, kw_only=True, gc=False):
     approved_differs: str = ""
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it completed, and there is nothing else to say of it: no report, no problem, nothing that differs."""
+        return (
+            type(self.outcome) is Completed
+            and self.report is None
+            and not self.problem
+            and self.verified is not False
+            and not self.approved_differs
+        )
+
+    @property
     def duration_s(self) -> float:
         """How long the call took; of a write, from when its tool began, since it may have waited for a person."""
         return self.at_s - self.call.at_s

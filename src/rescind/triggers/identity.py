@@ -11,6 +11,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo, Target
 from rescind.triggers.bounds import about_run, check_number, check_texts, is_news, ratio_of, shown
+from rescind.triggers.detector import Moment
 from rescind.triggers.distinct import target_key
 from rescind.triggers.facts import Call, End
 
@@ -64,6 +65,8 @@ class IdentityWatch:
     """One run, and what it was not sure of."""
 
     __slots__ = ("_config", "_doubts", "_run_id", "_said", "_unsure_writes")
+
+    skips = frozenset({Moment.PLAIN_END})
 
     def __init__(self, config: IdentityConfig, run: RunInfo) -> None:
         """Nothing is in doubt yet."""

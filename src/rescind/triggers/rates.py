@@ -30,6 +30,7 @@ from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import shown
 from rescind.triggers.change import tolerated
+from rescind.triggers.detector import Moment
 from rescind.triggers.evidence import KINDS, Bounds, Evidence, Rule, Trip
 from rescind.triggers.facts import Call, End
 from rescind.triggers.probing import PROBE_TIMEOUT_S, ProbeRule
@@ -252,6 +253,8 @@ class RatesWatch:
     """One run. It refuses nothing by itself: refusals come from the order that a trip becomes."""
 
     __slots__ = ("_agent", "_detector", "_run")
+
+    skips = frozenset({Moment.ASKED})
 
     def __init__(self, detector: RatesDetector, run: RunInfo) -> None:
         """Nothing has been seen of the run yet."""

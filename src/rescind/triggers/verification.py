@@ -5,6 +5,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, is_news, shown
+from rescind.triggers.detector import Moment
 from rescind.triggers.facts import Call, End
 
 
@@ -40,6 +41,8 @@ class VerificationWatch:
     """One run. Says the first of a kind, and again when there are twice as many."""
 
     __slots__ = ("_approved_differs", "_config", "_postcondition", "_run_id", "_said")
+
+    skips = frozenset({Moment.ASKED, Moment.PLAIN_END})
 
     def __init__(self, config: VerificationConfig, run: RunInfo) -> None:
         """Nothing has been done yet."""
