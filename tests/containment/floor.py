@@ -42,11 +42,11 @@ class Worker:
         done, failed: Writes that took place, and that the tool failed at, by action.
         refused: Refusals by the guard, in order.
         records: What was really touched.
-        turn: What it does when it is its turn; as healthy runs do, if nothing else is said.
+        turn: What it does when it is its turn.
     """
 
-    def __init__(self, floor: "Floor", run: Run, turn: Turn | None = None) -> None:
-        self.floor, self.run, self.turn = floor, run, turn or healthy
+    def __init__(self, floor: "Floor", run: Run, turn: Turn) -> None:
+        self.floor, self.run, self.turn = floor, run, turn
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.refused: list[CallDenied | RunHalted] = []
@@ -167,15 +167,17 @@ class Floor:
 
     # --- runs ---
 
-    def open(self, agent: str, *, tenant: str = "acme", workflow: str = "", turn: Turn | None = None) -> Worker:
-        """A run of its own."""
-        return self._enter(self.guard.run(agent, tenant=tenant, workflow=workflow), turn)
+    def open(
+        self, agent: str, *, tenant: str = "acme", workflow: str = "", parent: str | None = None, turn: Turn = healthy
+    ) -> Worker:
+        """A run of its own, or below one in another process. Raises: CallDenied, RunHalted."""
+        return self._enter(self.guard.run(agent, tenant=tenant, workflow=workflow, parent=parent), turn)
 
-    def spawn(self, above: Worker, agent: str, turn: Turn | None = None) -> Worker:
+    def spawn(self, above: Worker, agent: str) -> Worker:
         """A run below another one. Raises: CallDenied, RunHalted."""
-        return self._enter(above.run.spawn(agent=agent), turn)
+        return self._enter(above.run.spawn(agent=agent), healthy)
 
-    def _enter(self, run: Run, turn: Turn | None) -> Worker:
+    def _enter(self, run: Run, turn: Turn) -> Worker:
         # In a context of its own, as a task has; or the run that was entered last would be its parent.
         context = contextvars.Context()
         context.run(run.__enter__)

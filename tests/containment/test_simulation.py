@@ -7,6 +7,7 @@ import pytest
 
 from containment.floor import TOOLS, Floor, Turn, Worker, a_floor, healthy
 from rescind.containment.incident import list_incidents
+from rescind.errors import CallDenied, RunHalted
 from rescind.model.level import Level
 from rescind.model.order import Measure
 from rescind.switch.probes import ACTOR as BREAKER
@@ -107,6 +108,88 @@ def test_a_rogue_run_is_contained_and_healthy_ones_lose_no_write(seed: int, tmp_
 @pytest.mark.parametrize("seed", SLOW)
 def test_a_rogue_run_is_contained_in_many_more_worlds(seed: int, tmp_path: Path) -> None:
     check_rogue(seed, tmp_path)
+
+
+# --- a coordinator that hands out bad work ---
+
+CHILDREN_MAX = 6
+
+COORDINATOR = f"""
+policy:
+  detect:
+    blast_radius: {{children_per_run: {CHILDREN_MAX}, children_per_minute: 100}}
+    behaviour: off
+    rates: off
+    policy_violation: {{amounts: {{value: {{call_max: 1000}}}}}}
+  respond:
+    - {{signal: blast_radius, then: [deny, isolate on tree]}}
+    - {{signal: policy_violation, then: [deny, isolate on root]}}
+"""
+
+
+def routes(floor: Floor, router: Worker, *, with_aides: bool) -> list[Worker]:
+    """It starts some workers, which start aides of their own."""
+    workers = [floor.spawn(router, "worker@1") for _ in range(3)]
+    return [*workers, *(floor.spawn(worker, "aide@1") for worker in workers if with_aides)]
+
+
+def hands_out_too_much(floor: Floor, router: Worker) -> None:
+    """A worker for each of many, and then more of them."""
+    with pytest.raises((CallDenied, RunHalted)):
+        for _ in range(CHILDREN_MAX + 1):
+            floor.turn(floor.spawn(router, "worker@1"))
+
+
+def hands_out_bad_work(floor: Floor, router: Worker) -> None:
+    """What its workers are told is beyond what anybody may do. None of them has done it before."""
+    below = [worker for worker in floor.workers if router.run.run_id in worker.run.info.ancestors]
+    worker = floor.random.choice(below)
+    assert not floor.write_as(worker, "shelf.put", "customer-1", 5_000)
+
+
+def check_coordinator(seed: int, folder: Path) -> None:
+    with a_floor(seed, folder, COORDINATOR, failed_ratio=0.0) as floor:
+        families: dict[Worker, list[Worker]] = {}
+        for _ in range(3):
+            router = floor.open("router@1", workflow="intake")
+            families[router] = routes(floor, router, with_aides=bool(seed % 3))
+        alone = floor.open("worker@1", workflow="intake")
+        floor.turns(100)
+        bad = floor.random.choice(list(families))
+        floor.random.choice([hands_out_too_much, hands_out_bad_work])(floor, bad)
+
+        held = floor.standing()
+        assert {order.measure for order in held} == {Measure.QUARANTINE, Measure.BLOCK_FAN_OUT}
+        assert {str(order.scope) for order in held} == {f"tree:{bad.run.run_id}"}
+        touched = len(floor.effects)
+        for worker in [bad, *families[bad]]:
+            assert not floor.write_as(worker, "shelf.put", "customer-2", 1)
+            with pytest.raises((CallDenied, RunHalted)):
+                floor.spawn(worker, "worker@1")
+        with pytest.raises((CallDenied, RunHalted)):
+            floor.open("worker@1", parent=bad.run.run_id)  # from another process, say
+        assert len(floor.effects) == touched
+
+        spared = [
+            alone,
+            *(each for router, below in families.items() if router is not bad for each in (router, *below)),
+        ]
+        floor.turns(150, spared)
+        for router in families:
+            if router is not bad:
+                floor.turn(floor.spawn(router, "worker@1"))
+        assert not any(worker.refused for worker in spared), "they have nothing to do with it"
+
+
+@pytest.mark.parametrize("seed", QUICK)
+def test_a_coordinator_that_hands_out_bad_work_is_isolated_and_the_rest_goes_on(seed: int, tmp_path: Path) -> None:
+    check_coordinator(seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SLOW)
+def test_a_coordinator_is_isolated_in_many_more_worlds(seed: int, tmp_path: Path) -> None:
+    check_coordinator(seed, tmp_path)
 
 
 # --- an outage of a tool ---

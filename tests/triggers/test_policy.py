@@ -125,6 +125,15 @@ def test_where_is_resolved_by_the_run_and_its_call(text: str, scope: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("ancestors", "root"), [((), "run-1"), (("router",), "router"), (("aide", "router"), "router")]
+)
+def test_root_is_the_tree_of_the_run_that_has_started_all(ancestors: tuple[str, ...], root: str) -> None:
+    response = Response.parse("isolate on root")
+    scope = response.scope_for(a_signal(), a_run("run-1", ancestors=ancestors), "invoice.void")
+    assert scope == Scope.parse(f"tree:{root}")
+
+
+@pytest.mark.parametrize(
     ("text", "run", "action"),
     [
         ("read_only on tenant", a_run("run-1", tenant=""), "a"),

@@ -71,8 +71,9 @@ REFUSING = frozenset({Verb.DENY, Verb.RETRY, Verb.FALLBACK})
 _HELD = frozenset({Verb.SUPERVISED, Verb.READ_ONLY, Verb.PAUSED})  # what a process can hold for a time and forget
 _ENDING = frozenset({Verb.HALTED, Verb.QUARANTINE, Verb.ISOLATE})  # law R2
 
-WHERE_WORDS = ("run", "tree", "agent", "agent@version", "tenant", "workflow", "action", "signal")
-"""What a WHERE may say besides a scope. `signal` is the scope that the detector named, and stands alone."""
+WHERE_WORDS = ("run", "tree", "root", "agent", "agent@version", "tenant", "workflow", "action", "signal")
+"""What a WHERE may say besides a scope. `signal` is the scope that the detector named, and stands alone. `root` is the
+tree of the coordinator: of the run at the very top, if this one was started by another one."""
 
 _DEFAULT_WHERE = {Verb.TRIP: "signal", Verb.BLOCK_FAN_OUT: "tree", Verb.ISOLATE: "tree"}
 
@@ -266,7 +267,7 @@ def _refuse_nonsense(response: Response, text: str, *, named: bool) -> None:
         held = ", ".join(sorted(_HELD))
         raise ValueError(f"{text!r}: {verb.value} stands until it is lifted and takes no 'for'; for a time are: {held}")
     parts = [part.partition(":")[0] for part in response.where.split("+")]
-    if verb in _ENDING and response.where != "signal" and not {"run", "tree"} & set(parts):
+    if verb in _ENDING and response.where != "signal" and not {"run", "tree", "root"} & set(parts):
         raise ValueError(
             f"{text!r}: {verb.value} ends runs for good, so a policy may do it to a run or a tree, nothing wider; "
             f"use `paused on {response.where}`, which a person can lift"
@@ -283,13 +284,14 @@ def _resolved(part: str, run: RunInfo, action: str) -> Term | None:
     values = {
         "run": run.run_id,
         "tree": run.run_id,
+        "root": run.ancestors[-1] if run.ancestors else run.run_id,
         "agent": run.agent_name,
         "tenant": run.tenant,
         "workflow": run.workflow,
         "action": action,
     }
     value = values[kind]
-    return Term(kind, value) if value and not unnameable(value) else None
+    return Term("tree" if kind == "root" else kind, value) if value and not unnameable(value) else None
 
 
 def _narrowest(signal: Signal, run: RunInfo) -> Scope:
