@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rescind.config import load_settings
 from rescind.errors import ConfigError
 from rescind.model.signal import SignalKind
+from rescind.triggers.baseline import Baseline, save
 from rescind.triggers.known import config_type, detector_names
 from rescind.triggers.marked import TEXT_BYTES_MAX
 from rescind.triggers.policy import Mode, Policy
@@ -25,6 +26,7 @@ from rescind.triggers.policy_file import (
     policy_in_force,
     read_policy,
 )
+from rescind.triggers.rates import RatesDetector, Recorded
 
 WHOLE = """\
 mode: shadow
@@ -470,3 +472,45 @@ def trees(draw: st.DrawFn) -> bytes:
 @given(trees())
 def test_whatever_the_sections_hold_it_is_used_or_refused_with_its_line(data: bytes) -> None:
     told(data)
+
+
+def a_baseline(path: Path, *, failed: int = 5) -> None:
+    save(Baseline(key=b"k" * 16, rates={"action:shelf.put": Recorded(calls=100, failed=failed)}), path)
+
+
+def test_a_policy_names_a_baseline_which_stands_relative_to_it_and_what_is_written_comes_first(tmp_path: Path) -> None:
+    a_baseline(tmp_path / "learned.json")
+    path = tmp_path / "rescind.yaml"
+    path.write_text("policy:\n  baseline: learned.json\n  detect:\n    rates: {baselines: {'agent:a': {calls: 9}}}\n")
+    policy = load_policy(path)
+    rates = next(each for each in policy.detectors() if isinstance(each, RatesDetector))
+    assert set(rates.config.baselines) == {"action:shelf.put", "agent:a"}
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"\xff"])
+def test_a_baseline_that_cannot_be_used_refuses_the_policy_with_its_line(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "learned.json").write_bytes(content)
+    path = tmp_path / "rescind.yaml"
+    path.write_text("policy:\n  mode: shadow\n  baseline: learned.json\n")
+    with pytest.raises(ConfigError, match=r"line 3: baseline: .*learned\.json"):
+        load_policy(path)
+
+
+def test_a_baseline_that_is_learned_anew_is_taken_up_without_a_restart(tmp_path: Path) -> None:
+    a_baseline(tmp_path / "learned.json")
+    path = tmp_path / "rescind.yaml"
+    path.write_text("policy:\n  baseline: learned.json\n")
+    file = PolicyFile(path)
+    before = file.current(0.0)
+    detectors = before.detectors()
+    a_baseline(tmp_path / "learned.json", failed=50)
+    after = file.current(10.0)
+    assert after is not before
+    assert after.baseline is not None
+    assert after.baseline.rates["action:shelf.put"].failed == 50
+    kept = {type(new).__name__ for new in after.detectors() if any(new is old for old in detectors)}
+    assert "BlastDetector" in kept
+    assert not kept & {"RatesDetector", "BehaviourDetector"}

@@ -5,12 +5,15 @@ Imported by name, and only when a policy is read or an engine is built: a comman
 
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rescind.model.signal import SignalKind
 from rescind.triggers.detector import Detector
+
+if TYPE_CHECKING:
+    from rescind.triggers.baseline import Baseline
 
 _PLACES = {
     "rates": ("rates", "Rates"),
@@ -51,6 +54,9 @@ _RULES = {
 }
 """By kind of signal, the rules that give it. A misspelt one in a policy would wait for ever."""
 
+LEARNING = frozenset({"rates", "behaviour"})
+"""Detectors that compare with a baseline, if the policy names one."""
+
 RATES = frozenset({SignalKind.ERROR_RATE, SignalKind.ANOMALY_RATE, SignalKind.SLOW_RATE, SignalKind.VOLUME_RATE})
 """The kinds of signal that one detector, `rates`, gives."""
 
@@ -88,9 +94,23 @@ def config_type(name: str) -> type[msgspec.Struct]:
     return found
 
 
-def make_detector(name: str, config: msgspec.Struct) -> Detector:
-    """A new detector, which has seen nothing yet."""
-    made: Detector = _imported(name, "Detector")(config)
+def make_detector(name: str, config: msgspec.Struct, baseline: "Baseline | None" = None) -> Detector:
+    """A new detector, which has seen nothing yet.
+
+    Args:
+        name: Its key in `detect:`.
+        config: Its limits.
+        baseline: What was learned of healthy runs, for those detectors that compare with it.
+    """
+    kind = _imported(name, "Detector")
+    if baseline is None or name not in LEARNING:
+        made: Detector = kind(config)
+    elif name == "rates":
+        written: Any = config
+        # What somebody has written says more than what was recorded.
+        made = kind(msgspec.structs.replace(written, baselines={**baseline.rates, **written.baselines}))
+    else:
+        made = kind(config, baseline)
     return made
 
 

@@ -10,6 +10,7 @@ Q3. Deciding is pure: the same signal of the same run gets the same decision fro
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,9 +19,12 @@ from rescind.model.signal import Finding, Severity, Signal, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.detector import Detector
 from rescind.triggers.fleet import FleetConfig
-from rescind.triggers.known import detector_of, limits_of, make_detector
+from rescind.triggers.known import LEARNING, detector_of, limits_of, make_detector
 from rescind.triggers.outage import OutageConfig
 from rescind.triggers.response import Response, Verb, is_recoverable
+
+if TYPE_CHECKING:
+    from rescind.triggers.baseline import Baseline
 
 EVERY_SIGNAL = "*"
 
@@ -179,6 +183,7 @@ class Policy:
         limits: By name of the detector, in the order in which detectors are asked.
         mode: `shadow` puts every rule in shadow.
         require_approval: Patterns of actions whose writes wait for a person, such as `payment.*`.
+        baseline: What was learned of healthy runs, and where that stands; None and empty without.
         fleet: For a switch that is given this policy.
         outage: See there.
         source: The file; empty for the built-in policy alone.
@@ -191,6 +196,8 @@ class Policy:
     require_approval: tuple[str, ...] = ()
     fleet: FleetConfig = field(default_factory=FleetConfig)
     outage: OutageConfig = field(default_factory=OutageConfig)
+    baseline: "Baseline | None" = None
+    baseline_path: str = ""
     source: str = ""
     _made: dict[str, Detector] = field(default_factory=dict[str, Detector], compare=False, repr=False)
 
@@ -228,7 +235,7 @@ class Policy:
         """
         for name, limits in self.limits.items():
             if limits.config is not None and name not in self._made:
-                self._made[name] = make_detector(name, limits.config)
+                self._made[name] = make_detector(name, limits.config, self.baseline)
         return tuple(self._made[name] for name in self.limits if name in self._made)
 
     def taking_over(self, previous: "Policy") -> "Policy":
@@ -238,7 +245,9 @@ class Policy:
         """
         for name, limits in self.limits.items():
             before = previous.limits.get(name)
-            if before is not None and before.config == limits.config and name in previous._made:
+            if before is None or before.config != limits.config or name not in previous._made:
+                continue
+            if name not in LEARNING or self.baseline == previous.baseline:
                 self._made[name] = previous._made[name]
         return self
 

@@ -13,6 +13,7 @@ A file is a `rescind.yaml`, whose section `policy:` is read, or a policy by itse
         mode: enforce                # or shadow, or if_limited
         then: [read_only on agent@version, incident]
     require_approval: ["payment.*"]
+    baseline: baseline.json          # of `rescind baseline learn`; relative to this file
     fleet: {evidence_guards: 2, stop_share_pct: 50}
     outage: {runs_min: 3, share_pct: 60, window_seconds: 60}
 """
@@ -114,8 +115,9 @@ class PolicyFile:
         self._look_again_s = float("-inf")
         self._lock = threading.Lock()
         self.fault = ""
-        self._seen = _seen(self._path)  # before it is read: what changes meanwhile is seen at the next look
+        before = _seen(self._path)  # before it is read: what changes meanwhile is seen at the next look
         self._policy = load_policy(self._path) if self._path is not None else default_policy()
+        self._seen = before, _seen_baseline(self._policy)
 
     @property
     def path(self) -> Path | None:
@@ -141,7 +143,7 @@ class PolicyFile:
         return self._policy
 
     def _look(self, path: Path) -> None:
-        seen = _seen(path)
+        seen = _seen(path), _seen_baseline(self._policy)
         if seen == self._seen:
             return
         self._seen = seen
@@ -151,6 +153,10 @@ class PolicyFile:
             self.fault = f"{error}. The policy that was read before stays in force"
         else:
             self.fault = ""
+
+
+def _seen_baseline(policy: Policy) -> _Seen:
+    return _seen(Path(policy.baseline_path)) if policy.baseline_path else ()
 
 
 def _seen(path: Path | None) -> _Seen:

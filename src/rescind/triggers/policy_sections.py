@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 import yaml
@@ -16,13 +17,16 @@ from rescind.triggers.outage import OutageConfig
 from rescind.triggers.policy import Limits, Mode, Policy, Rule
 from rescind.triggers.policy_rules import BUILT_IN, RuleReader, read_mode
 
+if TYPE_CHECKING:
+    from rescind.triggers.baseline import Baseline
+
 APPROVALS_MAX = 200
 """Patterns of actions, each compared with the name of every write."""
 
 DEFAULT_NAME = "built-in policy"
 """What origins call the policy that every other one stands before."""
 
-_SECTIONS = ("mode", "detect", "respond", "require_approval", "fleet", "outage")
+_SECTIONS = ("mode", "detect", "respond", "require_approval", "baseline", "fleet", "outage")
 _ELSEWHERE = tuple(field.name for field in msgspec.structs.fields(Config))  # what else a `rescind.yaml` holds
 _UNDER_POLICY: dict[str, str] = dict.fromkeys(_SECTIONS, "in a rescind.yaml it belongs under `policy:`. ")
 
@@ -57,6 +61,7 @@ class _Reader:
         mode = read_mode(self._document, sections["mode"], "mode") if "mode" in sections else Mode.ENFORCE
         if mode is Mode.IF_LIMITED:
             fail(sections["mode"].node, "mode is if_limited, which only a rule can be; write enforce or shadow")
+        baseline, baseline_path = self._baseline(sections["baseline"]) if "baseline" in sections else (None, "")
         return Policy(
             rules=self._rules.rules(sections["respond"]) if "respond" in sections else (),
             defaults=self._defaults,
@@ -67,6 +72,8 @@ class _Reader:
             outage=self._struct(sections["outage"].node, OutageConfig, "outage")
             if "outage" in sections
             else OutageConfig(),
+            baseline=baseline,
+            baseline_path=baseline_path,
             source=self._name,
         )
 
@@ -118,6 +125,15 @@ class _Reader:
             raise BadLine(line, f"{what}: {problem}") from error
         except (OverflowError, RecursionError) as error:
             fail(node, f"{what} cannot be used: {error}")
+
+    def _baseline(self, entry: Entry) -> "tuple[Baseline, str]":
+        from rescind.triggers.baseline import BaselineError, load  # most policies name none
+
+        path = Path(self._name).parent / self._document.text(entry.node, "baseline")
+        try:
+            return load(path), str(path)
+        except BaselineError as error:
+            fail(entry.node, f"baseline: {error}")
 
     def _approvals(self, entry: Entry) -> tuple[str, ...]:
         nodes = self._document.sequence(entry.node, "require_approval", items_max=APPROVALS_MAX)
