@@ -1,18 +1,24 @@
 """What is compared: each contender learns from healthy runs, and then says at which call it would stop a run."""
 
+import dataclasses
 import enum
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from bench.triggers.runs import Run
-from rescind.model.signal import Severity
+from rescind.clock import EPOCH
+from rescind.model.signal import Severity, Signal
 from rescind.model.step import RunInfo
 from rescind.triggers.baseline import learn
 from rescind.triggers.behaviour import BehaviourConfig, BehaviourDetector
+from rescind.triggers.deciding import decide_at
 from rescind.triggers.detector import Detector
+from rescind.triggers.engine import Engine
 from rescind.triggers.evidence import Rule
 from rescind.triggers.facts import Call
+from rescind.triggers.outage import Outages
+from rescind.triggers.policy_file import read_policy
 from rescind.triggers.rates import RatesConfig, RatesDetector
 
 Stop = Callable[[Run], int | None]
@@ -63,6 +69,29 @@ def behaviour(
         return lambda run: first_finding(detector, run, labelled=labelled, least=least)
 
     return prepare
+
+
+def whole_policy(healthy: Sequence[Run]) -> Stop:
+    """The built-in policy with a baseline and its budget written, as a guard has it: what contains a run stops it."""
+    baseline = learn(_facts_of(healthy, labelled=True, source=Source.GUARD), key=KEY)
+    budget = f"detect: {{behaviour: {{false_stops_per_1000: {BehaviourConfig().false_stops_per_1000}}}}}"
+    policy = dataclasses.replace(read_policy(budget.encode(), name="bench"), baseline=baseline)
+    engine, outages, moments = Engine(policy), Outages(policy.outage), itertools.count()
+
+    def stop(run: Run) -> int | None:
+        watch, began_s = engine.watch(run.info(labelled=True)), next(moments) * RUN_EVERY_S
+        for number, (call, end) in enumerate(run.facts(labelled=True, began_s=began_s), start=1):
+            found = watch.asked(call)
+            outages.ended(end)
+            for finding in (*found, *watch.ended(end)):
+                signal = Signal.of(finding, signal_id="", noticed_at=EPOCH, run_id=run.run_id)
+                times = watch.tally.count(finding)
+                decision = decide_at(policy, outages, signal, call, times=times)
+                if not decision.shadow and not decision.recoverable:
+                    return number
+        return None
+
+    return stop
 
 
 def limits_only(_healthy: Sequence[Run]) -> Stop:
@@ -161,6 +190,7 @@ CONTENDERS: dict[str, Contender] = {
     "behaviour, learned from a journal": behaviour(source=Source.JOURNAL),
     "behaviour, warnings counted": behaviour(least=Severity.INFO),
     "behaviour, nothing learned": limits_only,
+    "the whole built-in policy": whole_policy,
     "classic signals, breakers": classic,
     "classic signals, per run": classic_per_run,
     "stop after one write": after_writes(1),
@@ -168,7 +198,7 @@ CONTENDERS: dict[str, Contender] = {
     "unseen tool": unseen_tool,
     PAIRS: unseen_pair,
 }
-"""By name. What a whole policy would do belongs here too: it learns like the others and is asked the same."""
+"""By name."""
 
 
 def tasks_of(runs: Iterable[Run]) -> list[str]:
