@@ -279,3 +279,52 @@ def test_a_run_that_alone_fails_on_a_tool_is_contained_and_the_tool_goes_on_for_
 @pytest.mark.parametrize("seed", SLOW)
 def test_a_run_that_alone_fails_is_contained_in_many_more_worlds(seed: int, tmp_path: Path) -> None:
     check_one_that_fails(seed, tmp_path)
+
+
+# --- what a person has lifted ---
+
+
+@pytest.mark.parametrize("seed", QUICK)
+def test_what_a_person_has_lifted_is_not_held_again_for_what_was_before(seed: int, tmp_path: Path) -> None:
+    with a_floor(seed, tmp_path, POLICY % {"where": WHERES[seed % len(WHERES)]}, failed_ratio=0.0) as floor:
+        people_and_one = [*(floor.open(agent) for agent in AGENTS), floor.open("mail@1", workflow="w")]
+        rogue = people_and_one[-1]
+        rogue.turn = touches_many
+        while not floor.standing():
+            floor.turns(1)
+        (order,) = floor.standing()
+        floor.lift_by_ann(order.order_id)
+
+        known = min(record for _, record in rogue.records)
+        assert floor.write_as(rogue, "mail.send", known, 1) or (("mail", known) not in rogue.records)
+        rogue.turn = healthy_with_what_it_has
+        floor.turns(60)
+
+        assert floor.standing() == ()
+        assert len(rogue.records) == RECORDS_MAX
+        assert rogue.level() is Level.NORMAL
+
+
+def healthy_with_what_it_has(worker: Worker) -> None:
+    """Writes to what it has touched already."""
+    system, record = worker.floor.random.choice(sorted(worker.records))
+    action = next(action for action in TOOLS if action.startswith(system))
+    assert worker.write(action, record, worker.calls + 1_000)
+
+
+@pytest.mark.parametrize("seed", QUICK)
+def test_a_breaker_that_a_person_has_reset_stays_closed_while_the_tool_is_well(seed: int, tmp_path: Path) -> None:
+    with at_work(seed, tmp_path) as floor:
+        people(floor)
+        down, at_random = floor.random.choice(TOOLS), floor.fails
+        floor.fails = lambda run, action: action == down or at_random(run, action)
+        while not floor.standing():
+            floor.turns(1)
+        floor.fails = at_random
+        floor.lift_by_ann(*(order.order_id for order in floor.standing()))
+        refused = floor.refused()
+        floor.turns(200)
+
+        assert floor.standing() == ()
+        held_for_a_while = floor.refused() - refused
+        assert held_for_a_while <= 20, "but for those that met the outage first, everybody goes on"

@@ -163,3 +163,26 @@ def test_a_person_who_resets_a_breaker_is_obeyed_at_once(tmp_path: Path) -> None
             shop.put("tea")
         lift_scope(guard.orders, order.scope, reason="mended", actor="ann", clock=guard.clock, ids=guard.ids)
         shop.put("tea")
+
+
+def test_v6_once_a_trip_is_lifted_what_was_before_trips_nothing_narrower_either(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, POLICY)
+    shop.fails = lambda _: True
+
+    def fail(agent: str, times: int) -> None:
+        with shop.guard.run(agent):
+            for number in range(times):
+                with pytest.raises(RuntimeError):
+                    shop.put(f"{agent} {number}")
+
+    fail("clerk@1", 5)
+    fail("other@1", 5)  # together they are ten
+    (order,) = shop.standing()
+    assert order.scope == Scope.parse("action:shelf.put")
+    guard = shop.guard
+    lift_scope(guard.orders, order.scope, reason="mended", actor="ann", clock=guard.clock, ids=guard.ids)
+
+    fail("clerk@1", 9)  # with those of before they would be fourteen
+    assert shop.standing() == ()
+    fail("clerk@1", 1)
+    assert len(shop.standing()) == 1

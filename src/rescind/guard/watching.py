@@ -8,6 +8,7 @@ V2. What could not be placed as an order is held in this process instead: a full
 V3. In shadow nothing is refused and nothing placed; what would have been is in the journal.
 V4. What stands by the same rule, with the same measure and scope, is not placed again.
 V5. A run is not contained for errors that everybody has: while a tool is down, its breaker answers for it.
+V6. Once a trip is lifted, by a person or by its own probes, what was before that trips nothing again.
 """
 
 import fnmatch
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from rescind.guard.probing import trips_among
 from rescind.guard.responding import Responder
 from rescind.model.outcome import Outcome
 from rescind.model.step import Target, canonical_json
@@ -24,10 +26,12 @@ from rescind.triggers.facts import Call, End, ToolReport
 from rescind.triggers.learned import LearnedShapes
 from rescind.triggers.outage import Outages
 from rescind.triggers.policy_file import LOOK_EVERY_S, PolicyFile
+from rescind.triggers.rates import RatesDetector
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
     from rescind.guard.run import Run
+    from rescind.model.order import Order
 
 DIGEST_EVERY_S = 60.0
 """How often it is looked whether people are owed a word about an incident that goes on."""
@@ -49,6 +53,8 @@ class Watching:
         self._boot_s = guard.clock.boot_s
         self._responder = Responder(guard)
         self._look_again_s = self._digest_at_s = -math.inf
+        self._trips: tuple[Order, ...] = ()
+        self._orders: tuple[Order, ...] = ()  # among which those are
         self.outages = Outages(self.policy.outage)
         self.learned = LearnedShapes()
 
@@ -76,6 +82,9 @@ class Watching:
         now_s = self._boot_s()
         if now_s >= self._look_again_s:
             self._look_around(now_s)
+        orders = self._guard.standing()
+        if orders is not self._orders:
+            self._take_note_of(orders)
         call = Call(
             run=run.info,
             action=action,
@@ -96,6 +105,15 @@ class Watching:
             if deny is not None:
                 run.refuse(deny, action)
         return call
+
+    def _take_note_of(self, orders: "tuple[Order, ...]") -> None:
+        before, self._orders, self._trips = self._trips, orders, trips_among(orders)
+        stand = {trip.order_id for trip in self._trips}
+        lifted = [trip.scope for trip in before if trip.order_id not in stand]
+        for detector in self._engine.detectors if lifted else ():
+            if isinstance(detector, RatesDetector):
+                for scope in lifted:
+                    detector.reset(scope)  # V6
 
     def _look_around(self, now_s: float) -> None:
         self._look_again_s = now_s + LOOK_EVERY_S
@@ -143,6 +161,7 @@ class Watching:
             found = (*found, *(finding for finding in broken if finding is not None))
         if found:
             self._responder.answer(found, self, run, asked, prevents=False)
+            self._take_note_of(self._guard.standing())  # what has tripped may be lifted before the next call
 
     def approval_reason(self, action: str) -> str:
         """Why a call of this action needs a person's approval; empty if the policy asks for none."""

@@ -192,12 +192,16 @@ class RatesDetector:
             return breaker is not None and breaker.look(at_s)
 
     def reset(self, scope: Scope) -> None:
-        """Forget what the breakers within this scope have seen: their trip was lifted."""
+        """The trip of this scope was lifted: what its breaker has seen, and those within it, is no evidence any more.
+
+        What is usual stays known.
+        """
         wanted = set(scope.terms)
         with self._lock:
-            self._groups.clear()
-            for key in [key for key in self._breakers if wanted <= set(_terms(key))]:
-                del self._breakers[key]
+            for key, breaker in self._breakers.items():
+                if breaker is not None and wanted <= set(_terms(key)):
+                    breaker.strikes = 0
+                    breaker.restart()
 
     def __len__(self) -> int:
         """How many breakers there are."""
