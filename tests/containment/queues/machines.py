@@ -19,7 +19,8 @@ PATIENCE_S = 30.0
 
 def needed(program: str) -> str:
     """Where a program is. Without it a test is skipped; on CI it is a fault of the machine."""
-    found = shutil.which(program)
+    debian = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
+    found = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *debian]))
     if found is None:
         reason = f"{program} is not installed on this machine"
         if os.environ.get("CI", "").lower() == "true":
@@ -60,7 +61,7 @@ def redis_server(folder: Path) -> Generator[str]:
 @contextlib.contextmanager
 def postgres_server(folder: Path) -> Generator[str]:
     """The URL of a PostgreSQL for SQLAlchemy. It refuses to run as root, so root lends it another user's name."""
-    initdb, postgres = needed("initdb"), needed("postgres")
+    initdb, postgres, ready = needed("initdb"), needed("postgres"), needed("pg_isready")
     data, sockets = folder / "data", folder / "s"
     user: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
     for each in (folder, sockets):
@@ -83,7 +84,7 @@ def postgres_server(folder: Path) -> Generator[str]:
     )
     try:
         deadline_s = time.monotonic() + PATIENCE_S
-        while subprocess.run(["pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], check=False).returncode:
+        while subprocess.run([ready, "-q", "-h", "127.0.0.1", "-p", str(port)], check=False).returncode:
             assert time.monotonic() < deadline_s, "postgres does not answer"
             time.sleep(0.05)
         yield f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
