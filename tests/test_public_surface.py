@@ -6,9 +6,10 @@ import sys
 import rescind
 
 PROMISED = {
-    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "IdempotencyConflict", "JournalUnavailable", "Level",
-    "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "RescindError", "Run", "RunHalted", "Snapshot",
-    "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed", "idempotency_key", "report",
+    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "IdempotencyConflict",
+    "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "RescindError",
+    "Run", "RunHalted", "Snapshot", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError",
+    "VerificationFailed", "idempotency_key", "report",
 }  # fmt: skip
 
 
