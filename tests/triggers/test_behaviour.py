@@ -150,6 +150,25 @@ def test_one_success_forgives_the_failures_before_it() -> None:
     assert not rules(said)
 
 
+def test_after_a_rest_one_more_try_is_in_order_and_what_fails_on_is_said_again() -> None:
+    watch = watched(retries_max=2)
+    said: list[Finding | None] = []
+
+    def call_at(at_s: float, outcome: Outcome) -> None:
+        call = msgspec.structs.replace(a_call(invoice=at_s), at_s=at_s)
+        said.append(watch.asked(call))
+        if said[-1] is None:
+            watch.ended(End(call=call, at_s=at_s, outcome=outcome))
+
+    for at_s in (0, 1, 2, 30, 31, 32, 61, 62):  # at 31 and 61, the last failure is 30 seconds past
+        call_at(at_s, FAILED)
+    assert rules(said) == ["retries", "retries+", "retries+", "retries"]
+    said.clear()
+    for at_s in (91, 92, 93):
+        call_at(at_s, DONE)
+    assert said == [None, None, None]  # it is well again
+
+
 def test_writes_are_counted_apart_from_calls() -> None:
     watch = watched(mutations_max=2, steps_max=5)
 

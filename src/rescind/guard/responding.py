@@ -25,6 +25,7 @@ from rescind.model.order import Measure, Order, covering
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Signal
 from rescind.switch.desk import new_order
+from rescind.triggers.behaviour import RETRY_AFTER_S
 from rescind.triggers.deciding import decide_at
 from rescind.triggers.engine import RunWatch
 from rescind.triggers.facts import Call
@@ -47,9 +48,6 @@ needs the evidence of several guards, and a switch decides."""
 
 REASON_LENGTH_MAX = 500
 """Characters of a signal that an order repeats. The whole of it is in the journal."""
-
-RETRY_AFTER_S = 30
-"""What a caller is told who may try again later, where no breaker knows better."""
 
 
 class Responder:
@@ -77,11 +75,12 @@ class Responder:
         Returns: The refusal of this very call; None if it may go on. An order that covers it is the gate's business.
         """
         refusal = None
+        # Before anything is placed: what trips at this call was not open when it was made.
+        tripped = bool(trips_among(covering(self._guard.standing(), run.info.subject, call.action)))
         for finding in found:
             assert run.watch is not None, "who has found something watches"
             times = run.watch.tally.count(finding)
             signal = self._signal(finding, call, run.watch)
-            tripped = bool(trips_among(covering(self._guard.standing(), run.info.subject, call.action)))
             decision = decide_at(watching.policy, watching.outages, signal, call, times=times, tripped=tripped)
             if not finding.again:  # else it is no news, and a person may have lifted since what was ordered for it
                 orders = () if decision.shadow else self._contain(decision, signal, run, call)
@@ -224,7 +223,7 @@ def a_hold(level: Level, until_s: float, signal: Signal, now_s: float) -> Hold:
 def _refusal(signal: Signal, decision: Decision, action: str) -> Deny:
     verbs = {response.verb for response in decision.responses}
     if Verb.RETRY in verbs:
-        advice, retry_after_s = f"Try it again in {RETRY_AFTER_S} s", RETRY_AFTER_S
+        advice, retry_after_s = f"Try it again in {RETRY_AFTER_S:g} s", RETRY_AFTER_S
     elif Verb.FALLBACK in verbs:
         advice, retry_after_s = "Take the fallback route; do not retry", None
     else:

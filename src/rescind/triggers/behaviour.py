@@ -25,12 +25,17 @@ REMEMBERED_MAX = 16
 """Calls that one generation of a run's memory holds. A circle of up to so many different calls is always seen; longer
 ones meet `steps_max`. There are two generations, so a run's memory is below 3 KiB."""
 
+RETRY_AFTER_S = 30.0
+"""How long an action rests that has failed too often in a row. Then one more try is in order, or a tool that is well
+again would stay refused to a run for ever."""
+
 
 class BehaviourConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits for what one run does.
 
     Attributes:
-        retries_max: Failures of one action in a row after which it is asked for once more.
+        retries_max: Failures of one action in a row after which it is asked for once more, within `RETRY_AFTER_S` after
+            the last of them.
         repeats_max: How often a run may make one and the same call: same action, same arguments.
         steps_max: Calls in a run, reads included.
         mutations_max: Writes in a run.
@@ -86,7 +91,7 @@ class BehaviourWatch:
         self._later: tuple[Finding, ...] | None = None
         self._recent: dict[int, int] | None = None
         self._older: dict[int, int] | None = None
-        self._failures: dict[str, list[int]] | None = None  # by action: in a row, and at how many it is said next
+        self._failures: dict[str, _Failures] | None = None  # by action
 
     def asked(self, call: Call) -> Finding | None:
         """Whether this call makes it too much. Of several findings, the one that says most."""
@@ -130,9 +135,10 @@ class BehaviourWatch:
             failures = self._failures = {}
         known = failures.get(action)
         if known is not None:
-            known[0] += 1
+            known.in_a_row += 1
+            known.last_s = end.at_s
         elif len(failures) < REMEMBERED_MAX:
-            failures[action] = [1, self._detector.config.retries_max]
+            failures[action] = _Failures(self._detector.config.retries_max, end.at_s)
 
     def _count_repeats(self, call: Call) -> Finding | None:
         # The digest's hash, for a digest kept alive takes four times the room; in 64 bits, two of them never meet.
@@ -155,11 +161,11 @@ class BehaviourWatch:
     def _look_at_failures(self, call: Call) -> Finding | None:
         known = self._failures.get(call.action) if self._failures else None
         bound = self._detector.config.retries_max
-        if known is None or known[0] < bound:
+        if known is None or known.in_a_row < bound or call.at_s - known.last_s >= RETRY_AFTER_S:
             return None
-        count, again = known[0], known[0] < known[1]
+        count, again = known.in_a_row, known.in_a_row < known.said_at
         if not again:
-            known[1] = 2 * count
+            known.said_at = 2 * count
         detail = f"{shown(call.action)} is asked for again after {count} failures in a row, {bound} are the limit"
         return self._finding("retries", call.writes, detail, count, bound, again=again, action=call.action)
 
@@ -194,6 +200,15 @@ class BehaviourWatch:
             facts=facts,
             again=again,
         )
+
+
+class _Failures:
+    """Failures of one action in a row, at how many of them it is said next, and when the last one was."""
+
+    __slots__ = ("in_a_row", "last_s", "said_at")
+
+    def __init__(self, said_at: int, at_s: float) -> None:
+        self.in_a_row, self.said_at, self.last_s = 1, said_at, at_s
 
 
 def _is_again(finding: Finding) -> bool:

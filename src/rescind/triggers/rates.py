@@ -192,16 +192,19 @@ class RatesDetector:
             return breaker is not None and breaker.look(at_s)
 
     def reset(self, scope: Scope) -> None:
-        """The trip of this scope was lifted: what its breaker has seen, and those within it, is no evidence any more.
+        """The trip of this scope was lifted: what led to it is no evidence any more, wherever it was counted.
 
         What is usual stays known.
         """
-        wanted = set(scope.terms)
+        wanted = {term.kind: term.value for term in scope.terms}
         with self._lock:
             for key, breaker in self._breakers.items():
-                if breaker is not None and wanted <= set(_terms(key)):
+                terms = dict(zip(key[::2], key[1::2], strict=True))
+                if breaker is None or any(terms.get(kind, value) != value for kind, value in wanted.items()):
+                    continue  # none of its calls were within the scope
+                if wanted.keys() <= terms.keys():
                     breaker.strikes = 0
-                    breaker.restart()
+                breaker.restart()
 
     def __len__(self) -> int:
         """How many breakers there are."""
