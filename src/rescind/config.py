@@ -334,7 +334,7 @@ def _read(source: Path) -> tuple[Config, FallbackConfig]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{source} must hold keys and values, such as `store: {STORE_DEFAULT}`")
     # A guard reads it from the file itself, with line numbers; a stop has no time for it, and no use.
-    raw.pop(POLICY_KEY, None)
+    raw = {key: value for key, value in raw.items() if key != POLICY_KEY}  # pyright: ignore[reportUnknownVariableType]  # of whatever the file holds
     fallback = _fallback(raw, source)
     _refuse_unknown_keys(raw, Config, source, "")
     _refuse_other_types(raw, Config, source, "")

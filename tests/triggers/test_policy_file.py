@@ -488,9 +488,7 @@ def test_a_policy_names_a_baseline_which_stands_relative_to_it_and_what_is_writt
 
 
 @pytest.mark.parametrize("content", [None, b"{}", b"\xff"])
-def test_a_baseline_that_cannot_be_used_refuses_the_policy_with_its_line(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_a_baseline_that_cannot_be_used_refuses_the_policy_with_its_line(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "learned.json").write_bytes(content)
     path = tmp_path / "rescind.yaml"

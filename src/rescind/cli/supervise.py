@@ -15,9 +15,9 @@ from rescind.cli.supervise_words import words_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.config import Settings, load_settings
 from rescind.errors import UsageError
+from rescind.guard.attributes import new_info
 from rescind.guard.lineage import PARENT_VARIABLE, ancestors_of_environment, said_to_children
 from rescind.guard.report import SUPERVISOR_VARIABLE
-from rescind.guard.run import new_info
 from rescind.model.level import Level
 from rescind.model.step import RunInfo
 from rescind.switch.supervisor.channels import Channels, Following, open_orders

@@ -10,7 +10,7 @@ from rescind.model.scope import Subject
 from rescind.model.step import RunInfo
 
 if TYPE_CHECKING:
-    from rescind.guard.run import Run
+    from rescind.guard.governed import Governed
 
 NAMES_MAX = 100
 """Steps and children that a snapshot names one by one. Who has more is told from their number in the journal."""
@@ -57,7 +57,7 @@ def covered_by_measures(orders: Iterable[Order], subject: Subject) -> tuple[Orde
     )
 
 
-def snapshot_of(run: "Run", order: Order, *, calls: int, steps: int) -> RunSnapshot:
+def snapshot_of(run: "Governed", order: Order, *, calls: int, steps: int) -> RunSnapshot:
     """The state of a run at the moment when an order contained it."""
     own = f"{run.run_id}/"
     in_flight = sorted(ref for ref in run.guard.in_flight() if ref.startswith(own))

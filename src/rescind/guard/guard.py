@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds
 from rescind.config import NO_WAITING, STORE_VARIABLE, URL_VARIABLE, ApprovalConfig, SwitchConfig, load_settings
 from rescind.errors import DeclarationError, RescindError, UsageError
+from rescind.guard.attributes import new_info
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
 from rescind.guard.effect import Effect
 from rescind.guard.fallback import OUR_WORDS, Fallbacks
 from rescind.guard.gate import UNSEEN, Limits
 from rescind.guard.lineage import ancestors_of_environment
 from rescind.guard.obeyed import Obeyed
-from rescind.guard.run import Run, current_run, new_info
+from rescind.guard.run import Run, current_run
 from rescind.guard.stores import EmbeddedStores, GivenStores, Stores, Watch
 from rescind.guard.tool import ReadTool, WriteTool
 from rescind.journal.port import Journal
@@ -29,6 +30,7 @@ from rescind.switch.port import LiveRun, Orders
 
 if TYPE_CHECKING:
     from rescind.guard.asking import Decider
+    from rescind.guard.governed import Governed
     from rescind.guard.holding import Hold
     from rescind.guard.invariants import Invariant
     from rescind.guard.watching import Watching
@@ -465,7 +467,7 @@ class Guard:
 
     # --- the switch ---
 
-    def refresh(self, run: Run | None = None) -> int:
+    def refresh(self, run: "Governed | None" = None) -> int:
         """Read the orders of this machine, and let every open run follow them. Returns the stamp now bound, or -1.
 
         Args:
@@ -474,7 +476,7 @@ class Guard:
         self._start_watching()
         return self._read(run)
 
-    def _read(self, run: Run | None = None) -> int:
+    def _read(self, run: "Governed | None" = None) -> int:
         with self._read_lock:
             standing = self._obeyed.look(self.orders)
             with self._refresh_lock:

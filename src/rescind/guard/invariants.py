@@ -8,7 +8,7 @@ from rescind.triggers.consistency import ConsistencyWatch
 from rescind.triggers.patterns import names_matching
 
 if TYPE_CHECKING:
-    from rescind.guard.run import Run
+    from rescind.guard.governed import Governed
     from rescind.model.signal import Finding
 
 Check = Callable[[], object]
@@ -28,7 +28,7 @@ class Invariant:
         self._next_s = float("-inf")
         self._lock = threading.Lock()
 
-    def look(self, run: "Run", action: str, now_s: float) -> "Finding | None":
+    def look(self, run: "Governed", action: str, now_s: float) -> "Finding | None":
         """Check it after a write of this action, if it is time to.
 
         Returns: What there is to say; None if it holds, if that was said, or if nobody has asked.

@@ -33,8 +33,8 @@ from rescind.triggers.policy import Decision
 from rescind.triggers.response import Verb
 
 if TYPE_CHECKING:
+    from rescind.guard.governed import Governed
     from rescind.guard.guard import Guard
-    from rescind.guard.run import Run
     from rescind.guard.watching import Watching
 
 logger = logging.getLogger("rescind")
@@ -61,7 +61,7 @@ class Responder:
         self._desk_of = ""
 
     def answer(
-        self, found: tuple[Finding, ...], watching: "Watching", run: "Run", call: Call, *, prevents: bool
+        self, found: tuple[Finding, ...], watching: "Watching", run: "Governed", call: Call, *, prevents: bool
     ) -> Deny | None:
         """Answer what was found at one call.
 
@@ -106,7 +106,7 @@ class Responder:
 
     # --- containment ---
 
-    def _contain(self, decision: Decision, signal: Signal, run: "Run", call: Call) -> tuple[Order, ...]:
+    def _contain(self, decision: Decision, signal: Signal, run: "Governed", call: Call) -> tuple[Order, ...]:
         placed: list[Order] = []
         for response in decision.responses:
             scope = response.scope_for(signal, run.info, call.action)
@@ -148,7 +148,7 @@ class Responder:
             return None
         return order
 
-    def _hold(self, run: "Run", scope: Scope, level: Level, for_s: float, signal: Signal) -> None:
+    def _hold(self, run: "Governed", scope: Scope, level: Level, for_s: float, signal: Signal) -> None:
         now_s = self._guard.clock.boot_s()
         hold = a_hold(level, now_s + for_s, signal, now_s)
         if scope == Scope((Term("run", run.run_id),)):
@@ -158,7 +158,7 @@ class Responder:
 
     # --- the paper ---
 
-    def _incident(self, signal: Signal, orders: tuple[Order, ...], run: "Run") -> Joined | None:
+    def _incident(self, signal: Signal, orders: tuple[Order, ...], run: "Governed") -> Joined | None:
         journal, clock = self._guard.journal, self._guard.clock
         try:
             joined = self._incidents.open_or_join(signal, tenant=run.info.tenant, agent=run.info.agent)
@@ -192,7 +192,7 @@ class Responder:
         """In a forked child: the thread that held a lock may not have come along."""
         self._placing, self._desk = threading.Lock(), None
 
-    def _record(self, signal: Signal, decision: Decision, run: "Run") -> None:
+    def _record(self, signal: Signal, decision: Decision, run: "Governed") -> None:
         event = Signalled(signal, responses=decision.words, shadow=decision.shadow)
         draft = Draft(run_id=run.run_id, event=event, recorded_at_us=self._guard.clock.now_us())
         opening = run.opening_with_intent()

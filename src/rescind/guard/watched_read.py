@@ -7,8 +7,8 @@ from rescind.guard.reporting import Collecting
 from rescind.model.outcome import Completed, Failed, Outcome
 
 if TYPE_CHECKING:
+    from rescind.guard.governed import Governed
     from rescind.guard.results import Results
-    from rescind.guard.run import Run
 
 _FAILED = Failed("raised")  # of a read nothing else matters: nothing was changed in any case
 _COMPLETED = Completed()
@@ -20,7 +20,7 @@ class WatchedRead:
     __slots__ = ("_asked", "_collecting", "_outcome", "_problem", "_results", "_run")
 
     def __init__(
-        self, run: "Run", action: str, results: "Results", args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, run: "Governed", action: str, results: "Results", args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Ask the detectors.
 

@@ -29,8 +29,8 @@ from rescind.triggers.policy_file import LOOK_EVERY_S, PolicyFile
 from rescind.triggers.rates import RatesDetector
 
 if TYPE_CHECKING:
+    from rescind.guard.governed import Governed
     from rescind.guard.guard import Guard
-    from rescind.guard.run import Run
     from rescind.model.order import Order
 
 DIGEST_EVERY_S = 60.0
@@ -63,13 +63,13 @@ class Watching:
         """Why a change of the policy's file is not in force; empty if it is."""
         return self.file.fault
 
-    def watch(self, run: "Run") -> RunWatch:
+    def watch(self, run: "Governed") -> RunWatch:
         """Begin to watch a run."""
         return self._engine.watch(run.info)
 
     def asked(
         self,
-        run: "Run",
+        run: "Governed",
         action: str,
         *,
         writes: bool,
@@ -132,7 +132,7 @@ class Watching:
 
     def ended(
         self,
-        run: "Run",
+        run: "Governed",
         asked: Call,
         outcome: Outcome,
         *,
