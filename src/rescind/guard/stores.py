@@ -9,7 +9,7 @@ from rescind.journal.port import Journal
 from rescind.switch.port import Orders
 
 if TYPE_CHECKING:
-    from rescind.guard.guard import Guard
+    from rescind.guard.following import Following
     from rescind.journal.sqlite import SqliteJournal
     from rescind.switch.store import SqliteOrders
 
@@ -44,7 +44,7 @@ class Stores(Protocol):
         """The standing orders; opened at the first look."""
         ...
 
-    def watch(self, guard: "Guard") -> Watch | None:
+    def watch(self, guard: "Following") -> Watch | None:
         """Begin to follow the orders for this guard; None if nobody needs to."""
         ...
 
@@ -65,7 +65,7 @@ class GivenStores:
     def __init__(self, journal: Journal, orders: Orders) -> None:
         self.journal, self.orders = journal, orders
 
-    def watch(self, guard: "Guard") -> Watch | None:
+    def watch(self, guard: "Following") -> Watch | None:
         """See `Stores`: every call reads the stamp, and that is enough here."""
         return None
 
@@ -107,7 +107,7 @@ class EmbeddedStores:
                 orders = self._orders = self._orders or _open_orders(self.folder)
         return orders
 
-    def watch(self, guard: "Guard") -> Watch:
+    def watch(self, guard: "Following") -> Watch:
         """See `Stores`. When this returns, the guard is registered and has bound the standing orders.
 
         Raises: OrdersUnavailable. The guard must then not act, since no stop would know of it.
