@@ -19,6 +19,7 @@ PAYER = """
 import pathlib, sys
 import rescind
 from rescind.config import ApprovalConfig
+from rescind.errors import ApprovalVoid
 
 guard = rescind.Guard.at("store", approval=ApprovalConfig(wait_s=60))
 guard.approval_reason = lambda _: "payments need a look"
@@ -29,7 +30,12 @@ def pay(to: str) -> None:
         paid.write(to + "\\n")
 
 with guard.run("payer@1", run_id="run-1"):
-    pay("ada")
+    while True:
+        try:
+            pay("ada")
+            break
+        except ApprovalVoid:  # somebody else used it in the very same moment: as it says, the call can be made again
+            continue
     pathlib.Path(sys.argv[1]).touch()
 guard.close()
 """
