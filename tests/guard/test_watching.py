@@ -77,6 +77,32 @@ def test_v3_in_shadow_nothing_is_refused_and_nothing_placed_and_the_journal_says
     assert list_incidents(shop.guard.journal) == []
 
 
+@pytest.mark.parametrize("limit", ["blast_radius: {records_per_run: 70}", "behaviour: {steps_max: 250}"])
+def test_a_limit_that_was_written_holds_beyond_another_one_that_nobody_has_written(tmp_path: Path, limit: str) -> None:
+    shop = Shop(tmp_path, f"policy:\n  detect:\n    {limit}\n")
+    refused = 0
+    with shop.guard.run("clerk@1"):
+        for number in range(300):  # 60 records a minute and 200 writes are built in, and in shadow
+            try:
+                shop.put(f"tea {number}")
+            except CallDenied:
+                refused += 1
+    allowed = int(limit.partition(": ")[2].rstrip("}").rpartition(" ")[2])
+    assert len(shop.effects) == allowed
+    assert refused == 300 - allowed
+
+
+def test_a_long_run_is_refused_nothing_by_limits_that_nobody_has_written(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, "policy: {}\n")
+    with shop.guard.run("clerk@1"):
+        for number in range(600):
+            shop.put(f"tea {number}")
+    assert len(shop.effects) == 600
+    signals = shop.signals()
+    assert all(each.shadow for each in signals)
+    assert {each.signal.rule for each in signals} >= {"records_per_minute", "records_per_run", "mutations"}
+
+
 def test_a_halt_ordered_by_a_rule_ends_the_run_at_that_very_call(tmp_path: Path) -> None:
     shop = Shop(tmp_path, BLAST % "halted on run")
     with shop.guard.run("clerk@1"):

@@ -44,7 +44,12 @@ def watched(baseline: Baseline | None = None, run: RunInfo | None = None, **limi
 
 
 def rules(findings: Iterable[Finding | None]) -> list[str]:
-    return [finding.rule + ("+" if finding.again else "") for finding in findings if finding is not None]
+    return [
+        each.rule + ("+" if each.again else "")
+        for finding in findings
+        if finding is not None
+        for each in (finding, *finding.besides)
+    ]
 
 
 def healthy(runs: int = 60) -> Iterator[Call]:
@@ -107,12 +112,12 @@ def test_a_call_that_comes_back_between_ever_new_ones_is_not_forgotten() -> None
     assert rules(said) == ["repeated_call", "repeated_call+"]
 
 
-def test_of_two_limits_the_one_that_makes_a_signal_is_said() -> None:
+def test_a_call_beyond_two_limits_is_found_by_both() -> None:  # D6
     watch = watched(repeats_max=1, mutations_max=3)
 
     said = [watch.asked(a_call(invoice=1)) for _ in range(4)]
 
-    assert rules(said) == ["repeated_call", "repeated_call", "mutations"]
+    assert rules(said) == ["repeated_call", "repeated_call", "repeated_call+", "mutations"]
 
 
 def test_it_makes_a_signal_when_it_has_doubled_and_is_found_at_every_call_between() -> None:  # D5
@@ -291,18 +296,14 @@ def test_of_a_workflow_that_was_never_learned_only_the_number_of_different_write
     assert [rules([each]) for each in said] == [[], [], ["unlike_baseline"], ["unlike_baseline+"], ["unlike_baseline+"]]
 
 
-def test_a_limit_that_refuses_answers_before_what_may_be_in_shadow_and_neither_is_lost() -> None:
+def test_a_limit_that_refuses_comes_before_what_may_be_in_shadow_and_neither_is_lost() -> None:  # D6
     run = a_run(workflow="refund")
     watch = watched(BASELINE, run, mutations_max=1)
     first, second = a_call("money.send", run, to="payee-1"), a_call("address.set", run)
 
     watch.asked(first)
-    asked = watch.asked(second)
-    ended = watch.ended(End(call=second, at_s=2.0, outcome=DONE))
 
-    assert rules([asked]) == ["mutations"]
-    assert rules([ended]) == ["unlike_baseline"]
-    assert watch.ended(End(call=second, at_s=2.0, outcome=DONE)) is None
+    assert rules([watch.asked(second)]) == ["mutations", "unlike_baseline"]
 
 
 def test_no_more_healthy_runs_are_stopped_than_the_budget_allows() -> None:

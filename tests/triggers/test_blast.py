@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from builders import a_call, a_run
+from builders import a_call, a_run, an_end
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo, Target
 from rescind.triggers.blast import BlastConfig, BlastDetector, BlastWatch
@@ -89,6 +89,29 @@ def test_what_a_minute_has_refused_does_not_count_for_the_run() -> None:
 
     assert watch.asked(on("third", at_s=61)) is None
     assert rule_of(watch.asked(on("fourth", at_s=62))) == "records_per_run"
+
+
+def test_what_goes_on_beyond_one_limit_counts_for_the_others() -> None:  # D6
+    watch = a_watch(records_per_minute=2, records_per_run=4, tenants_per_run=1)
+
+    found: list[list[str]] = []
+    for number in range(6):  # nobody refuses: each limit but one may be in shadow
+        call = on(number, tenant="acme" if number < 3 else "globex")
+        finding = watch.asked(call)
+        found.append([] if finding is None else [finding.rule, *(each.rule for each in finding.besides)])
+        watch.ended(an_end(call))
+
+    minute, tenants, run = "records_per_minute", "tenants_per_run", "records_per_run"
+    assert found == [[], [], [minute], [tenants, minute], [tenants, minute, run], [tenants, minute, run]]
+
+
+def test_children_that_start_beyond_the_minute_count_for_the_run() -> None:  # D6
+    watch = a_watch(children_per_minute=1, children_per_run=2)
+
+    last = [watch.spawned(0.0) for _ in range(3)][-1]
+
+    assert last is not None
+    assert [last.rule, *(each.rule for each in last.besides)] == ["children_per_minute", "children_per_run"]
 
 
 def test_a_write_without_a_target_touches_a_record_for_each_set_of_arguments() -> None:

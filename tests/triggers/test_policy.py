@@ -262,6 +262,7 @@ def test_every_rule_that_waits_for_a_limit_waits_for_one_that_can_be_written() -
             fields = set(config_type(detector_of(SignalKind(kind))).__struct_fields__)
             assert limits_of(SignalKind(kind), name) <= fields
     assert limits_of(SignalKind.BEHAVIOUR, "unlike_baseline") == {"false_stops_per_1000"}
+    assert limits_of(SignalKind.BEHAVIOUR, "mutations") == {"mutations_max"}
     assert limits_of(SignalKind.VERDICT, "any") == frozenset()
 
 
@@ -284,7 +285,7 @@ STRICT = {
     (SignalKind.POLICY_VIOLATION, "action"): "deny",
     (SignalKind.VERIFICATION_FAILURE, "postcondition"): "read_only on run, incident",
     (SignalKind.BEHAVIOUR, "repeated_call"): "deny",
-    (SignalKind.BEHAVIOUR, "steps"): "deny",
+    (SignalKind.BEHAVIOUR, "retries"): "deny, retry",
     (SignalKind.LOST_IDENTITY, "target"): "deny, incident",
     (SignalKind.BUDGET, "max_steps"): "deny",
     (SignalKind.INCONSISTENCY, "sequence"): "read_only on run, incident",

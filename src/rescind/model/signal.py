@@ -66,6 +66,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         facts: The numbers by name, as JSON values.
         again: It was said before and has not become worse. It makes no further signal, but what the policy refuses for
             it is refused again: a call that was denied must not get through by being repeated.
+        besides: What the same detector found at the same call by other rules. The policy may have one of them in shadow
+            and refuse for another.
     """
 
     kind: SignalKind
@@ -75,6 +77,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     detail: str
     facts: dict[str, Any] = {}
     again: bool = False
+    besides: "tuple[Finding, ...]" = ()
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):

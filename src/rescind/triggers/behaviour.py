@@ -4,8 +4,7 @@ The first four rules need nothing learned. Each has a bound; what is beyond it i
 when the bound is passed and each time the count has doubled (law D5). `unlike_baseline` judges by what was learned, and
 without a baseline it says nothing.
 
-A call has one answer. Limits answer before `unlike_baseline`, which may be in shadow while they refuse; what was found
-besides is not lost, but said at the next occasion.
+A call may be too much in several ways, and each of them is found (law D6): one may be in shadow while another refuses.
 """
 
 import msgspec
@@ -15,6 +14,7 @@ from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.baseline import Baseline
 from rescind.triggers.bounds import about_run, check_whole, shown
+from rescind.triggers.detector import together
 from rescind.triggers.facts import Call, End
 from rescind.triggers.unlike import NewWorkflowWatch, Unlike, UnlikeWatch
 
@@ -73,7 +73,6 @@ class BehaviourWatch:
     __slots__ = (
         "_detector",
         "_failures",
-        "_later",
         "_older",
         "_recent",
         "_run_id",
@@ -88,44 +87,23 @@ class BehaviourWatch:
         self.steps = self.mutations = 0
         unlike = detector.unlike
         self._unlike: UnlikeWatch | NewWorkflowWatch | None = unlike.watch(run) if unlike is not None else None
-        self._later: tuple[Finding, ...] | None = None
         self._recent: dict[int, int] | None = None
         self._older: dict[int, int] | None = None
         self._failures: dict[str, _Failures] | None = None  # by action
 
     def asked(self, call: Call) -> Finding | None:
-        """Whether this call makes it too much. Of several findings, the one that says most."""
-        # All of them count, whichever speaks.
+        """Whether this call makes it too much."""
         steps = self._count_step()
         mutations = self._count_mutation() if call.writes else None
         repeats = self._count_repeats(call) if call.repeats else None
         retries = self._look_at_failures(call) if self._failures else None
         unlike = self._unlike.asked(call) if self._unlike is not None else None
-        if steps is None and mutations is None and repeats is None and retries is None and self._later is None:
+        if steps is None and mutations is None and repeats is None and retries is None:
             return unlike
-        limits = [each for each in (retries, repeats, mutations, steps) if each is not None]
-        limits.sort(key=_is_again)
-        return self._first_of([*limits, *([unlike] if unlike is not None else ())])
+        return together([each for each in (retries, repeats, mutations, steps, unlike) if each is not None])
 
-    def _first_of(self, found: list[Finding]) -> Finding | None:
-        """The first, or what was found earlier and not said yet. The rest that is new is kept for later."""
-        waiting = [*found[1:], *(self._later or ())]
-        if not found and waiting:
-            found, waiting = waiting, waiting[1:]
-        # By rule: what was found twice before it could be said has become worse, and the worse one is said.
-        later = {each.rule: each for each in reversed(waiting) if not each.again}
-        self._later = tuple(later.values()) or None
-        return found[0] if found else None
-
-    def ended(self, end: End) -> Finding | None:
-        """Remember whether it failed; what follows from that is said when it is asked for again.
-
-        Returns: What was found earlier and not said yet.
-        """
-        self._note_end(end)
-        return self._first_of([]) if self._later is not None else None
-
-    def _note_end(self, end: End) -> None:
+    def ended(self, end: End) -> None:
+        """Remember whether it failed; what follows from that is said when it is asked for again."""
         action, failures = end.call.action, self._failures
         if type(end.outcome) is Completed:
             if failures:
@@ -209,10 +187,6 @@ class _Failures:
 
     def __init__(self, said_at: int, at_s: float) -> None:
         self.in_a_row, self.said_at, self.last_s = 1, said_at, at_s
-
-
-def _is_again(finding: Finding) -> bool:
-    return finding.again
 
 
 def _has_doubled(count: int, bound: int) -> bool:

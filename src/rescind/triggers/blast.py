@@ -1,7 +1,8 @@
 """How far a run's writes reach: records, tenants, systems, and the runs that it starts.
 
 All of it is found before the call, so that with a limit of 25 records exactly 25 are touched, also if calls overlap.
-What was refused is not counted, except where two calls meet at the limit: then both may be refused.
+A record of a call that was refused is not counted, except where two calls meet at the limit: then both may be refused.
+A call that is beyond one limit and goes on all the same, since that limit is in shadow, counts for the others.
 """
 
 from itertools import count
@@ -11,7 +12,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, check_whole, shown
-from rescind.triggers.detector import ENDS
+from rescind.triggers.detector import together
 from rescind.triggers.distinct import WINDOW_S, CountLately, Distinct, DistinctLately, target_key
 from rescind.triggers.facts import Call, End
 
@@ -71,13 +72,12 @@ class BlastWatch:
         "_config",
         "_found_at_s",
         "_lately",
+        "_passed",
         "_records",
         "_run",
         "_systems",
         "_tenants",
     )
-
-    skips = ENDS
 
     def __init__(self, config: BlastConfig, run: RunInfo) -> None:
         """Nothing has been touched yet."""
@@ -89,45 +89,56 @@ class BlastWatch:
         self._children: count[int] | None = None
         self._children_lately: CountLately | None = None
         self._found_at_s: dict[str, float] | None = None
+        self._passed = False  # whether a write was ever beyond a limit
 
     def asked(self, call: Call) -> Finding | None:
         """Whether this call would reach further than allowed."""
-        if call.spawns and (finding := self.spawned(call.at_s)) is not None:
-            return finding
-        return self._touched(call) if call.writes else None
+        children = self._started(call.at_s) if call.spawns else ()
+        return together((*children, *(self._touched(call) if call.writes else ())))
 
-    def ended(self, end: End) -> Finding | None:
-        """Nothing: what a call would touch is known before."""
+    def ended(self, end: End) -> None:
+        """A write that was beyond a limit was made all the same: it has touched its record."""
+        if self._passed and end.call.writes and self._records is not None and self._lately is not None:
+            record = _record_of(end.call)
+            self._lately.admits(record, end.call.at_s)
+            self._records.admits(record)
 
     def spawned(self, at_s: float) -> Finding | None:
         """A child run is about to be opened, in another way than by a call with `spawns`."""
+        return together(self._started(at_s))
+
+    def _started(self, at_s: float) -> list[Finding]:
         if self._children is None or self._children_lately is None:
             self._children_lately = CountLately(self._config.children_per_minute)
             self._children = count()
+        found: list[Finding] = []
         if not self._children_lately.admits(at_s):
-            return self._found("children_per_minute", "run", "started in this minute", at_s)
+            found.append(self._found("children_per_minute", "run", "started in this minute", at_s))
+        # Nobody says whether it was started after all, so each that is asked for counts for the run.
         if next(self._children) >= self._config.children_per_run:
-            return self._found("children_per_run", "run", "started by this run", at_s)
-        return None
+            found.append(self._found("children_per_run", "run", "started by this run", at_s))
+        return found
 
-    def _touched(self, call: Call) -> Finding | None:
+    def _touched(self, call: Call) -> list[Finding]:
         if self._records is None or self._lately is None or self._tenants is None:
             self._lately = DistinctLately(self._config.records_per_minute)
             self._tenants = Distinct(self._config.tenants_per_run)
             self._systems = Distinct(self._config.systems_per_run)
             self._records = Distinct(self._config.records_per_run)
-        target, tenant = call.target, call.tenant or self._run.tenant
+        target, tenant, record = call.target, call.tenant or self._run.tenant, _record_of(call)
+        found: list[Finding] = []
         if tenant and not self._tenants.admits(hash(tenant)):
-            return self._found("tenants_per_run", "tenant", f"in this run: {shown(tenant)}", call.at_s)
+            found.append(self._found("tenants_per_run", "tenant", f"in this run: {shown(tenant)}", call.at_s))
         if target is not None and self._systems is not None and not self._systems.admits(hash(target.system)):
-            return self._found("systems_per_run", "system", f"in this run: {shown(target.system)}", call.at_s)
-        record = _record_of(call)
+            found.append(self._found("systems_per_run", "system", f"in this run: {shown(target.system)}", call.at_s))
         # The minute before the run: what is refused for this minute may come in the next one, and is not counted.
-        if not self._lately.admits(record, call.at_s):
-            return self._found("records_per_minute", "record", f"in this minute: {_name_of(call)}", call.at_s)
-        if not self._records.admits(record):
-            return self._found("records_per_run", "record", f"in this run: {_name_of(call)}", call.at_s)
-        return None
+        if not (self._lately.has_room_for(record, call.at_s) if found else self._lately.admits(record, call.at_s)):
+            found.append(self._found("records_per_minute", "record", f"in this minute: {_name_of(call)}", call.at_s))
+        if not (self._records.has_room_for(record) if found else self._records.admits(record)):
+            found.append(self._found("records_per_run", "record", f"in this run: {_name_of(call)}", call.at_s))
+        if found:
+            self._passed = True
+        return found
 
     def _found(self, rule: str, what: str, which: str, at_s: float) -> Finding:
         limit: int = getattr(self._config, rule)

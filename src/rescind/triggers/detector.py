@@ -8,10 +8,14 @@ D4. A watch of an idle run is small: what grows is bounded, and made when it is 
 D5. A finding is said once when a bound is passed, and again only when it has become worse: a run that is wrong makes
     one signal, not one for each of its calls. What could be prevented in `asked` is found at every call that would do
     it, marked `again` where it makes no further signal, for a denied call must not get through by being repeated.
+D6. A call that is too much in several ways is found in all of them: a limit in shadow hides none that is enforced.
 """
 
 import enum
+from collections.abc import Sequence
 from typing import Protocol
+
+import msgspec
 
 from rescind.model.signal import Finding
 from rescind.model.step import RunInfo
@@ -27,6 +31,13 @@ class Moment(enum.Enum):
 
 
 ENDS = frozenset({Moment.PLAIN_END, Moment.OTHER_END})
+
+
+def together(found: Sequence[Finding]) -> Finding | None:
+    """All that was found at one call as one finding (law D6): the first, and the others besides it."""
+    if len(found) < 2:
+        return found[0] if found else None
+    return msgspec.structs.replace(found[0], besides=tuple(found[1:]))
 
 
 class Watch(Protocol):

@@ -43,6 +43,10 @@ class Distinct:
                 numbers.pop(key, None)  # who sees it before it is gone sees its number, too
         return number < self._most
 
+    def has_room_for(self, key: int) -> bool:
+        """Whether it would admit the key, which is not admitted by that."""
+        return len(self._numbers) < self._most or key in self._numbers
+
 
 class DistinctLately:
     """Admits different keys for as long as no more than `most` of them came within the last minute."""
@@ -67,6 +71,13 @@ class DistinctLately:
                 return False
         times[key] = at_s
         return True
+
+    def has_room_for(self, key: int, at_s: float) -> bool:
+        """Whether it would admit the key, which is not admitted by that."""
+        times = self._times
+        if len(times) >= self._most and at_s - self._swept_at_s >= _SWEEP_S:
+            self._sweep(at_s)
+        return len(times) < self._most or times.get(key) is not None
 
     def _sweep(self, at_s: float) -> None:
         self._swept_at_s = at_s

@@ -94,7 +94,7 @@ class RunWatch:
             except Exception as error:  # noqa: BLE001  # N1
                 finding = self._failed(look, error)
             if finding is not None:
-                found = (*found, finding)
+                found = (*found, finding, *finding.besides)
         return found
 
     def ended(self, end: End) -> tuple[Finding, ...]:
@@ -108,7 +108,7 @@ class RunWatch:
             except Exception as error:  # noqa: BLE001  # N1
                 finding = self._failed(look, error)
             if finding is not None:
-                found = (*found, finding)
+                found = (*found, finding, *finding.besides)
         return found
 
     def watch_of(self, kind: type) -> Watch | None:

@@ -27,7 +27,13 @@ _PLACES = {
     "cross_system_inconsistency": ("consistency", "Consistency"),
 }
 
-_LEARNED = {"behaviour.unlike_baseline": "false_stops_per_1000"}
+_LIMITS = {
+    "behaviour.retries": "retries_max",
+    "behaviour.repeated_call": "repeats_max",
+    "behaviour.steps": "steps_max",
+    "behaviour.mutations": "mutations_max",
+    "behaviour.unlike_baseline": "false_stops_per_1000",
+}
 """Rules whose limit has another name than they."""
 
 _RULES = {
@@ -84,7 +90,7 @@ def limits_of(kind: SignalKind, rule: str) -> frozenset[str]:
     if not name:
         return frozenset()
     fields = frozenset(field.name for field in msgspec.structs.fields(config_type(name)))
-    about = _LEARNED.get(f"{kind.value}.{rule}", rule)
+    about = _LIMITS.get(f"{kind.value}.{rule}", rule)
     return frozenset({about}) if about in fields else fields
 
 
