@@ -107,3 +107,22 @@ def test_a_probe_of_an_open_breaker_that_fails_says_nothing_of_its_run() -> None
     assert spared.words == ("deny",)
     assert "the breaker of till.book is open" in spared.rule_name
     assert not decide_at(POLICY, outages, a_signal(SignalKind.BLAST_RADIUS), call, tripped=True).recoverable
+
+
+def test_others_that_call_seldom_are_waited_for_and_those_that_are_long_gone_are_not() -> None:
+    outages = Outages()
+    ended(outages, "r-2", 0, good=True)
+    call = ended(outages, "r-1", 500, good=False)
+    assert decide_at(POLICY, outages, a_signal(SignalKind.INCONSISTENCY), call).recoverable
+    call = ended(outages, "r-1", 700, good=False)
+    assert not decide_at(POLICY, outages, a_signal(SignalKind.INCONSISTENCY), call).recoverable
+
+
+def test_what_came_since_it_began_to_fail_is_compared_also_when_it_calls_seldom() -> None:
+    outages = Outages()
+    ended(outages, "r-1", 10, good=False)
+    ended(outages, "r-2", 12, good=False)
+    ended(outages, "r-3", 14, good=False)
+    call = ended(outages, "r-1", 100, good=False)  # the others' failures are 86 seconds old
+    assert outages.judge("till.book", "r-1", at_s=100) is Cause.OUTAGE
+    assert decide_at(POLICY, outages, a_signal(SignalKind.INCONSISTENCY), call).recoverable

@@ -22,6 +22,10 @@ ACTIONS_MAX = 1_000
 RUNS_MAX = 256
 """Runs that are remembered for each action, the latest callers. A share of 256 is as good as one of all."""
 
+SINCE_WINDOWS = 10
+"""How many windows back calls are compared that came after a run began to fail; and who has called an action within so
+many is waited for, before that run counts as the only one that does."""
+
 _FEW = 0.2
 """At most one in five of the others may fail too, for one that fails to be out of order."""
 
@@ -81,6 +85,8 @@ class Outages:
 
     def ended(self, end: End) -> None:
         """A call has ended."""
+        if end.was_refused:
+            return
         run, action = end.call.run, end.call.action
         seen = self._actions.get(action, _NONE).get(run.run_id)
         if seen is not None and seen.good == end.is_good and end.at_s - seen.at_s < self._fresh_s:
@@ -111,13 +117,15 @@ class Outages:
             run_id: The run, which has failed on it.
             at_s: Now, on the clock of the facts; the newest fact's time if it is not given.
         """
+        known = self._lately(action, at_s, windows=SINCE_WINDOWS)
         runs = self._lately(action, at_s)
         own = runs.get(run_id)
-        if own is None or own.good or len(runs) < self.config.runs_min:
+        if own is None or own.good:
             return Cause.UNCLEAR
         # What succeeded before this run began to fail says nothing of now, if there is enough that came since.
-        since = [last for last in runs.values() if last.at_s >= own.since_s]
-        return self._judge(own, since if len(since) >= self.config.runs_min else list(runs.values()))
+        since = [last for last in known.values() if last.at_s >= own.since_s]
+        compared = since if len(since) >= self.config.runs_min else list(runs.values())
+        return self._judge(own, compared) if len(compared) >= self.config.runs_min else Cause.UNCLEAR
 
     def is_early(self, action: str, run_id: str, *, at_s: float | None = None) -> bool:
         """Whether nobody can tell yet: others call this action too, but too few did since this run began to fail on it.
@@ -126,15 +134,15 @@ class Outages:
 
         Args: as for `judge`.
         """
-        runs = self._lately(action, at_s)
+        runs = self._lately(action, at_s, windows=SINCE_WINDOWS)
         own = runs.get(run_id)
         if own is None or own.good or len(runs) < 2:
             return False
         return sum(last.at_s >= own.since_s for last in runs.values()) < self.config.runs_min
 
-    def _lately(self, action: str, at_s: float | None) -> dict[str, _Last]:
+    def _lately(self, action: str, at_s: float | None, *, windows: int = 1) -> dict[str, _Last]:
         with self._lock:
-            since_s = (self._newest_s if at_s is None else at_s) - self.config.window_seconds
+            since_s = (self._newest_s if at_s is None else at_s) - windows * self.config.window_seconds
             return {name: last for name, last in self._actions.get(action, _NONE).items() if last.at_s >= since_s}
 
     def _judge(self, own: _Last, everybody: list[_Last]) -> Cause:
