@@ -247,10 +247,22 @@ class WriteCall:
                 self._outcome,
                 verified=self.verified,
                 step_id=self.step_id,
-                report=self._collecting.report,
-                problem=self._problem,
+                report=self._without_secrets(self._collecting.report),
+                problem=self.scrub(self._problem),
                 approved_differs=self._difference(self._collecting.report),
+                secrets=self._secrets,
             )
+
+    def _without_secrets(self, report: "ToolReport | None") -> "ToolReport | None":
+        # Now, since a detector shows texts cut short, and nobody recognises a secret by its first half.
+        if report is None or not self._secrets:
+            return report
+        return msgspec.structs.replace(
+            report,
+            confidence=scrub(report.confidence, self._secrets),
+            receipt=scrub(report.receipt, self._secrets),
+            failed_parts=tuple(map(self.scrub, report.failed_parts)),
+        )
 
     def _difference(self, report: "ToolReport | None") -> str:
         """How what the tool observed differs from what was recorded, and approved if anybody had to; or empty."""

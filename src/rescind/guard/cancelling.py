@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rescind.guard.fallback import halted
+from rescind.triggers.facts import CUT_SHORT
 
 if TYPE_CHECKING:
     from rescind.guard.gate import Halt
@@ -55,7 +56,7 @@ class Cancelling:
         left = self._task.uncancel()
         if kind is None or not issubclass(kind, asyncio.CancelledError):
             return  # the tool had ended all the same, or made something else of it
-        self.reason = f"cancelled by a stop while it ran: {self._halt.reason}"
+        self.reason = f"{CUT_SHORT}: {self._halt.reason}"
         if left <= self._others:
             order_ids = tuple(order.order_id for order in self._halt.orders)
             raise halted(

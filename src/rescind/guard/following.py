@@ -45,7 +45,7 @@ class Following:
         self.in_flight_steps: dict[StepRef, None] = {}
         self.watching: Watching | None = None
         self.teller: SignalPoster | None = None
-        self._scope_holds: tuple[tuple[Scope, Hold], ...] = ()
+        self._scope_holds: dict[tuple[Scope, int], Hold] = {}
         self._runs: dict[int, Run] = {}
         self._refresh_lock = threading.RLock()  # a signal's handler may come by here in the middle of it
         self._read_lock = threading.RLock()  # its own: a push must not wait for a disk
@@ -129,7 +129,10 @@ class Following:
         A scope that is limited to an action holds more than it says here: what cannot be ordered is not fine-tuned.
         """
         now_s = self.clock.boot_s()
-        self._scope_holds = (*(each for each in self._scope_holds if each[1].until_s > now_s), (scope, hold))
+        for key, earlier in list(self._scope_holds.items()):
+            if earlier.until_s <= now_s:
+                self._scope_holds.pop(key, None)
+        self._scope_holds[scope, id(hold)] = hold
         for run in list(self._runs.values()):
             if covers_some_call(scope, run.info.subject):
                 run.hold_at(hold)

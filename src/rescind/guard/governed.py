@@ -4,13 +4,14 @@ The other half of a run, its life and its place in the journal, is in `run`.
 """
 
 import itertools
+import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rescind.errors import CallDenied, UsageError
 from rescind.guard.contained import covered_by_measures, fan_out_blocked, snapshot_of
 from rescind.guard.fallback import Fallback
 from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, Verdict, View, judge, spent
-from rescind.guard.holding import Hold, remaining, verdict_of
+from rescind.guard.holding import Hold, unending_hold, verdict_of
 from rescind.guard.probing import claim, refused_for_now, trips_among, without_trips
 from rescind.guard.refusing import fan_out_refusal, refusal_of
 from rescind.journal.port import Draft
@@ -21,7 +22,7 @@ from rescind.model.step import RunInfo
 from rescind.switch.port import LiveRun
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from rescind.guard.cancelling import Cancelling
     from rescind.guard.guard import Guard
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from rescind.switch.probes import Claim
     from rescind.triggers.engine import RunWatch
     from rescind.triggers.facts import ToolReport
+
+logger = logging.getLogger("rescind")
 
 SPAWN = "run.spawn"
 """What detectors see as the action when a run opens another one."""
@@ -67,7 +70,7 @@ class Governed:
         self._refusals: set[tuple[str, str]] = set()
         self._children: dict[int, Governed] = {}  # open ones of this process
         self._held: dict[int, Cancelling] = {}  # running tools that a halt cancels
-        self._holds: tuple[Hold, ...] = ()  # levels that this process holds it at, without an order
+        self._holds: dict[int, Hold] = {}  # levels that this process holds it at, without an order
         self._contained_by: frozenset[str] = frozenset()  # orders of which the journal has its state
 
     @property
@@ -196,10 +199,16 @@ class Governed:
         report: "ToolReport | None" = None,
         problem: str = "",
         approved_differs: str = "",
+        secrets: "Collection[str]" = (),
     ) -> None:
-        """Tell the detectors how it ended. Takes nothing back, and never raises."""
+        """Tell the detectors how it ended. Takes nothing back, and never raises.
+
+        The arguments are as in `triggers.facts.End`; none of `secrets`, which are redacted, is in what is found.
+        """
         watching = self.guard.watching
-        if watching is not None and self.watch is not None:
+        if watching is None or self.watch is None:
+            return
+        try:
             watching.ended(
                 self,
                 asked,
@@ -209,7 +218,13 @@ class Governed:
                 report=report,
                 problem=problem,
                 approved_differs=approved_differs,
+                secrets=secrets,
             )
+        except Exception as error:  # noqa: BLE001  # what has happened must not be told as if it had not
+            # The kind of error and no more: its text may hold what is to be kept out of the log.
+            why = f"how {asked.action} ended could not be judged ({type(error).__name__})"
+            logger.error("run %s: %s; this process holds it at read_only", self.run_id, why)
+            self.hold_at(unending_hold(Level.READ_ONLY, why))
 
     def refuse(self, deny: Deny, action: str) -> NoReturn:
         """Refuse one call, for what was found at it. Raises: CallDenied."""
@@ -218,7 +233,7 @@ class Governed:
 
     def hold_at(self, hold: Hold) -> None:
         """Hold this run at a level, in this process alone, until the hold is over."""
-        self._holds = (*self._holds, hold)
+        self._holds[id(hold)] = hold  # threads may share the run: one operation, so that none is lost
         self.view = View(UNSEEN.stamp, self.view.orders, self.view.fault)  # every call looks at the holds now
 
     # --- orders ---
@@ -331,8 +346,10 @@ class Governed:
         if not self._holds:
             return None
         now_s = self._boot_s()
-        self._holds = remaining(self._holds, now_s)
-        return verdict_of(self._holds, action, writes=writes, now_s=now_s)
+        for key, hold in list(self._holds.items()):
+            if hold.until_s <= now_s:
+                self._holds.pop(key, None)
+        return verdict_of(tuple(self._holds.values()), action, writes=writes, now_s=now_s)
 
     def _through_breakers(self, deny: Deny, action: str) -> Verdict:
         # Refused by a breaker, whatever else; then by what else holds; and then for as long as there is no probe.
@@ -351,11 +368,20 @@ class Governed:
 
     def _begin_below(self) -> None:
         # Asked of the run that spawns, which is whom a blocked fan-out is about, and whose spread detectors watch.
-        blocked = fan_out_blocked(self.guard.standing(), self.info, "", above=True)
-        if blocked is not None:
-            raise fan_out_refusal(blocked, action=SPAWN, run_id=self.info.ancestors[0], started=f"run {self.run_id}")
+        self._refuse_to_begin()
         if self.above is not None and self.above.watch is not None:
             self.above.asked(SPAWN, writes=False, spawns=True)
+            self._refuse_to_begin()  # what they found may have blocked it
+
+    def _refuse_to_begin(self) -> None:
+        standing = self.guard.standing()
+        blocked = fan_out_blocked(standing, self.info, SPAWN, above=True)
+        above = self.above
+        while blocked is None and above is not None:  # of those in this process all is known, their agents too
+            blocked = fan_out_blocked(standing, above.info, SPAWN)
+            above = above.above
+        if blocked is not None:
+            raise fan_out_refusal(blocked, action=SPAWN, run_id=self.info.ancestors[0], started=f"run {self.run_id}")
 
     def _halt_above(self) -> Halt | None:
         # A halted run makes no more calls, and opening another run to make them from would be one.

@@ -37,9 +37,9 @@ def verdict_of(holds: tuple[Hold, ...], action: str, *, writes: bool, now_s: flo
     return Deny(f"{action} was not run: {hold.why}. {hold.advice}", hold.why, hold.level)
 
 
-def remaining(holds: tuple[Hold, ...], now_s: float) -> tuple[Hold, ...]:
-    """Those that hold on."""
-    return tuple(hold for hold in holds if hold.until_s > now_s)
+def unending_hold(level: Level, why: str) -> Hold:
+    """A hold until somebody has looked, in place of an order."""
+    return Hold(level=level, until_s=math.inf, why=why, advice=in_words(math.inf, 0.0))
 
 
 def in_words(until_s: float, now_s: float) -> str:

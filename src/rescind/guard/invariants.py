@@ -44,6 +44,10 @@ class Invariant:
         finally:
             self._lock.release()
 
+    def after_fork(self) -> None:
+        """In a forked child: the thread that held the lock may not have come along."""
+        self._lock = threading.Lock()
+
     def _answer(self) -> object:
         try:
             return self._check()

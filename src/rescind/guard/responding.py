@@ -21,7 +21,7 @@ from rescind.guard.probing import trips_among
 from rescind.journal.port import Draft
 from rescind.model.entry import Signalled
 from rescind.model.level import Level
-from rescind.model.order import Measure, Order, covering
+from rescind.model.order import Measure, Order, covering, private_reason
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Signal
 from rescind.switch.desk import new_order
@@ -210,8 +210,7 @@ class Responder:
 
 
 def _reason(signal: Signal) -> str:
-    # What an agent has put into it must not speak to users, which is what follows two bars in a reason.
-    return f"{signal.kind.value}: {signal.detail[:REASON_LENGTH_MAX].replace('||', '| |')}"
+    return private_reason(f"{signal.kind.value}: {signal.detail[:REASON_LENGTH_MAX]}")
 
 
 def a_hold(level: Level, until_s: float, signal: Signal, now_s: float) -> Hold:

@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from rescind.errors import CallDenied, RunHalted
 from rescind.guard.reporting import Collecting
 from rescind.model.outcome import Completed, Failed, Outcome
 
@@ -44,8 +45,14 @@ class WatchedRead:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._collecting.__exit__(kind, error, at)
-        if self._asked is not None:
+        if self._asked is not None and not _says_nothing(error):
             self._run.ended(self._asked, self._outcome, report=self._collecting.report, problem=self._problem)
+
+
+def _says_nothing(error: BaseException | None) -> bool:
+    # Its caller has given it up (a cancellation, an interrupt), or a call within it was refused: nothing was changed,
+    # and it says nothing of the tool.
+    return error is not None and (not isinstance(error, Exception) or isinstance(error, CallDenied | RunHalted))
 
 
 def _digest(action: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

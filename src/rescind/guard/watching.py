@@ -13,13 +13,17 @@ V6. Once a trip is lifted, by a person or by its own probes, what was before tha
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from rescind.guard.arguments import scrub
 from rescind.guard.probing import trips_among
 from rescind.guard.responding import Responder
 from rescind.model.outcome import Outcome
+from rescind.model.signal import Finding
 from rescind.model.step import Target, canonical_json
 from rescind.triggers.engine import Engine, RunWatch
 from rescind.triggers.facts import Call, End, ToolReport
@@ -121,7 +125,8 @@ class Watching:
         if policy is not self.policy:
             self.policy = policy
             self._engine.adopt(policy)
-            self.outages = Outages(policy.outage)
+            if policy.outage != self.outages.config:
+                self.outages = Outages(policy.outage)
         if now_s >= self._digest_at_s:
             self._digest_at_s = now_s + DIGEST_EVERY_S
             self._responder.say_digests()
@@ -129,6 +134,9 @@ class Watching:
     def after_fork(self) -> None:
         """In a forked child."""
         self._responder.after_fork()
+        self.file.after_fork()
+        for invariant in self._guard.invariants:
+            invariant.after_fork()
 
     def ended(
         self,
@@ -141,6 +149,7 @@ class Watching:
         report: ToolReport | None = None,
         problem: str = "",
         approved_differs: str = "",
+        secrets: Collection[str] = (),
     ) -> None:
         """See `Run.ended`."""
         asked.step_id = step_id
@@ -160,6 +169,8 @@ class Watching:
             broken = (each.look(run, asked.action, end.at_s) for each in self._guard.invariants)
             found = (*found, *(finding for finding in broken if finding is not None))
         if found:
+            if secrets:  # a tool, its result or an invariant may have said one of them
+                found = tuple(_without(secrets, finding) for finding in found)
             self._responder.answer(found, self, run, asked, prevents=False)
             self._take_note_of(self._guard.standing())  # what has tripped may be lifted before the next call
 
@@ -169,6 +180,11 @@ class Watching:
             return ""
         pattern = _first_match(self.policy.require_approval, action)
         return f"the policy requires it (require_approval: {pattern})" if pattern else ""
+
+
+def _without(secrets: Collection[str], finding: Finding) -> Finding:
+    detail, facts = scrub(finding.detail, secrets), scrub(finding.facts, secrets)
+    return msgspec.structs.replace(finding, detail=detail, facts=facts)
 
 
 @lru_cache(maxsize=1_024)

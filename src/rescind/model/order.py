@@ -13,6 +13,7 @@ O5. Where lifts need consent, a lift lifts nothing until enough switches and eno
 """
 
 import enum
+import re
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -20,6 +21,16 @@ import msgspec
 
 from rescind.model.level import Level
 from rescind.model.scope import Scope, Subject
+
+_BARS = re.compile(r"\|{2,}")
+
+
+def private_reason(text: str) -> str:
+    """A reason made of what agents and tools have said: none of it is for users.
+
+    What is for users follows two bars (`|| users:`), and only a person may write those.
+    """
+    return _BARS.sub("|", text)
 
 
 class Measure(enum.StrEnum):

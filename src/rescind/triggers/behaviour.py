@@ -109,6 +109,8 @@ class BehaviourWatch:
             if failures:
                 failures.pop(action, None)
             return
+        if end.was_refused:
+            return
         if failures is None:
             failures = self._failures = {}
         known = failures.get(action)

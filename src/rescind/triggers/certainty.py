@@ -99,7 +99,7 @@ class CertaintyWatch:
             doubts.append(("partial_failure", f"{len(report.failed_parts)} of its parts did not happen: {parts}"))
         if self._lacks_receipt(end):
             doubts.append(("no_receipt", "it completed, and reported no receipt"))
-        if config.unknown_outcomes and type(end.outcome) is Unknown:
+        if config.unknown_outcomes and type(end.outcome) is Unknown and not end.was_refused:
             doubts.append(("unknown_outcome", f"nobody knows whether it happened: {shown(end.outcome.reason)}"))
         if config.schema_drift and end.problem:
             doubts.append(("schema_drift", f"its result is not as declared: {shown(end.problem, 200)}"))

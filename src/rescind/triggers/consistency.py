@@ -68,7 +68,7 @@ class ConsistencyWatch:
     def ended(self, end: End) -> Finding | None:
         """Whether systems disagree by now."""
         target = end.call.target
-        if not end.call.writes or target is None:
+        if not end.call.writes or target is None or end.was_refused:
             return None
         key, system = target_key(target), shown(target.system, 40)
         if end.is_good and not (end.report is not None and end.report.failed_parts):

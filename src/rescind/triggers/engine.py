@@ -19,7 +19,7 @@ from rescind.triggers.policy import Tally
 NOTHING: tuple[Finding, ...] = ()
 
 FAILURES_TOLD_MAX = 3
-"""Findings that one detector's failures make per run: it fails at each call, and one is enough to act upon."""
+"""Signals that one detector's failures make per run: it fails at each call, and one is enough to act upon."""
 
 
 class Detecting(Protocol):
@@ -132,12 +132,10 @@ class RunWatch:
         except Exception as error:  # noqa: BLE001  # N1: said at each call, which it then cannot see
             return _Broken(f"{type(detector).__name__} could not begin: {type(error).__name__}")
 
-    def _failed(self, look: Callable[..., object], error: Exception) -> Finding | None:
+    def _failed(self, look: Callable[..., object], error: Exception) -> Finding:
         name = type(getattr(look, "__self__", look)).__name__
         failures = self._failures = self._failures or {}
         failures[name] = failures.get(name, 0) + 1
-        if failures[name] > FAILURES_TOLD_MAX:
-            return None
         return Finding(
             kind=SignalKind.DETECTOR_FAILURE,
             rule="raised",
@@ -146,6 +144,7 @@ class RunWatch:
             # The kind of error and no more: its text may hold arguments that are to be kept out of the journal.
             detail=f"{name.lstrip('_')} raised {type(error).__name__}; nobody knows what it would have said",
             facts={"detector": name.lstrip("_"), "error": type(error).__name__, "failures": failures[name]},
+            again=failures[name] > FAILURES_TOLD_MAX,  # what the policy refuses for it is refused each time
         )
 
 

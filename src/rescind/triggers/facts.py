@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from rescind.errors import CallDenied, RescindError, RunHalted
 from rescind.model.outcome import Completed, Outcome
 from rescind.model.step import RunInfo, Target
 
@@ -92,6 +93,14 @@ class End(msgspec.Struct, kw_only=True, gc=False):
         )
 
     @property
+    def was_refused(self) -> bool:
+        """Whether it failed since a call within it was refused, or its run was halted: no fault of its own."""
+        outcome = self.outcome
+        if isinstance(outcome, Completed):
+            return False
+        return outcome.reason.partition(":")[0] in _REFUSALS or outcome.reason.startswith(CUT_SHORT)
+
+    @property
     def duration_s(self) -> float:
         """How long the call took; of a write, from when its tool began, since it may have waited for a person."""
         return self.at_s - self.call.at_s
@@ -100,3 +109,15 @@ class End(msgspec.Struct, kw_only=True, gc=False):
     def is_good(self) -> bool:
         """Whether it completed, and its postcondition holds if it has one."""
         return type(self.outcome) is Completed and self.verified is not False
+
+
+CUT_SHORT = "cancelled by a stop while it ran"
+"""How the outcome of a call begins that a halt of its run has cancelled."""
+
+
+def _and_below(kind: type[RescindError]) -> set[str]:
+    return {kind.__name__}.union(*map(_and_below, kind.__subclasses__()))
+
+
+_REFUSALS = frozenset(_and_below(CallDenied) | _and_below(RunHalted))
+"""How the outcome of a call begins that one of our own refusals has left; recorded, so that a replay tells it too."""

@@ -142,6 +142,10 @@ class PolicyFile:
             self._lock.release()
         return self._policy
 
+    def after_fork(self) -> None:
+        """In a forked child: the thread that held the lock may not have come along."""
+        self._lock = threading.Lock()
+
     def _look(self, path: Path) -> None:
         seen = _seen(path), _seen_baseline(self._policy)
         if seen == self._seen:

@@ -272,6 +272,8 @@ class RatesWatch:
 
     def ended(self, end: End) -> Finding | None:
         """Count the call; the finding, if a breaker trips."""
+        if end.was_refused:
+            return None
         detector, run, call = self._detector, self._run, end.call
         marks = marks_of(end, detector.config.slow_call_seconds)
         group = (call.action, self._agent, run.workflow, call.tenant or run.tenant)

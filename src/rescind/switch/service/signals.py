@@ -16,7 +16,7 @@ from datetime import datetime
 
 from rescind.clock import Clock, IdSource, from_us
 from rescind.model.level import Level
-from rescind.model.order import Order
+from rescind.model.order import Order, private_reason
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Severity, Signal, SignalKind
 from rescind.model.step import canonical_json
@@ -192,7 +192,7 @@ class Signals:
             order_id=order_id if is_own else _order_id(ask, book.lifted_at(ask.scope)),
             scope=ask.scope,
             level=ask.level,
-            reason=f"{signal.detail} ({why})"[:TEXT_LENGTH_MAX],
+            reason=private_reason(f"{signal.detail} ({why})")[:TEXT_LENGTH_MAX],
             actor=POLICY,
             placed_at=from_us(self._clock.now_us()),
             measure=ask.measure,
