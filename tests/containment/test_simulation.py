@@ -7,7 +7,7 @@ import pytest
 
 from containment.floor import TOOLS, Floor, Turn, Worker, a_floor, healthy
 from rescind.containment.incident import list_incidents
-from rescind.errors import CallDenied, RunHalted
+from rescind.errors import CallDenied, FanOutBlocked, RunHalted
 from rescind.model.level import Level
 from rescind.model.order import Measure
 from rescind.switch.probes import ACTOR as BREAKER
@@ -179,6 +179,24 @@ def check_coordinator(seed: int, folder: Path) -> None:
             if router is not bad:
                 floor.turn(floor.spawn(router, "worker@1"))
         assert not any(worker.refused for worker in spared), "they have nothing to do with it"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_only_the_fan_out_is_blocked_those_that_are_there_go_on(seed: int, tmp_path: Path) -> None:
+    with a_floor(seed, tmp_path, COORDINATOR.replace("isolate", "block_fan_out"), failed_ratio=0.0) as floor:
+        bad, other = (floor.open("router@1", workflow="intake") for _ in range(2))
+        below = routes(floor, bad, with_aides=True)
+        hands_out_bad_work(floor, bad)
+        refused = floor.refused()
+
+        for worker in (bad, *below):
+            with pytest.raises(FanOutBlocked):
+                floor.spawn(worker, "worker@1")
+        with pytest.raises(FanOutBlocked):
+            floor.open("worker@1", parent=bad.run.run_id)
+        floor.turns(100)
+        floor.turn(floor.spawn(other, "worker@1"))
+        assert floor.refused() == refused
 
 
 @pytest.mark.parametrize("seed", QUICK)
