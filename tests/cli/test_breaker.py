@@ -33,7 +33,7 @@ def test_a_breaker_is_forced_open_listed_and_reset(rescind: Rescind, store: Sqli
 
     shown = rescind("breaker", "list")
     assert shown.status == 0
-    assert "forced_open  action:invoice.void" in shown.out
+    assert "forced open  action:invoice.void" in shown.out
     assert "wrong totals" in shown.out
 
     assert rescind("breaker", "reset", "action:invoice.void", "--reason", "fixed").status == 0
@@ -45,13 +45,16 @@ def test_the_list_says_how_far_a_tripped_one_is(rescind: Rescind, store: SqliteO
     store.place(a_trip())
     (shown,) = rescind("breaker", "list", "--json").json["breakers"]
     assert (shown["state"], shown["probes"], shown["order"]["trigger"]) == ("open", [], "default")
+    text = rescind("breaker", "list").out
+    assert "rescind breaker reset ord_trip --reason" in text
+    assert "closes  by itself, once 3 writes that it admits now have succeeded" in text  # NOON is long ago
 
     now_us = NOON_US + 600 * US
     claims = [store.claim_probe([a_trip()], by="guard-1", now_us=now_us, rule=RULE) for _ in range(2)]
     assert isinstance(claims[0], Claim)
     store.end_probe(claims[0], succeeded=True, now_us=now_us)
     text = rescind("breaker", "list").out
-    assert "half_open  action:invoice.void" in text
+    assert "half-open  action:invoice.void" in text
     assert "round 1: 1 succeeded, 0 failed, 1 call under way" in text
     assert "for sig_1, by the rule default" in text
 

@@ -273,7 +273,7 @@ def test_a_refusal_is_explained_by_rule_signal_order_and_what_lifts_it(rescind: 
     (signal,) = refusal["signals"]
     assert signal["facts"] == {"limit": 5, "asked": 6}
     (order,) = refusal["orders"]
-    assert refusal["lifted_by"] == [f"rescind resume {order['order_id']} --reason '…'"]
+    assert refusal["lifted_by"] == [f'rescind resume {order["order_id"]} --reason "…"']
 
     text = rescind("policy", "explain", "run-large").out
     assert "note.put was refused at level read_only" in text

@@ -57,8 +57,11 @@ def say_decided(approval: Approval, out: Out) -> None:
 
 def say_what_next(approval_id: str, words: Sequence[str], out: Out) -> None:
     """Say how to decide."""
-    for verb, purpose in (("show", "every argument"), ("approve", "may be done once"), ("deny", "is refused")):
-        out.say(f"{shell_line('approvals', verb, approval_id, *words):<44} {purpose}")
+    purposes = {"show": "every argument", "approve": "it may be done once", "deny": "it is refused"}
+    lines = {shell_line("approvals", verb, approval_id, *words): purpose for verb, purpose in purposes.items()}
+    width = max(map(len, lines))
+    for line, purpose in lines.items():
+        out.say(f"{line:<{width}}  {purpose}")
 
 
 def say_trouble(lines: Sequence[str], out: Out) -> None:

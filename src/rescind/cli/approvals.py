@@ -14,7 +14,14 @@ from rescind.model.approval import APPROVED, DENIED
 NOTE_HELP = "Why. Who asked is told, if it is denied."
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  rescind approvals list
+  rescind approvals approve approval_33ff --note "checked with sales"
+  rescind approvals deny approval_33ff --note "the price list is wrong"
+"""
+)
 def approvals() -> None:
     """What waits for a person's approval."""
 
@@ -63,7 +70,7 @@ def show(*, approval_id: str, out: Out) -> int:
     return 0
 
 
-@approvals.command()
+@approvals.command(short_help="Approve one call: just what is shown, once.")
 @click.argument("approval_id", metavar="ID")
 @click.option("--note", default="", metavar="TEXT", help="Why.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)

@@ -30,7 +30,7 @@ def baseline() -> None:
     """Learn what healthy runs look like, so that others stand out."""
 
 
-@baseline.command()
+@baseline.command(short_help="Learn from the runs in the journal.")
 @click.option(
     "--out", "file", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write it."
 )

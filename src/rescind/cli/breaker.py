@@ -16,15 +16,15 @@ from rescind.cli.resume import Resumption, places_to_lift_at
 from rescind.cli.safe import safe
 from rescind.cli.stop import WAIT_DEFAULT, read_wait
 from rescind.cli.stopping import deliver, order_as_json, read_words
-from rescind.cli.stores import orders_of
+from rescind.cli.stores import orders_of, shell_line, store_words
 from rescind.cli.trouble import reply_as_json, trouble_line
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, SystemIds
-from rescind.errors import UsageError
+from rescind.errors import ConfigError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
 from rescind.switch.desk import new_order
-from rescind.triggers.probing import Round
+from rescind.triggers.probing import US, ProbeRule, Round, following
 
 BREAKERS = frozenset({Measure.TRIP, Measure.FORCED_OPEN})
 """The measures of orders that are breakers."""
@@ -84,7 +84,7 @@ def breaker() -> None:
     """
 
 
-@breaker.command(name="list")
+@breaker.command(name="list", short_help="Show the breakers that are open.")
 @switches
 @common
 def list_breakers(*, out: Out) -> int:
@@ -95,8 +95,9 @@ def list_breakers(*, out: Out) -> int:
     places = find_places(given_places())
     seen = see_standing(places.switches, clock=SystemClock())
     found = _found(places, seen)
+    probe_rule = _probe_rule() if found else None
     for each in found:
-        _say(each, out)
+        _say(each, probe_rule, places, out)
     if not found:
         out.say("no breaker is open")
     lacking = [reply for reply in seen.replies if reply.answer is None]
@@ -111,7 +112,7 @@ def list_breakers(*, out: Out) -> int:
     return 1 if lacking else 0
 
 
-@breaker.command(name="force-open")
+@breaker.command(name="force-open", short_help="Refuse the writes of a scope until it is reset.")
 @click.argument("scope")
 @click.option("--reason", default="", metavar="TEXT", help="Why. Who is refused is told.")
 @click.option("--cause", default="", metavar="ID", help="The signal or the incident that this answers.")
@@ -153,7 +154,7 @@ def force_open(*, scope: str, reason: str, cause: str, wait_s: float | None, act
     return deliver((order,), places, wait_s=wait_s, out=out, clock=clock, show=lambda answers: answers[0])
 
 
-@breaker.command()
+@breaker.command(short_help="Close the breakers of a scope.")
 @click.argument("names", metavar="SCOPE|ORDER…", nargs=-1)
 @click.option("--reason", metavar="TEXT", help="Why it is safe to go on. Kept with the lift.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
@@ -191,13 +192,27 @@ def _found_here(places: Places) -> Sequence[OpenBreaker]:
         ]
 
 
-def _say(each: OpenBreaker, out: Out) -> None:
+def _probe_rule() -> ProbeRule | None:
+    """How breakers come back here; None if nobody can tell, or they are switched off."""
+    from rescind.triggers.policy_file import policy_in_force
+    from rescind.triggers.rates import RatesConfig
+
+    try:
+        limits = policy_in_force().limits.get("rates")
+    except ConfigError:  # `rescind policy check` says what is wrong with it
+        return None
+    config = None if limits is None else limits.config
+    return config.probe_rule if isinstance(config, RatesConfig) else None
+
+
+def _say(each: OpenBreaker, probe_rule: ProbeRule | None, places: Places, out: Out) -> None:
     order = each.order
-    out.say(f"{each.state}  {safe(order.scope)}", style="red" if each.state == "forced_open" else "yellow")
+    state = each.state.replace("_", "-" if each.state == "half_open" else " ")
+    out.say(f"{state}  {safe(order.scope)}", style="red" if each.state == "forced_open" else "yellow")
     out.say(f"  order   {safe(order.order_id)}, {ago(order.placed_at)} ago by {safe(order.actor)}")
     if order.origin:
         out.say(f"  origin  {safe(order.origin)}")
-    out.say(f"  reason  {safe(order.reason) or 'none given'}")
+    out.tell(f"  reason  {safe(order.reason) or 'none given'}", behind=10)
     if each.round is not None and each.round.probes:
         out.say(
             f"  probes  round {each.round.number}: {each.succeeded} succeeded, {each.failed} failed, "
@@ -205,6 +220,25 @@ def _say(each: OpenBreaker, out: Out) -> None:
         )
     if order.measure is Measure.TRIP and not each.here:
         out.say("  probes  none: it stands at a switch only, so a person lifts it")
+    if each.round is not None and probe_rule is not None:
+        out.say(f"  closes  {_how_it_closes(each.round, probe_rule)}")
+    words = store_words(places.store) if places.store is not None else ()
+    out.say(f'  reset   {shell_line("breaker", "reset", order.order_id, *words)} --reason "…"')
+
+
+def _how_it_closes(last: Round, probe_rule: ProbeRule) -> str:
+    now_us = SystemClock().now_us()
+    current = following(last, now_us, probe_rule)
+    probes = count_of(probe_rule.probes, "write")
+    left_us = current.opened_at_us + probe_rule.cooldown_us - now_us
+    if not current.probes and left_us > 0:
+        return f"by itself: in {_in_words(min(left_us, probe_rule.cooldown_us))} it admits {probes}; all must succeed"
+    return f"by itself, once {probes} that it admits now have succeeded"
+
+
+def _in_words(left_us: int) -> str:
+    seconds = -(-left_us // US)
+    return f"{seconds} s" if seconds < 120 else f"{-(-seconds // 60)} min"
 
 
 def _as_json(each: OpenBreaker) -> dict[str, Any]:

@@ -23,6 +23,9 @@ RUNS_SHOWN = 5
 
 _TEXT_WIDTH = 300
 
+_WHAT = len("signal critical")
+_DETAIL = 2 + 19 + 2 + _WHAT + 2
+
 _STYLES = {Severity.CRITICAL: "red", Severity.HIGH: "red", Severity.WARNING: "yellow", Severity.INFO: ""}
 
 
@@ -54,9 +57,11 @@ def say_head(incident: Incident, out: Out) -> None:
     """What it is, in three lines."""
     state = "open" if incident.is_open else "closed"
     style = _STYLES[incident.severity] if incident.is_open else "dim"
-    out.say(f"{safe(incident.incident_id)}  {incident.severity.label}  {state}  {safe(incident.cause)}", style=style)
-    out.say(f"  {short(incident.title, _TEXT_WIDTH)}")
-    out.say(f"  {count_of(incident.signals, 'signal')}, opened {ago(incident.opened_at)} ago")
+    head = f"{safe(incident.incident_id)}  {incident.severity.label}  {state}  {safe(incident.cause)}"
+    out.tell(head, behind=2, style=style)
+    out.tell(f"  {short(incident.title, _TEXT_WIDTH)}", behind=2)
+    opened = f"opened {ago(incident.opened_at)} ago, at {spoken(incident.opened_at)}"
+    out.tell(f"  {count_of(incident.signals, 'signal')}, {opened}", behind=2)
     if incident.closed_at is not None:
         note = f": {safe(incident.close_note)}" if incident.close_note else ""
         out.say(f"  closed by {safe(incident.closed_by)} {ago(incident.closed_at)} ago{note}")
@@ -89,9 +94,8 @@ def _say_held(found: Found, store: Path, out: Out) -> None:
         out.say("still held", style="bold")
     for order in found.held:
         out.say(f"  {safe(order.what)}", style="yellow")
-        out.say(
-            f"    {safe(order.order_id)} by {safe(order.actor)}" + (f", {safe(order.origin)}" if order.origin else "")
-        )
+        origin = f", {safe(order.origin)}" if order.origin else ""
+        out.tell(f"    {safe(order.order_id)} by {safe(order.actor)}{origin}", behind=4)
         out.say(f"    lift  {resume_command([order.order_id], store)}")
     if found.lifted:
         out.say(f"  lifted: {list_of(found.lifted)}")
@@ -120,10 +124,10 @@ def _say_timeline(found: Found, out: Out, *, every: bool) -> None:
 def _say_line(line: Noted, out: Out) -> None:
     what = safe(line.what) + (f" {safe(line.facts.get('severity', ''))}" if line.what == "signal" else "")
     late = " (late)" if line.late else ""
-    out.say(f"  {time_of_day(line.at)}  {what:<16}  {short(line.detail, _TEXT_WIDTH)}{late}")
+    out.tell(f"  {time_of_day(line.at)}  {what:<{_WHAT}}  {short(line.detail, _TEXT_WIDTH)}{late}", behind=_DETAIL)
     behind = _behind(line)
     if behind:
-        out.say(f"  {'':19}  {'':16}  {behind}", style="dim")
+        out.tell(f"{'':{_DETAIL}}{behind}", behind=_DETAIL, style="dim")
 
 
 def _behind(line: Noted) -> str:
@@ -163,8 +167,8 @@ def _say_next(found: Found, store: Path, out: Out) -> None:
     out.say()
     out.say("next", style="bold")
     for run_id in runs:
-        out.say(f"  see what would be undone   {command_line('undo', '--run', run_id, store=store)}")
+        out.say(f"  why it was refused        {command_line('policy', 'explain', run_id, store=store)}")
+        out.say(f"  see what would be undone  {command_line('undo', '--run', run_id, store=store)} --app …")
     if found.incident.is_open:
         closing = command_line("incidents", "close", found.incident.incident_id, store=store)
-        out.say(f'  when it is over            {closing} --note "…"')
-        out.say(f"  it began at                {spoken(found.incident.opened_at)}")
+        out.say(f'  when it is over           {closing} --note "…"')

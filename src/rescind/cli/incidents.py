@@ -31,7 +31,14 @@ _RUNS_READ = 50
 """Runs whose state is looked for. An incident of more is told from these."""
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  rescind incidents list
+  rescind incidents show inc_e490ac9f
+  rescind incidents close inc_e490ac9f --note "the price list was wrong"
+"""
+)
 def incidents() -> None:
     """What was noticed, what was done about it, what is still held."""
 

@@ -32,6 +32,26 @@ class Out:
         """A line for people: stdout, or stderr beside JSON. The text must be safe already."""
         _write(text, style, err=self.json)
 
+    def tell(self, text: str, *, behind: int, style: str = "", note: bool = False) -> None:
+        """A sentence for people, folded on a terminal with its further lines that far in; elsewhere one line, for grep.
+
+        What is to be copied, such as a command, is said and not told.
+        """
+        say = self.note if note else self.say
+        stream = sys.stderr if self.json or note else answers()
+        if not stream.isatty():
+            say(text, style=style)
+            return
+        import textwrap
+
+        blank = " " * min(behind, self.width // 2)
+        lines = textwrap.wrap(
+            text, self.width, subsequent_indent=blank, break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True, replace_whitespace=False,
+        )  # fmt: skip
+        for line in lines:
+            say(line, style=style)
+
     def note(self, text: str, *, style: str = "") -> None:
         """A line beside the answer, such as a warning: always on stderr. The text must be safe already."""
         _write(text, style, err=True)

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 FILE_HELP = "FILE is a rescind.yaml or a policy by itself; without it, the nearest rescind.yaml from here upwards."
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  rescind policy check
+  rescind policy test new.yaml --against .rescind
+  rescind policy explain run_1m7yne1b
+"""
+)
 def policy() -> None:
     """What is looked for, and what is done then: try, show and check it."""
 
 
-@policy.command(epilog=FILE_HELP)
+@policy.command(epilog=FILE_HELP, short_help="Print all that is in force, and where it comes from.")
 @click.argument("file", type=click.Path(), required=False)
 @common
 def show(*, file: str | None, out: Out) -> int:
@@ -41,7 +48,7 @@ def show(*, file: str | None, out: Out) -> int:
     return 0
 
 
-@policy.command(epilog=FILE_HELP)
+@policy.command(epilog=FILE_HELP, short_help="Say whether a policy can be used.")
 @click.argument("file", type=click.Path(), required=False)
 @common
 def check(*, file: str | None, out: Out) -> int:

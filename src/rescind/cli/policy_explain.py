@@ -11,6 +11,7 @@ from rescind.cli.narrative import tell
 from rescind.cli.options import common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
+from rescind.cli.stopping import resume_command
 from rescind.cli.stores import command_line, find_store, has_store, journal_of, orders_of
 from rescind.errors import ConfigError, UsageError
 from rescind.journal.port import Query
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _SIGNAL_ID = re.compile(r"\bsig_[0-9a-z]+\b")
 _RULE = re.compile(r"\brule (.+?), signal sig_")
+
+_BEHIND = len("  lifted by ")
 
 SHOWN_MAX = 50
 """Refusals that are explained; a run records at most a few dozen, but may be continued often."""
@@ -46,7 +49,7 @@ class Explained:
         self.entry, self.refused, self.signals, self.orders, self.rule = entry, refused, signals, orders, rule
 
 
-@click.command()
+@click.command(short_help="Say why calls of a run were refused, and what lifts it.")
 @click.argument("step", metavar="RUN[/STEP]")
 @common
 def explain(*, step: str, out: Out) -> int:
@@ -75,7 +78,9 @@ def explain(*, step: str, out: Out) -> int:
         )
         return 0
     if not found:
-        out.say(f"nothing of {safe(step)} was refused")
+        out.say(f"nothing of {safe(f'{run_id}/{step_id}' if step_id else run_id)} was refused by an order or a rule")
+        waited = command_line("approvals", "list", "--all", store=store)
+        out.say(f"  what waited for a person, and what was decided: {waited}")
         for entry in noticed:
             out.say(f"  {time_of_day(entry.recorded_at)}  {tell(entry)}")
         return 0
@@ -127,17 +132,16 @@ def _say(each: Explained, history: OrderSet, policy: "Policy | None", store: Pat
     refused = each.refused
     level = f" at level {refused.level}" if refused.level != "normal" else ""
     out.say(f"{time_of_day(each.entry.recorded_at)}  {safe(refused.action)} was refused{safe(level)}", style="bold")
-    out.say(f"  why       {safe(refused.reason)}")
+    out.tell(f"  why       {safe(refused.reason)}", behind=_BEHIND)
     for signalled in each.signals:
         signal = signalled.signal
         numbers = ", ".join(f"{name}={value}" for name, value in signal.facts.items())
-        out.say(
-            f"  signal    {safe(signal.kind.value)}.{safe(signal.rule)}, {signal.severity.label}: {safe(signal.detail)}"
-        )
+        what = f"{safe(signal.kind.value)}.{safe(signal.rule)}, {signal.severity.label}: {safe(signal.detail)}"
+        out.tell(f"  signal    {what}", behind=_BEHIND)
         if numbers:
-            out.say(f"            {safe(numbers)}")
+            out.tell(f"            {safe(numbers)}", behind=_BEHIND)
     if each.rule:
-        out.say(f"  rule      {safe(each.rule)}, {safe(_origin(each.rule, policy))}")
+        out.tell(f"  rule      {safe(each.rule)}, {safe(_origin(each.rule, policy))}", behind=_BEHIND)
     for order in each.orders:
         out.say(f"  order     {safe(order.order_id)}: {safe(order.what)}")
     for way in _ways_out(each, history, store):
@@ -152,7 +156,7 @@ def _ways_out(each: Explained, history: OrderSet, store: Path) -> list[str]:
         if order.order_id not in standing:
             ways.append(f"nothing any more: order {safe(order.order_id)} has been lifted")
             continue
-        lift = command_line("resume", order.order_id, "--reason", "…", store=store)
+        lift = resume_command([order.order_id], store)
         itself = (
             "itself, once its cooldown is over and its probes are good; or " if order.measure is Measure.TRIP else ""
         )

@@ -58,7 +58,7 @@ class Tried(msgspec.Struct, kw_only=True):
     examples: "list[Fired]" = msgspec.field(default_factory=list[Any])
 
 
-@click.command()
+@click.command(short_help="Say what it would have done in a history on record.")
 @click.argument("file", type=click.Path(), required=False)
 @click.option(
     "--against", type=click.Path(), metavar="STORE|JOURNAL", help="The history; this folder's store by default."
@@ -147,14 +147,14 @@ def _say(replay: "Replay", rules: list[Tried], source: str, contained: set[int],
         out.say(
             f"{safe(rule.rule)}  {count_of(rule.signals, 'signal')} in {count_of(len(rule.runs), 'run')}", style="bold"
         )
-        out.say(f"  {kind}{safe(done)}  ({safe(rule.origin)})")
+        out.tell(f"  {kind}{safe(done)}  ({safe(rule.origin)})", behind=4)
         for fired in rule.examples:
-            out.say(f"  {_example(fired)}", style="dim")
+            out.tell(f"  {_example(fired)}", behind=4, style="dim")
         if rule.signals > len(rule.examples):
             out.say(f"  and {rule.signals - len(rule.examples):,} more", style="dim")
     out.say()
     for sentence in CANNOT_SEE:
-        out.note(f"Note: {sentence}.")
+        out.tell(f"Note: {sentence}.", behind=6, note=True)
 
 
 def _example(fired: "Fired") -> str:

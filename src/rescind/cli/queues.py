@@ -51,8 +51,8 @@ def _read_every(_ctx: click.Context, _param: click.Parameter, text: str) -> floa
         raise click.BadParameter(str(error)) from error
 
 
-@queues.command()
-@click.argument("module")
+@queues.command(short_help="Follow the orders until SIGTERM or Ctrl-C.")
+@click.argument("module", metavar="MODULE:NAME")
 @click.option(
     "--every",
     "every_s",
@@ -102,7 +102,7 @@ def watch(*, module: str, every_s: float, out: Out) -> int:
 
 
 @queues.command(name="reconcile")
-@click.argument("module")
+@click.argument("module", metavar="MODULE:NAME")
 @switches
 @common
 def reconcile_once(*, module: str, out: Out) -> int:
@@ -121,8 +121,8 @@ def reconcile_once(*, module: str, out: Out) -> int:
     return 1 if problems else 0
 
 
-@queues.command(name="list")
-@click.argument("module")
+@queues.command(name="list", short_help="Show which orders hold how many jobs.")
+@click.argument("module", metavar="MODULE:NAME")
 @common
 def list_held(*, module: str, out: Out) -> int:
     """Show which orders hold how many jobs, at each queue of MODULE:NAME. Nothing is changed."""

@@ -16,17 +16,17 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "supervise": ("-- CMD…", "run an agent in any language; kill it if halted"),
     },
     "Detect": {
-        "policy": ("test|show|check…", "what is looked for, and what is done then"),
+        "policy": ("test|explain…", "what is looked for, and what is done then"),
         "verdict": ("SCOPE|RUN[/STEP]", "say whether it is as it should be"),
         "baseline": ("learn", "learn what healthy runs look like"),
     },
     "Contain": {
-        "contain": ("SCOPE --…", "revoke, quarantine, block fan-out, pause queues"),
+        "contain": ("SCOPE --isolate…", "stop its spread: leases, fan-out, queues"),
         "breaker": ("list|force-open…", "circuit breakers: which are open, open one, reset"),
         "lease": ("RUN", "whether it may act, and under which number"),
-        "queues": ("watch|list|reconcile", "hold jobs back in their queues"),
+        "queues": ("watch|list…", "hold jobs back in their queues"),
         "approvals": ("list|approve…", "what waits for a person's yes or no"),
-        "incidents": ("list|show|close", "what was noticed, done about it, and is held"),
+        "incidents": ("list|show…", "what was noticed, done about it, and is held"),
     },
     "Undo": {
         "undo": ("", "show what would be undone; --apply does it"),

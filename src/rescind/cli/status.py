@@ -134,11 +134,13 @@ def _say_orders(standing: Sequence[tuple[Order, list[str]]], switches: Sequence[
         if order.origin:
             out.say(f"    {safe(order.origin)}")
         if order.reason:
-            out.say(f"    {safe(order.reason)}")
+            out.tell(f"    {safe(order.reason)}", behind=4)
         if switches and not set(switches) <= set(places):
             out.say(f"    only at {list_of(places)}", style="yellow")
     if len(shown) < len(standing):
         out.say(f"  and {len(standing) - len(shown):,} more; --all shows them")
+    if any(order.trigger for order, _ in standing):
+        out.say("  `rescind incidents list` tells what was noticed, and how to lift what is held")
 
 
 def _say_guards(sightings: Sequence[Sighting], problems: dict[str, str], out: Out, *, every: bool) -> None:

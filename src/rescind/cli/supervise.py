@@ -35,7 +35,8 @@ GRACE_DEFAULT_S = 5.0
     epilog="""\b
 Examples:
   rescind supervise --agent billing-agent@2.4.0 --tenant acme -- node agent.js
-  rescind supervise --agent crawler --act-at read-only --restart on-failure -- ./crawl.sh
+  rescind supervise --agent crawler --act-at read-only \\
+      --restart on-failure -- ./crawl.sh
 
 \b
 Exit status: that of CMD, or 128 and the number of the signal that ended it;

@@ -25,8 +25,9 @@ _MISSING = "the switch needs the extra `server`: pip install 'rescind[server]'"
     epilog="""\b
 Examples:
   rescind switch --data ./switch-a
-  rescind switch --data /var/lib/rescind --host 0.0.0.0 --cert tls.pem --key tls.key \\
-      --peer https://b.example:7443 --peer-token-file b.token --alert slack://…
+  rescind switch --data /var/lib/rescind --host 0.0.0.0 \\
+      --cert tls.pem --key tls.key --policy rescind.yaml --alert slack://… \\
+      --peer https://b.example:7443 --peer-token-file b.token
 
 Every option may come from a variable instead: --lift-persons 2 is RESCIND_SWITCH_LIFT_PERSONS=2. Alert URLs hold
 secrets, and arguments can be seen by everybody on the machine: give them as RESCIND_SWITCH_ALERT, separated by blanks.

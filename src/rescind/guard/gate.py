@@ -171,4 +171,4 @@ def _refusal(action: str, level: Level, writes: bool, why: str) -> str:  # mirro
         case _:
             what = "nothing new may start" if not writes else "nothing new may start, changes least of all"
             then = "Do not retry; tell the user that the assistant is paused"
-    return f"{action} was not run: {what}. Reason: {why}. {then}"
+    return f"{f'{action} was not run' if action else 'a new run may not begin'}: {what}. Reason: {why}. {then}"
