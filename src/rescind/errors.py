@@ -163,7 +163,7 @@ class RunQuarantined(RunHalted):
             why: The order's reason, id and actor.
         """
         return (
-            f"run {run_id} is in quarantine ({why}); {action} was not done. Do not retry and do not resume this run: "
+            f"run {run_id} is in quarantine ({why}); {action} was not run. Do not retry and do not resume this run: "
             "every attempt is refused until a person releases it. End it now"
         )
 

@@ -116,6 +116,7 @@ class TestInTheStore:
             (("run-1", "--reason", "x"), "say --bad or --good"),
             (("run-1", "--bad", "--reason", " "), "--reason says what was checked"),
             (("run-1", "--bad"), "--reason"),
+            (("run-1", "--bad", "--good", "--reason", "x"), "contradict each other"),
             (("run-1", "--good", "--severity", "high", "--reason", "x"), "contradict each other"),
             (("run-1", "--bad", "--severity", "info", "--reason", "x"), "contradict each other"),
             (("run-1", "--severity", "awful", "--reason", "x"), "unknown severity 'awful'"),

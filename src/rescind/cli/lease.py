@@ -89,7 +89,10 @@ def lease(
     out.say(f"  fencing {found.fencing_number}")
     out.say(f"  level   {found.level.label}")
     if problem:
-        out.say(f"  {safe(problem)}", style="red")
+        out.tell(f"  {safe(problem)}", behind=2, style="red")
+    unknown = _unknown(details)
+    if not found.valid and unknown:
+        out.tell(f"  not known here: {', '.join(unknown)}. An order that names one of these counts", behind=2)
     out.emit(
         {
             "run_id": run_id,

@@ -43,7 +43,7 @@ secrets, and arguments can be seen by everybody on the machine: give them as RES
 @click.option("--lift-switches", type=click.IntRange(1, 20), default=1, help="Switches that must accept a lift.")
 @click.option("--lift-persons", type=click.IntRange(1, 20), default=1, help="Persons who must consent to a lift.")
 @click.option("--beat", type=click.FloatRange(0.05, 60), default=2.0, metavar="S", help="Between two beats.")
-@click.option("--peer", multiple=True, metavar="URL", help="Another switch. May be given again.")
+@click.option("--peer", multiple=True, metavar="URL", help="Another switch; may be repeated.")
 @click.option("--peer-token-file", type=click.Path(), metavar="FILE", help="Its token; of several, lines of URL TOKEN.")
 @click.option("--peer-ca-file", type=click.Path(), metavar="FILE", help="Whom to believe about their certificates.")
 @click.option("--alert", multiple=True, metavar="URL", help="Whom to tell: https://… or a URL of Apprise.")

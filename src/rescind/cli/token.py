@@ -38,7 +38,7 @@ _MANY_DATA = click.option(
     show_default=True,
     envvar="RESCIND_SWITCH_DATA",
     metavar="DIR",
-    help="The switch's folder; may be given again.",
+    help="The switch's folder; may be repeated.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
 _DEBUG = click.option("--debug", is_flag=True, expose_value=False, help=DEBUG_HELP)

@@ -43,11 +43,12 @@ What follows is the policy's business, and never gives power back. The same
 """
 )
 @click.argument("what", metavar="WHAT")
-@click.option("--bad/--good", "is_bad", default=None, help="Whether what was checked is not as it should be.")
+@click.option("--bad", is_flag=True, help="It is not as it should be.")
+@click.option("--good", is_flag=True, help="It is.")
 @click.option("--severity", metavar="S", help="warning, high or critical; high, if --bad says no more.")
 @click.option("--reason", required=True, metavar="TEXT", help="What was checked, and what was found.")
 @click.option("--rule", default="", metavar="WORD", help="What was checked, in one lower-case word.")
-@click.option("--fact", "facts", multiple=True, metavar="NAME=VALUE", help="Evidence. May be given again.")
+@click.option("--fact", "facts", multiple=True, metavar="NAME=VALUE", help="Evidence; may be repeated.")
 @click.option("--id", "verdict_id", default="", metavar="ID", help="To be able to say it again.")
 @click.option("--source", metavar="NAME", help="Who judges, where no token says it; you by default.")
 @switches
@@ -55,7 +56,8 @@ What follows is the policy's business, and never gives power back. The same
 def verdict(
     *,
     what: str,
-    is_bad: bool | None,
+    bad: bool,
+    good: bool,
     severity: str | None,
     reason: str,
     rule: str,
@@ -71,6 +73,9 @@ def verdict(
     """
     if verdict_id:
         refuse_odd_id(verdict_id)
+    if bad and good:
+        raise UsageError("--bad and --good contradict each other; leave out one of them")
+    is_bad = bad if bad or good else None
     signal = _signal(what, is_bad, severity, reason, rule, facts, verdict_id, source or whoami())
     places = find_places(given_places())
     if places.switches.urls:
