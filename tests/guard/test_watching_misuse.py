@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -16,8 +17,9 @@ from rescind.errors import BreakerForcedOpen, CallDenied, FanOutBlocked
 from rescind.guard.fallback import public_reason
 from rescind.guard.holding import Hold
 from rescind.model.level import Level
-from rescind.model.order import Measure
+from rescind.model.order import Measure, Order
 from rescind.model.signal import SignalKind
+from rescind.switch.memory import MemoryOrders
 from rescind.triggers.detector import Watch
 from rescind.triggers.facts import End
 
@@ -223,3 +225,37 @@ def test_a_tool_whose_inner_call_is_refused_is_not_blamed_for_it(tmp_path: Path)
                     close(f"{number} {part}")
             send(f"again to {number}")
     assert len(shop.standing()) == 1
+
+
+def test_a_signals_handler_that_makes_calls_may_come_by_while_an_order_is_placed(tmp_path: Path) -> None:
+    class Interrupted(MemoryOrders):
+        def place(self, order: Order) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+            super().place(order)
+
+    policy = "policy: {detect: {blast_radius: {records_per_run: 1}}, respond: [{signal: '*', then: read_only}]}"
+    shop = Shop(tmp_path, policy, Interrupted())
+    refused: list[str] = []
+
+    def go_wrong() -> None:
+        with shop.guard.run("clerk@1") as run:
+            shop.put("tea")
+            with pytest.raises(CallDenied):
+                shop.put("coffee")
+            refused.append(run.run_id)
+
+    def handler(number: int, frame: object) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        go_wrong()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        worker = threading.Timer(10, lambda: os._exit(70))  # a deadlock of the main thread, which nothing else ends
+        worker.daemon = True
+        worker.start()
+        go_wrong()
+        worker.cancel()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(set(refused)) == 2
+    assert len(shop.standing()) == 2

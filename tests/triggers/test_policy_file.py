@@ -129,6 +129,7 @@ REFUSED = [
     ("detect:\n  blast_radius:\n    tenants_per_run: 2\n    records_per_run: -1", 4, "records_per_run is -1"),
     ("detect:\n  blast_radius:\n    tenants_per_run: 2\n    records_per_run: many", 4, "expected `int`, got `str`"),
     ("detect:\n  blast_radius:\n    records_per_run: .inf", 3, "no number"),
+    ("outage:\n  window_seconds: " + "9" * 400, 2, "no number"),
     ("detect:\n  blast_radius:\n    records_per_run: 1e400", 3, ""),
     ("detect:\n  blast_radius:\n    records_per_run: true", 3, "expected `int`"),
     ("detect:\n  blast_radius: of", 2, "write `off`"),

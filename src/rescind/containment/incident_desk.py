@@ -20,7 +20,7 @@ class IncidentDesk:
 
     def __init__(self, journal: Journal, *, clock: Clock, guard_id: str) -> None:
         self._journal, self._clock, self._guard_id = journal, clock, guard_id
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come by here in the middle of it
         self._uncounted: OrderedDict[str, int] = OrderedDict()
         self._ids: dict[str, str] = {}
 

@@ -56,7 +56,8 @@ class Responder:
     def __init__(self, guard: "Guard") -> None:
         """For the runs of this guard."""
         self._guard = guard
-        self._placing = threading.Lock()  # while a store is written to, and never while a tool runs
+        # While a store is written to, and never while a tool runs. A signal's handler may come by in the middle of it.
+        self._placing = threading.RLock()
         self._desk: IncidentDesk | None = None
         self._desk_of = ""
 
@@ -190,7 +191,7 @@ class Responder:
 
     def after_fork(self) -> None:
         """In a forked child: the thread that held a lock may not have come along."""
-        self._placing, self._desk = threading.Lock(), None
+        self._placing, self._desk = threading.RLock(), None
 
     def _record(self, signal: Signal, decision: Decision, run: "Governed") -> None:
         event = Signalled(signal, responses=decision.words, shadow=decision.shadow)

@@ -4,7 +4,6 @@ PyYAML's `safe_load` keeps no lines, takes the last of two equal keys in silence
 read instead: each is visited at most so often and so deep, whatever refers to whatever.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -96,7 +95,7 @@ class Document:
             fail(node, f"{what}: {error.problem or error}")
         except Exception as error:  # noqa: BLE001  # PyYAML's constructors fail in many ways: `!!int x`, `2026-99-99`
             fail(node, f"{what} cannot be read ({error}); put it in quotes if it was meant as text")
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and abs(value) <= _NUMBER_MAX):
+        if isinstance(value, (int, float)) and not -_NUMBER_MAX <= value <= _NUMBER_MAX:
             fail(node, f"{what} is {node.value[:KEY_SHOWN_MAX]!r}, which is no number that could be meant")
         if not (value is None or isinstance(value, (str, int, float))):
             fail(node, f"{what} is a {type(value).__name__}; put it in quotes if it was meant as text")

@@ -80,7 +80,7 @@ class Outages:
         self._fresh_s = self.config.window_seconds * FRESH_SHARE
         self._actions: OrderedDict[str, OrderedDict[str, _Last]] = OrderedDict()
         self._newest_s = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come by here in the middle of it
         _outages.add(self)
 
     def ended(self, end: End) -> None:
@@ -158,7 +158,7 @@ class Outages:
 
     def renew_lock(self) -> None:
         """In a forked child: the thread that held the lock may not have come along."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 _NONE: OrderedDict[str, _Last] = OrderedDict()

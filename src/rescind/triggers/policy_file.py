@@ -155,6 +155,9 @@ class PolicyFile:
             self._policy = load_policy(path).taking_over(self._policy)
         except ConfigError as error:
             self.fault = f"{error}. The policy that was read before stays in force"
+        except Exception as error:  # noqa: BLE001  # a mistake of ours: it is the file's reader that fails, and no call
+            kind = type(error).__name__
+            self.fault = f"{path} cannot be understood ({kind}). The policy that was read before stays in force"
         else:
             self.fault = ""
 

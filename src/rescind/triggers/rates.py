@@ -178,7 +178,7 @@ class RatesDetector:
         self._groups: dict[Group, tuple[tuple[Key, Evidence], ...]] = {}
         self._slots_per_s = BUCKETS / self.config.window_seconds
         self._quiet_until_s = 0.0  # until then some breaker may be tripped
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come by here in the middle of it
         _detectors.add(self)
 
     def watch(self, run: RunInfo) -> "RatesWatch":
@@ -233,7 +233,7 @@ class RatesDetector:
 
     def renew_lock(self) -> None:
         """In a forked child: the thread that held the lock may not have come along."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _new_group(self, group: "Group") -> tuple[tuple[Key, Evidence], ...]:
         keys = keys_of(*group)
