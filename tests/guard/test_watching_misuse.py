@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rescind
-from builders import an_order, events_of
+from builders import a_lift, an_order, events_of
 from guard.shop import Shop
 from rescind.errors import BreakerForcedOpen, CallDenied, FanOutBlocked
 from rescind.guard.fallback import public_reason
@@ -259,3 +259,25 @@ def test_a_signals_handler_that_makes_calls_may_come_by_while_an_order_is_placed
         signal.signal(signal.SIGUSR1, before)
     assert len(set(refused)) == 2
     assert len(shop.standing()) == 2
+
+
+def test_an_invariant_may_look_with_guarded_reads(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, "policy: {}")
+    holds = [True]
+
+    @shop.guard.invariant("the shelf stands")
+    def stands() -> bool:
+        return shop.get("shelf") == "shelf" and holds[0]
+
+    with shop.guard.run("clerk@1"):
+        for number in range(40):
+            shop.put(f"tea {number}")
+        shop.guard.orders.place(an_order("ord-p", scope="agent:clerk+action:shelf.get", level=Level.PAUSED))
+        shop.put("what cannot be looked at is not known to be broken")
+        assert shop.signals() == []
+        shop.guard.orders.lift(a_lift("ord-p"))
+        holds[0] = False
+        shop.put("the last one")
+        with pytest.raises(CallDenied):
+            shop.put("one more")
+    assert [event.signal.rule for event in shop.signals()] == ["invariant"]

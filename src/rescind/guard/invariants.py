@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rescind.errors import CallDenied, RunHalted
+from rescind.guard.watched_read import is_checking
 from rescind.triggers.consistency import ConsistencyWatch
 from rescind.triggers.patterns import names_matching
 
@@ -40,7 +42,13 @@ class Invariant:
             return None
         try:
             self._next_s = now_s + self._every_s
-            return watch.invariant(self.name, self._answer())
+            token = is_checking.set(True)
+            try:
+                return watch.invariant(self.name, self._answer())
+            except (CallDenied, RunHalted):  # it may not look now, so nobody knows; the run is held in any case
+                return None
+            finally:
+                is_checking.reset(token)
         finally:
             self._lock.release()
 
@@ -51,5 +59,7 @@ class Invariant:
     def _answer(self) -> object:
         try:
             return self._check()
+        except (CallDenied, RunHalted):
+            raise
         except Exception as error:  # noqa: BLE001  # what cannot be checked does not hold
             return error

@@ -1,5 +1,6 @@
 """A read, as the detectors of its run see it: asked for, and ended. Nothing of it is recorded."""
 
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,6 +11,9 @@ from rescind.model.outcome import Completed, Failed, Outcome
 if TYPE_CHECKING:
     from rescind.guard.governed import Governed
     from rescind.guard.results import Results
+
+is_checking: ContextVar[bool] = ContextVar("rescind_is_checking", default=False)
+"""Whether an invariant is being checked here. It makes the same reads after each write, and they are not the run's."""
 
 _FAILED = Failed("raised")  # of a read nothing else matters: nothing was changed in any case
 _COMPLETED = Completed()
@@ -29,7 +33,8 @@ class WatchedRead:
         """
         self._run, self._results, self._problem = run, results, ""
         self._outcome: Outcome = _FAILED
-        self._asked = run.asked(action, writes=False, repeats=_digest(action, args, kwargs))
+        digest = _digest(action, args, kwargs)
+        self._asked = None if is_checking.get() else run.asked(action, writes=False, repeats=digest)
         self._collecting = Collecting()
 
     def __enter__(self) -> Self:
