@@ -252,6 +252,23 @@ def test_a_good_policy_is_said_to_be_one_and_what_has_no_effect_is_told(rescind:
     assert "3 rules, own limits for behaviour" in rescind("policy", "check", "p.yaml").out
 
 
+def test_a_rule_that_acts_on_limits_nobody_has_written_is_told(rescind: Rescind, folder: Path) -> None:
+    def remarks(policy: str) -> list[str]:
+        write("p.yaml", policy)
+        found: list[str] = rescind("policy", "check", "p.yaml", "--json").json["remarks"]
+        return found
+
+    limit = "detect: {blast_radius: {records_per_run: 25}}\nrespond:\n"
+    (told,) = remarks(limit + "- {signal: blast_radius, then: paused}\n")
+
+    assert "p.yaml, line 3: acts on built-in limits too" in told
+    assert "records_per_minute, tenants_per_run" in told
+    assert "records_per_run" not in told
+    for fine in ("blast_radius.records_per_run, then: paused", "blast_radius, mode: if_limited, then: paused"):
+        assert remarks(f"{limit}- {{signal: {fine}}}\n") == []
+    assert remarks("respond:\n- {signal: blast_radius, then: report}\n- {signal: budget, then: deny}\n") == []
+
+
 def test_a_narrow_rule_before_a_wide_one_is_no_mistake(rescind: Rescind, folder: Path) -> None:
     write(
         "p.yaml",

@@ -44,7 +44,7 @@ WHAT_MEASURES_DO = {
     Measure.REVOKE: "leases are void, and whoever checks them refuses",
     Measure.BLOCK_FAN_OUT: "no further runs, webhooks or follow-up agents are started",
     Measure.QUARANTINE: "runs end, and are neither retried nor resumed",
-    Measure.PAUSE_QUEUE: "jobs that have not begun wait in their queue",
+    Measure.PAUSE_QUEUE: "jobs that have not begun wait, as `rescind queues watch` sees to",
 }
 
 

@@ -1,5 +1,6 @@
 """`rescind policy`: what is looked for, what is done about it, and how a change of that is tried before it is made."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -61,7 +62,7 @@ def check(*, file: str | None, out: Out) -> int:
     what = f"{count_of(len(found.rules), 'rule')}, own limits for {', '.join(own) or 'nothing'}"
     out.say(f"{safe(found.source) or 'no file, so the built-in policy'}: {safe(what)}")
     for remark in remarks:
-        out.say(f"  {safe(remark)}", style="yellow")
+        out.tell(f"  {safe(remark)}", behind=4, style="yellow")
     out.emit({"source": found.source, "rules": len(found.rules), "limits": own, "remarks": remarks})
     return 0
 
@@ -78,6 +79,7 @@ def remarks_on(found: "Policy") -> list[str]:
         wider = next((each for each in found.rules[:index] if each.covers(rule)), None)
         if wider is not None:
             remarks.append(f"{rule.origin}: never reached, since the rule of {wider.origin} matches all that it does")
+    remarks += _limits_nobody_wrote(found)
     for name, limits in found.limits.items():
         if limits.config is None:
             remarks.append(f"{name} is off: nothing is looked for there")
@@ -86,6 +88,35 @@ def remarks_on(found: "Policy") -> list[str]:
     if found.fleet != FleetConfig():
         remarks.append("fleet is for switches: no guard reads it, `rescind switch --policy FILE` does")
     return remarks
+
+
+def _limits_nobody_wrote(found: "Policy") -> Iterator[str]:
+    from rescind.model.signal import SignalKind
+    from rescind.triggers.known import detector_of, rules_of
+    from rescind.triggers.policy import EVERY_SIGNAL, Mode
+    from rescind.triggers.response import Verb
+
+    if found.mode is Mode.SHADOW:
+        return
+    for rule in found.rules:
+        acts = rule.mode is Mode.ENFORCE and any(response.verb is not Verb.REPORT for response in rule.then)
+        if not acts or rule.signal == EVERY_SIGNAL or "." in rule.signal:
+            continue
+        kind = SignalKind(rule.signal)
+        limits = found.limits.get(detector_of(kind))
+        if limits is None or limits.config is None:
+            continue
+        waiting = {each.signal for each in found.defaults if each.mode is Mode.IF_LIMITED}
+        unwritten = [
+            name
+            for name in rules_of(kind)
+            if waiting & {rule.signal, f"{rule.signal}.{name}"} and not found.is_limited(kind, name)
+        ]
+        if unwritten:
+            yield (
+                f"{rule.origin}: acts on built-in limits too, which you have not written: {', '.join(unwritten)}; "
+                f"name one ({rule.signal}.{unwritten[0]}), or write `mode: if_limited`"
+            )
 
 
 policy.add_command(test)
