@@ -7,13 +7,13 @@ import pytest
 from builders import a_guard, events_of
 from guard.shop import Shop
 from rescind.containment.incident import list_incidents
-from rescind.errors import CallDenied, OrdersUnavailable, RunHalted
+from rescind.errors import CallDenied, LeaseRevoked, OrdersUnavailable, RunHalted
 from rescind.model.entry import Refused, RunSnapshot
 from rescind.model.level import Level
-from rescind.model.order import Order
+from rescind.model.order import Measure, Order
 from rescind.model.scope import Scope
 from rescind.model.signal import SignalKind
-from rescind.switch.desk import lift_scope
+from rescind.switch.desk import lift_scope, new_order
 from rescind.switch.memory import MemoryOrders
 
 BLAST = """
@@ -90,6 +90,20 @@ def test_a_limit_that_was_written_holds_beyond_another_one_that_nobody_has_writt
     allowed = int(limit.partition(": ")[2].rstrip("}").rpartition(" ")[2])
     assert len(shop.effects) == allowed
     assert refused == 300 - allowed
+
+
+def test_who_reads_the_same_again_and_again_is_refused_only_by_a_limit_that_was_written(tmp_path: Path) -> None:
+    for policy, refused_from in (("policy: {}\n", None), ("policy: {detect: {behaviour: {repeats_max: 10}}}\n", 10)):
+        shop = Shop(tmp_path / str(refused_from), policy)
+        refused: list[int] = []
+        with shop.guard.run("clerk@1"):
+            for number in range(30):
+                try:
+                    shop.get("tea")
+                except CallDenied:
+                    refused.append(number)
+        assert refused == ([] if refused_from is None else list(range(refused_from, 30)))
+        assert shop.standing() == ()
 
 
 def test_a_long_run_is_refused_nothing_by_limits_that_nobody_has_written(tmp_path: Path) -> None:
@@ -321,3 +335,27 @@ def test_what_a_person_has_lifted_is_not_ordered_again_for_what_was_said_before(
         lift_scope(guard.orders, order.scope, reason="it may", actor="ann", clock=guard.clock, ids=guard.ids)
         shop.put("tea 3")
     assert shop.standing() == ()
+
+
+def test_who_goes_on_asking_under_a_revoked_lease_is_told_of_once(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, "policy: {}")
+    guard = shop.guard
+    with guard.run("clerk@1") as run:
+        shop.put("tea")
+        order = new_order(
+            Scope.parse(f"run:{run.run_id}"),
+            Level.PAUSED,
+            measure=Measure.REVOKE,
+            reason="wrong customer",
+            actor="ann",
+            clock=guard.clock,
+            ids=guard.ids,
+        )
+        guard.orders.place(order)
+        for _ in range(3):
+            with pytest.raises(LeaseRevoked, match="wrong customer") as refused:
+                shop.put("coffee")
+    assert refused.value.fencing_number == 2
+    (signalled,) = shop.signals()
+    assert (signalled.signal.rule, signalled.signal.facts["order_ids"]) == ("revoked_lease", [order.order_id])
+    assert shop.effects == ["tea"]

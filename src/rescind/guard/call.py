@@ -248,7 +248,7 @@ class WriteCall:
                 verified=self.verified,
                 step_id=self.step_id,
                 report=self._without_secrets(self._collecting.report),
-                problem=self.scrub(self._problem),
+                problem=self.scrub(self._problem) if self._problem else "",
                 approved_differs=self._difference(self._collecting.report),
                 secrets=self._secrets,
             )

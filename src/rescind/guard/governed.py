@@ -396,6 +396,8 @@ class Governed:
         if isinstance(verdict, Halt) and verdict.latches:
             self.latch(verdict)
         self._record_refusal(verdict, action)
+        if self.watch is not None and self.guard.watching is not None and isinstance(verdict, Deny):
+            self.guard.watching.refused(self, verdict, action)
         raise refusal_of(
             verdict,
             action=action,

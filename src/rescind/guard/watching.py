@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rescind.guard.arguments import scrub
+from rescind.guard.gate import Deny
 from rescind.guard.probing import trips_among
 from rescind.guard.responding import Responder
+from rescind.model.order import Measure
 from rescind.model.outcome import Outcome
 from rescind.model.signal import Finding
 from rescind.model.step import Target, canonical_json
+from rescind.triggers.allowed import revoked_lease
 from rescind.triggers.engine import Engine, RunWatch
 from rescind.triggers.facts import Call, End, ToolReport
 from rescind.triggers.learned import LearnedShapes
@@ -41,6 +44,8 @@ DIGEST_EVERY_S = 60.0
 """How often it is looked whether people are owed a word about an incident that goes on."""
 
 _NO_ARGUMENTS: Mapping[str, Any] = {}
+
+_REVOKED = "revoked by"
 
 Asked = Call
 """What `ended` is told of again."""
@@ -173,6 +178,16 @@ class Watching:
                 found = tuple(_without(secrets, finding) for finding in found)
             self._responder.answer(found, self, run, asked, prevents=False)
             self._take_note_of(self._guard.standing())  # what has tripped may be lifted before the next call
+
+    def refused(self, run: "Governed", deny: Deny, action: str) -> None:
+        """The gate has refused a call. Who goes on asking under a revoked lease is told of, once for each order."""
+        revoking = tuple(order.order_id for order in deny.orders if order.measure is Measure.REVOKE)
+        if not revoking or run.watch is None or run.watch.told.get(_REVOKED) == revoking[0]:
+            return
+        run.watch.told[_REVOKED] = revoking[0]
+        call = Call(run=run.info, action=action, writes=True, at_s=self._boot_s())
+        found = revoked_lease(run.info, action, order_ids=revoking)
+        self._responder.answer((found,), self, run, call, prevents=False)
 
     def approval_reason(self, action: str) -> str:
         """Why a call of this action needs a person's approval; empty if the policy asks for none."""
