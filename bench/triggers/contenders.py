@@ -174,8 +174,8 @@ def first_finding(
         watch = watch or detector.watch(call.run)
         if watch is None:
             return None
-        found = watch.asked(call), watch.ended(end)
-        if any(finding is not None and finding.severity >= least for finding in found):
+        found = [each for each in (watch.asked(call), watch.ended(end)) if each is not None]
+        if any(each.severity >= least for finding in found for each in (finding, *finding.besides)):
             return number
     return None
 
