@@ -49,7 +49,10 @@ def policy_in_force(path: str | Path | None = None) -> Policy:
     Raises: ConfigError.
     """
     source = Path(path) if path is not None else load_settings().source
-    return default_policy() if source is None else load_policy(source)
+    if source is None:
+        return default_policy()
+    # By its name where it lies here: that is how people call it, and lines of output are short.
+    return load_policy(source.name if path is None and source.parent == Path.cwd() else source)
 
 
 def default_policy() -> Policy:
