@@ -7,6 +7,7 @@ between. The small number of values makes versions return, which is where a plan
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -133,3 +134,17 @@ class UndoMachine(RuleBasedStateMachine):
 
 UndoMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 test_undo_keeps_to_the_model = UndoMachine.TestCase
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_an_older_step_does_not_overtake_a_newer_one_past_a_step_that_is_left_to_a_person(parallel: int) -> None:
+    machine = UndoMachine()
+    machine.begin()
+    machine.a_step_sets_a_row("run-1", "tea", 1)
+    machine.a_step_sets_a_row("run-1", "tea", 0)
+    machine.a_process_dies_over_a_row("run-1", "tea", 2)
+    machine.a_step_sets_a_row("run-1", "tea", 0)
+    machine.a_step_sets_a_row("run-1", "tea", 1)
+    machine.undo({"run-1"}, parallel)
+    machine.the_rows_are_as_the_model_says()
+    machine.every_step_is_where_the_model_says()

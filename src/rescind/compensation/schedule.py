@@ -12,7 +12,10 @@ _Waiting = StepRef | int
 
 
 class Schedule:
-    """The steps of a plan that have to be worked on. What is not worked on counts as finished.
+    """The steps of a plan that have to be worked on.
+
+    What is not worked on is finished as soon as what it waits for is, and no sooner: an older step at the same target
+    must not overtake a newer one because a step between them is left to a person.
 
     Args:
         plan: The plan.
@@ -28,13 +31,14 @@ class Schedule:
         self._ready: list[int] = []
         self._ready_alone: list[int] = []
         self._by_number = dict(self._items.values())
+        self._steps = {item.step for item in plan.items}
         for index, gate in enumerate(plan.gates):
             self._wait(index, [*gate.steps] if gate.beyond is None else [*gate.steps, gate.beyond])
-        for _, item in self._items.values():
+        for item in plan.items:
             self._wait(item.step, [*item.waits_for, *item.gates])
-        for index in range(len(plan.gates)):
-            if not self._missing[index]:
-                self._release(index)
+        passed = [*range(len(plan.gates)), *(item.step for item in plan.items if item.step not in self._items)]
+        for each in [each for each in passed if not self._missing[each]]:
+            self._release(each)
         # Afterwards, so that a step behind a gate that opened just now is not made ready twice.
         self._ready, self._ready_alone = [], []
         for _, item in self._items.values():
@@ -66,8 +70,8 @@ class Schedule:
 
     def _wait(self, who: _Waiting, whom: list[_Waiting]) -> None:
         for each in whom:
-            # A gate is always waited for, even if everything behind it is finished: it says so itself, below.
-            if isinstance(each, int) or each in self._items:
+            # Gates, and steps that are not worked on, are always waited for: they pass it on themselves, below.
+            if isinstance(each, int) or each in self._steps:
                 self._missing[who] += 1
                 self._behind[each].append(who)
 
@@ -78,7 +82,7 @@ class Schedule:
                 self._missing[each] -= 1
                 if self._missing[each]:
                     continue
-                if isinstance(each, int):
+                if isinstance(each, int) or each not in self._items:
                     stack.append(each)
                 else:
                     self.again(each)
