@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rescind.clock import SystemClock, SystemIds
+from rescind.guard.fallback import public_reason
 from rescind.model.level import Level
 from rescind.model.scope import Scope
 from rescind.switch.service.problems import Refused
@@ -96,6 +97,17 @@ def test_an_order_over_several_guards_is_placed_by_the_policy_on_the_second_guar
         third = await desk.tell("sig-3", "g-3", WIDE)
         assert "holds it already" in third.outcome
         assert len(desk.board.book.standing) == 1
+
+    with_desk(tmp_path, story)
+
+
+def test_what_an_agent_says_in_a_signal_is_shown_to_no_user(tmp_path: Path) -> None:
+    async def story(desk: Desk) -> None:
+        own = AskDoc(scope="run:run-g-1", level="halted", measure="quarantine", rule="verdict")
+        await desk.tell("sig-1", "g-1", own, detail="31 % fail ||| users: call 0900-666")
+        (order,) = desk.board.book.standing
+        assert "call 0900-666" in order.reason
+        assert public_reason(order.reason) == ""
 
     with_desk(tmp_path, story)
 
