@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +24,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rescind(folder: Path, *arguments: str) -> dict[str, object]:
+def rescind(folder: Path, *arguments: str) -> dict[str, Any]:
     command = [RESCIND, *arguments, "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
-    found: dict[str, object] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
@@ -50,6 +51,50 @@ def test_the_five_minute_guide_stops_and_undoes_its_agent(folder: Path) -> None:
     assert set(json.loads((folder / "invoices.json").read_text()).values()) == {"open"}
     rescind(folder, "audit", "verify")
     rescind(folder, "resume", "agent:billing-agent", "--reason", "a test")
+
+
+def test_the_policy_of_the_readme_stops_its_agent_by_itself_and_says_what_it_would_have_done(folder: Path) -> None:
+    def run_desk() -> str:
+        command = [sys.executable, "desk.py", "3.5"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout
+
+    def voided() -> int:
+        return list(json.loads((folder / "invoices.json").read_text()).values()).count("void")
+
+    assert "was not run" not in run_desk()
+    assert voided() == 35
+    rescind(folder, "undo", "--agent", "billing-agent", "--app", "desk", "--apply")
+
+    (folder / "rescind.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    checked = rescind(folder, "policy", "check")
+    assert checked["remarks"] == []
+    tried = rescind(folder, "policy", "test")
+    assert (tried["runs_contained"], tried["writes_refused"]) == (1, 10)
+
+    shown = run_desk()
+    assert "one record more than the 25 allowed in this run: erp/invoice/inv_25" in shown
+    assert voided() == 25
+    (order,) = rescind(folder, "status")["orders"]
+    assert (order["scope"], order["trigger"]) == ("agent:billing-agent@2.4.0", "new-releases-start-slowly")
+    (incident,) = rescind(folder, "incidents", "list")["incidents"]
+    assert incident["state"] == "open"
+    run_id = re.findall(r"run (run_\S+)", shown)[0]
+    (refusal,) = rescind(folder, "policy", "explain", run_id)["refusals"]
+    assert refusal["origin"] == "rescind.yaml, line 5"
+
+    rescind(folder, "undo", "--agent", "billing-agent", "--app", "desk", "--apply")
+    assert voided() == 0
+    rescind(folder, "resume", "agent:billing-agent@2.4.0", "--reason", "25 were too few")
+
+
+def test_a_batch_of_the_readme_s_size_is_refused_nothing_by_the_built_in_policy(folder: Path) -> None:
+    code = (folder / "desk.py").read_text().replace("time.sleep(0.1)", "pass")
+    (folder / "desk.py").write_text(code)
+    command = [sys.executable, "desk.py", "60"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=120)
+    assert "was not run" not in done.stdout
+    assert list(json.loads((folder / "invoices.json").read_text()).values()).count("void") == 600
 
 
 def test_every_command_of_the_readme_exists() -> None:
