@@ -91,7 +91,7 @@ def lease(
     if problem:
         out.tell(f"  {safe(problem)}", behind=2, style="red")
     unknown = _unknown(details)
-    if not found.valid and unknown:
+    if unknown:
         out.tell(f"  not known here: {', '.join(unknown)}. An order that names one of these counts", behind=2)
     out.emit(
         {
