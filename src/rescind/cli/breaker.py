@@ -9,12 +9,11 @@ import msgspec
 from rescind.cli.identity import whoami
 from rescind.cli.lifting import Seen, see_standing
 from rescind.cli.moments import ago
-from rescind.cli.options import ACTOR_HELP, common, given_places, switches
+from rescind.cli.options import ACTOR_HELP, common, given_places, placing, switches
 from rescind.cli.out import Out
 from rescind.cli.places import Places, find_places
 from rescind.cli.resume import Resumption, places_to_lift_at
 from rescind.cli.safe import safe
-from rescind.cli.stop import WAIT_DEFAULT, read_wait
 from rescind.cli.stopping import deliver, order_as_json, read_words
 from rescind.cli.stores import orders_of, shell_line, store_words
 from rescind.cli.trouble import reply_as_json, trouble_line
@@ -116,17 +115,7 @@ def list_breakers(*, out: Out) -> int:
 @click.argument("scope")
 @click.option("--reason", default="", metavar="TEXT", help="Why. Who is refused is told.")
 @click.option("--cause", default="", metavar="ID", help="The signal or the incident that this answers.")
-@click.option(
-    "--wait",
-    "wait_s",
-    callback=read_wait,
-    is_flag=False,
-    flag_value=WAIT_DEFAULT,
-    metavar="[TIME]",
-    help=f"Wait for the receipt: 500ms, 10s, 1m; {WAIT_DEFAULT} if no time is given.",
-)
-@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
-@switches
+@placing
 @common
 def force_open(*, scope: str, reason: str, cause: str, wait_s: float | None, actor: str | None, out: Out) -> int:
     """Refuse the writes of SCOPE until `rescind breaker reset`. It waits for no call.

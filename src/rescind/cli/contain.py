@@ -6,11 +6,10 @@ from typing import Any
 import click
 
 from rescind.cli.identity import whoami
-from rescind.cli.options import ACTOR_HELP, common, given_places, switches
+from rescind.cli.options import common, given_places, placing
 from rescind.cli.out import Out
 from rescind.cli.places import find_places
 from rescind.cli.safe import safe
-from rescind.cli.stop import WAIT_DEFAULT, read_wait
 from rescind.cli.stopping import deliver, read_words
 from rescind.clock import SystemClock, SystemIds
 from rescind.errors import UsageError
@@ -62,17 +61,7 @@ Each is lifted by `rescind resume`, and by nothing else.
 )
 @click.option("--cause", default="", metavar="ID", help="The signal or the incident that this answers.")
 @click.option("--reason", default="", metavar="TEXT", help="Why. Who is refused is told.")
-@click.option(
-    "--wait",
-    "wait_s",
-    callback=read_wait,
-    is_flag=False,
-    flag_value=WAIT_DEFAULT,
-    metavar="[TIME]",
-    help=f"Wait for the receipts: 500ms, 10s, 1m; {WAIT_DEFAULT} if no time is given.",
-)
-@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
-@switches
+@placing
 @common
 def contain(
     *,

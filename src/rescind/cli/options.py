@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from rescind.cli.durations import parse_duration
 from rescind.cli.out import Out
 from rescind.cli.places import Given
 
@@ -18,6 +19,8 @@ DEBUG_HELP = "Show tracebacks."
 SWITCH_HELP = "Only this switch; may be repeated."
 TOKEN_FILE_HELP = "Token for switches, or lines of URL TOKEN."  # noqa: S105  # words about it
 ACTOR_HELP = "On whose behalf; you by default."
+
+WAIT_DEFAULT = "10s"
 
 _STORE_KEY = "rescind.store"
 _SWITCH_KEY, _TOKEN_KEY = "rescind.switch", "rescind.token_file"
@@ -66,6 +69,29 @@ def switches(function: F) -> F:
         "--switch", multiple=True, metavar="URL", help=SWITCH_HELP, callback=remember(_SWITCH_KEY), expose_value=False
     )
     return with_switch(with_token(function))
+
+
+def _read_wait(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    """The time that `--wait` names, in seconds; None if it was not given."""
+    try:
+        return None if text is None else parse_duration(text, least_s=0.05, most_s=3600.0)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def placing(function: F) -> F:
+    """Give a command that places orders `--wait`, `--actor` and the switches."""
+    with_actor = click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+    with_wait = click.option(
+        "--wait",
+        "wait_s",
+        callback=_read_wait,
+        is_flag=False,
+        flag_value=WAIT_DEFAULT,
+        metavar="[TIME]",
+        help=f"Wait for the receipt: 500ms, 10s, 1m; {WAIT_DEFAULT} if no time is given.",
+    )
+    return with_wait(with_actor(switches(function)))
 
 
 def given_places() -> Given:

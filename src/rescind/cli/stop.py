@@ -4,12 +4,10 @@ import itertools
 
 import click
 
-from rescind.cli.durations import is_duration, parse_duration
-from rescind.cli.options import ACTOR_HELP, common, given_places, switches
+from rescind.cli.durations import is_duration
+from rescind.cli.options import WAIT_DEFAULT, common, given_places, placing
 from rescind.cli.out import Out
 from rescind.cli.stopping import LEVEL_DEFAULT, stop_now
-
-WAIT_DEFAULT = "10s"
 
 
 class _Stop(click.Command):
@@ -20,14 +18,6 @@ class _Stop(click.Command):
             if word == "--wait" and not following.startswith("-") and not is_duration(following):
                 args[place] = f"--wait={WAIT_DEFAULT}"
         return super().parse_args(ctx, args)
-
-
-def read_wait(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
-    """The time that `--wait` names, in seconds; None if it was not given."""
-    try:
-        return None if text is None else parse_duration(text, least_s=0.05, most_s=3600.0)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command(
@@ -59,17 +49,7 @@ Examples:
     metavar="TEXT",
     help="Why. Who is refused is told; users see what follows `|| users:`.",
 )
-@click.option(
-    "--wait",
-    "wait_s",
-    callback=read_wait,
-    is_flag=False,
-    flag_value=WAIT_DEFAULT,
-    metavar="[TIME]",
-    help=f"Wait for the receipt: 500ms, 10s, 1m; {WAIT_DEFAULT} if no time is given.",
-)
-@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
-@switches
+@placing
 @common
 def stop(*, scope: str, level: str, reason: str, wait_s: float | None, actor: str | None, out: Out) -> int:
     """Hold back what SCOPE covers, until `rescind resume`.

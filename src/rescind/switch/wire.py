@@ -15,7 +15,7 @@ import msgspec
 
 from rescind.model.level import Level
 from rescind.model.order import Lift, Measure, Order
-from rescind.model.scope import Scope
+from rescind.model.scope import Scope, Subject
 
 PROTOCOL = 1
 """The version that this side speaks. A switch serves guards of every version up to its own."""
@@ -342,6 +342,19 @@ def lift_of(doc: LiftDoc) -> Lift:
         reason=doc.reason,
         actor=doc.actor,
         lifted_at=utc("lifted_at", doc.lifted_at),
+    )
+
+
+def subject_of(run: RunDoc) -> Subject:
+    """A reported run, as orders see it."""
+    name, _, version = run.agent.partition("@")
+    return Subject(
+        run_id=run.run_id,
+        agent_name=name,
+        agent_version=version,
+        tenant=run.tenant,
+        workflow=run.workflow,
+        lineage=frozenset((run.run_id, *run.ancestors)),
     )
 
 

@@ -23,7 +23,7 @@ import msgspec
 
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
-from rescind.model.scope import Scope, Subject
+from rescind.model.scope import Scope
 from rescind.switch.wire import RunDoc
 from rescind.triggers.fleet import FleetConfig
 
@@ -213,7 +213,7 @@ def runs_held(fleet: Iterable[Member], scopes: Sequence[Scope]) -> float:
     """How many open runs any of these scopes covers; of runs that were not named, as many as of those that were."""
     held = 0.0
     for member in fleet:
-        covered = sum(any(scope.covers(subject) for scope in scopes) for subject in map(_subject, member.runs))
+        covered = sum(any(scope.covers(subject) for scope in scopes) for subject in map(subject_of, member.runs))
         share = covered / len(member.runs) if member.runs else 0.0
         held += share * member.runs_open
     return held
@@ -231,18 +231,6 @@ def _settled(ask: Ask, noticed_at: datetime, standing: Sequence[Order], lifted_a
 def _stops_runs(scope: Scope, level: Level) -> bool:
     # An order about actions leaves its runs everything else that they do.
     return level > Level.NORMAL and not scope.actions
-
-
-def _subject(run: RunDoc) -> Subject:
-    name, _, version = run.agent.partition("@")
-    return Subject(
-        run_id=run.run_id,
-        agent_name=name,
-        agent_version=version,
-        tenant=run.tenant,
-        workflow=run.workflow,
-        lineage=frozenset((run.run_id, *run.ancestors)),
-    )
 
 
 def _guards(count: int) -> str:

@@ -19,11 +19,11 @@ import msgspec
 from rescind.clock import Clock, from_us
 from rescind.model.level import Level
 from rescind.model.order import Order
-from rescind.model.scope import Scope, Subject
+from rescind.model.scope import Scope
 from rescind.switch.receipt import GuardReceipt, GuardState, Receipt
 from rescind.switch.service.ledger import Seen
 from rescind.switch.service.problems import Refused
-from rescind.switch.wire import Report, RunDoc
+from rescind.switch.wire import Report, subject_of
 
 GUARDS_MAX = 50_000
 """Guards that one switch remembers. A program that makes up new names for itself must not fill our memory."""
@@ -389,19 +389,7 @@ def _covered(scope: Scope, report: Report) -> int | None:
     if report.runs_open > len(report.runs):
         return None
     runs = Scope(tuple(term for term in scope.terms if term.kind != "action"))
-    return sum(runs.covers(_subject(run)) for run in report.runs)
-
-
-def _subject(run: RunDoc) -> Subject:
-    name, _, version = run.agent.partition("@")
-    return Subject(
-        run_id=run.run_id,
-        agent_name=name,
-        agent_version=version,
-        tenant=run.tenant,
-        workflow=run.workflow,
-        lineage=frozenset((run.run_id, *run.ancestors)),
-    )
+    return sum(runs.covers(subject_of(run)) for run in report.runs)
 
 
 def _lasting(report: Report) -> Report:
