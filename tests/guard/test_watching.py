@@ -1,6 +1,9 @@
 """A guard under a policy: what is found is answered before the call goes on, and what was ordered holds."""
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +11,7 @@ from builders import a_guard, events_of
 from guard.shop import Shop
 from rescind.containment.incident import list_incidents
 from rescind.errors import CallDenied, LeaseRevoked, OrdersUnavailable, RunHalted
-from rescind.model.entry import Refused, RunSnapshot
+from rescind.model.entry import IncidentOpened, Refused, RunSnapshot
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
 from rescind.model.scope import Scope
@@ -361,3 +364,40 @@ def test_who_goes_on_asking_under_a_revoked_lease_is_told_of_once(tmp_path: Path
     (signalled,) = shop.signals()
     assert (signalled.signal.rule, signalled.signal.facts["order_ids"]) == ("revoked_lease", [order.order_id])
     assert shop.effects == ["tea"]
+
+
+def test_in_a_task_the_order_is_in_place_before_the_call_goes_on_and_the_loop_waits_for_no_incident(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path, BLAST % "[deny, read_only on agent, incident]")
+    open_for_incidents = threading.Event()
+    append = shop.guard.journal.append
+
+    def slowly(drafts: Any) -> Any:
+        if any(isinstance(draft.event, IncidentOpened) for draft in drafts):
+            assert open_for_incidents.wait(20)
+        return append(drafts)
+
+    shop.guard.journal.append = slowly  # type: ignore[method-assign]  # a disk that hangs, for incidents alone
+
+    @shop.guard.write("shelf.put_slowly", target=lambda what: ("shop", "shelf", what), irreversible="sold")
+    async def put(what: str) -> None:
+        shop.effects.append(what)
+
+    async def work() -> None:
+        async with shop.guard.run("clerk@1"):
+            for number in range(3):
+                await put(f"tea {number}")
+            with pytest.raises(CallDenied):
+                await put("tea 3")
+            assert len(shop.standing()) == 1
+            assert list_incidents(shop.guard.journal) == []
+            with pytest.raises(CallDenied):
+                await put("tea 0")
+
+    asyncio.run(work())
+    open_for_incidents.set()
+    assert shop.guard.watching is not None
+    shop.guard.watching.finish(20)
+    (incident,) = list_incidents(shop.guard.journal)
+    assert incident.of("order")[0].ref == shop.standing()[0].order_id

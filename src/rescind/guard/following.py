@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rescind.switch.wire import Report
 
 TELL_ON_CLOSE_S = 2.0
-"""How long a guard that is closed waits for switches to take its last signals."""
+"""How long a guard that is closed waits until its last incidents are written down, and its last signals are told."""
 
 
 class Following:
@@ -169,6 +169,8 @@ class Following:
             watch, self._watch, self._watching = self._watch, None, False
             subscription = self._subscription
         self._unsettle()
+        if self.watching is not None:
+            self.watching.finish(TELL_ON_CLOSE_S)
         if self.teller is not None:
             self.teller.flush(TELL_ON_CLOSE_S)
         if subscription is not None:

@@ -1,6 +1,6 @@
 """Answering what detectors found: the orders, the incident, the record and the refusal, as the policy says.
 
-    order placed, or held here ─▶ incident ─▶ signal in the journal ─▶ this call refused
+    order placed, or held here ─▶ signal in the journal ─▶ incident, switches told ─▶ this call refused
 
 If we die after the first, the run is contained, and its order names rule and signal; what is missing is the paper.
 Nothing is placed, opened or refused in shadow.
@@ -9,12 +9,14 @@ Nothing is placed, opened or refused in shadow.
 import logging
 import math
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rescind.clock import from_us
 from rescind.containment.incident import Joined, note
 from rescind.containment.incident_desk import IncidentDesk
 from rescind.errors import RescindError
+from rescind.guard.errands import Errands
 from rescind.guard.gate import Deny
 from rescind.guard.holding import Hold, in_words
 from rescind.guard.probing import trips_among
@@ -24,6 +26,7 @@ from rescind.model.level import Level
 from rescind.model.order import Measure, Order, covering, private_reason
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Signal
+from rescind.model.step import RunInfo
 from rescind.switch.desk import new_order
 from rescind.triggers.behaviour import RETRY_AFTER_S
 from rescind.triggers.deciding import decide_at
@@ -58,6 +61,7 @@ class Responder:
         self._guard = guard
         # While a store is written to, and never while a tool runs. A signal's handler may come by in the middle of it.
         self._placing = threading.RLock()
+        self._errands = Errands()
         self._desk: IncidentDesk | None = None
         self._desk_of = ""
 
@@ -85,9 +89,8 @@ class Responder:
             decision = decide_at(watching.policy, watching.outages, signal, call, times=times, tripped=tripped)
             if not finding.again:  # else it is no news, and a person may have lifted since what was ordered for it
                 orders = () if decision.shadow else self._contain(decision, signal, run, call)
-                joined = self._incident(signal, orders, run) if decision.opens_incident else None
                 self._record(signal, decision, run)
-                self._tell(signal, orders, joined)
+                self._errands.run(partial(self._write_down, signal, orders, decision, run.info))
             if prevents and decision.refuses_call and refusal is None:
                 refusal = _refusal(signal, decision, call.action)
         return refusal
@@ -159,10 +162,14 @@ class Responder:
 
     # --- the paper ---
 
-    def _incident(self, signal: Signal, orders: tuple[Order, ...], run: "Governed") -> Joined | None:
+    def _write_down(self, signal: Signal, orders: tuple[Order, ...], decision: Decision, info: RunInfo) -> None:
+        joined = self._incident(signal, orders, info) if decision.opens_incident else None
+        self._tell(signal, orders, joined)
+
+    def _incident(self, signal: Signal, orders: tuple[Order, ...], info: RunInfo) -> Joined | None:
         journal, clock = self._guard.journal, self._guard.clock
         try:
-            joined = self._incidents.open_or_join(signal, tenant=run.info.tenant, agent=run.info.agent)
+            joined = self._incidents.open_or_join(signal, tenant=info.tenant, agent=info.agent)
             for order in orders:
                 what = f"{order.measure.value} at {order.level.label} on {order.scope} by rule {order.trigger}"
                 note(journal, joined.incident_id, "order", order.order_id, what, clock=clock, actor=order.actor)
@@ -181,8 +188,14 @@ class Responder:
 
     def say_digests(self) -> None:
         """Say what is due of the incidents that this process has to do with. Asked for once a minute."""
-        if self._desk is None:
-            return
+        if self._desk is not None:
+            self._errands.run(self._say_digests)
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait until what was to be written down is, for so long at most."""
+        self._errands.finish(timeout_s)
+
+    def _say_digests(self) -> None:
         try:
             for joined in self._incidents.digests():
                 logger.warning("incident %s: %s", joined.incident_id, joined.alert)
@@ -192,6 +205,7 @@ class Responder:
     def after_fork(self) -> None:
         """In a forked child: the thread that held a lock may not have come along."""
         self._placing, self._desk = threading.RLock(), None
+        self._errands.after_fork()
 
     def _record(self, signal: Signal, decision: Decision, run: "Governed") -> None:
         event = Signalled(signal, responses=decision.words, shadow=decision.shadow)

@@ -136,6 +136,10 @@ class Watching:
             self._digest_at_s = now_s + DIGEST_EVERY_S
             self._responder.say_digests()
 
+    def finish(self, timeout_s: float) -> None:
+        """Wait until what was to be written down is, for so long at most."""
+        self._responder.finish(timeout_s)
+
     def after_fork(self) -> None:
         """In a forked child."""
         self._responder.after_fork()
