@@ -24,7 +24,7 @@ import msgspec
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
 from rescind.model.scope import Scope
-from rescind.switch.wire import RunDoc
+from rescind.switch.wire import RunDoc, subject_of
 from rescind.triggers.fleet import FleetConfig
 
 ASKS_MAX = 1_000
