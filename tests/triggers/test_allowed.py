@@ -228,3 +228,10 @@ def test_limits_that_cannot_be_meant_are_refused(fields: dict[str, Any], problem
 def test_one_text_instead_of_a_list_is_refused() -> None:
     with pytest.raises(ValueError, match="actions is 'invoice'; it must be a list of texts"):
         AllowedConfig(actions="invoice")  # type: ignore[arg-type]
+
+
+def test_d6_what_is_only_reported_of_one_call_hides_no_sum_of_the_run() -> None:
+    watch = a_watch(amounts={"amount": AmountLimit(call_max=10, run_max=30)})
+    found = [watch.asked(a_call(arguments={"amount": 20})) for _ in range(2)]
+    assert found[1] is not None
+    assert [found[1].rule, *(each.rule for each in found[1].besides)] == ["amount", "amount_per_run"]

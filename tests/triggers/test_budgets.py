@@ -96,7 +96,15 @@ def test_what_is_left_is_shown_and_never_below_nothing() -> None:
     assert watch.left(25) == {"steps": 4, "tool_calls": 2, "seconds": 45, "usd": 0.75}
     for _ in range(10):
         watch.asked(a_call(at_s=10))
-    assert watch.left(1_000) == {"steps": 2, "tool_calls": 0, "seconds": 0, "usd": 0.75}
+    # What was asked for counts, whatever becomes of it: only the policy knows which of the limits refuses.
+    assert watch.left(1_000) == {"steps": 0, "tool_calls": 0, "seconds": 0, "usd": 0.75}
+
+
+def test_d6_a_limit_that_is_only_reported_hides_none_that_is_enforced() -> None:
+    watch = a_watch(max_steps=2, max_tool_calls=1)
+    found = [watch.asked(a_call()) for _ in range(3)]
+    assert found[2] is not None
+    assert [found[2].rule, *(each.rule for each in found[2].besides)] == ["max_tool_calls", "max_steps"]
 
 
 def test_it_is_said_once_found_at_each_call_and_said_again_when_twice_as_bad() -> None:

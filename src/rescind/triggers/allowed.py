@@ -11,7 +11,7 @@ Each entry that is about a run must allow its call: a further entry only ever ta
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -22,7 +22,7 @@ from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo, Target
 from rescind.triggers.amounts import add, limit_of, sum_of, values_at
 from rescind.triggers.bounds import about_run, check_number, check_texts, is_news, shown
-from rescind.triggers.detector import ENDS
+from rescind.triggers.detector import ENDS, together
 from rescind.triggers.facts import Call, End
 from rescind.triggers.patterns import names_matching, targets_matching
 
@@ -155,22 +155,22 @@ class AllowedWatch:
         self._lock = threading.Lock() if any(fence.sums for fence in fences) else None
 
     def asked(self, call: Call) -> Finding | None:
-        """Whether the call is outside of what the run may do."""
-        if self._bounded:
-            other = self._other_tenant(call)
-            if other is not None:
-                return other
+        """Whether the call is outside of what the run may do.
+
+        Its amounts count for the run whatever else is found: only the policy knows whether it is refused.
+        """
+        found: dict[str, Finding] = {}  # the first of each rule
+        other = self._other_tenant(call) if self._bounded else None
+        if other is not None:
+            found[other.rule] = other
         for fence in self._fences:
-            if fence.actions is not None and not fence.actions(call.action):
-                return self._found("action", call, f"{shown(call.action)} is not among the actions it may call")
-            if call.writes and (outside := self._write_outside(fence, call)) is not None:
-                return outside
-        for fence in self._fences:
+            outside = self._outside(fence, call)
+            if outside is not None:
+                found.setdefault(outside.rule, outside)
             for amount in fence.amounts:
-                over = self._over(amount, call)
-                if over is not None:
-                    return over
-        return None
+                for over in self._over(amount, call):
+                    found.setdefault(over.rule, over)
+        return together(tuple(found.values())) if found else None
 
     def ended(self, end: End) -> Finding | None:
         """Nothing: all of it can be seen before."""
@@ -185,6 +185,11 @@ class AllowedWatch:
                     return self._found_tenant(call, named)
         return None
 
+    def _outside(self, fence: "_Fence", call: Call) -> Finding | None:
+        if fence.actions is not None and not fence.actions(call.action):
+            return self._found("action", call, f"{shown(call.action)} is not among the actions it may call")
+        return self._write_outside(fence, call) if call.writes else None
+
     def _write_outside(self, fence: "_Fence", call: Call) -> Finding | None:
         if fence.writes is not None and not fence.writes(call.action):
             return self._found("action", call, f"{shown(call.action)} is not among the actions it may write with")
@@ -196,23 +201,28 @@ class AllowedWatch:
             return self._found("target", call, f"{shown(call.action)} on {shown(call.target)}, where it may not write")
         return None
 
-    def _over(self, amount: "_Amount", call: Call) -> Finding | None:
+    def _over(self, amount: "_Amount", call: Call) -> Iterator[Finding]:
         required = amount.required is not None and amount.required(call.action)
         if amount.required is not None and not required:
-            return None
+            return
         if amount.is_plainly_within(call.arguments):
-            return None
+            return
         values = values_at(call.arguments, amount.path)
         if not values:
-            return self._found("amount", call, f"{shown(call.action)} gives no {amount.name}") if required else None
+            if required:
+                yield self._found("amount", call, f"{shown(call.action)} gives no {amount.name}")
+            return
         value = sum_of(values)
         if value is None:
             detail = f"{shown(call.action)}: {amount.name} cannot be read as an amount"
-            return self._found("amount", call, detail, amount.name)
+            yield self._found("amount", call, detail, amount.name)
+            return
         if amount.call_max is not None and value > amount.call_max:
             detail = f"{shown(call.action)}: {amount.name} is {value:f}, {amount.call_max:f} is the limit of a call"
-            return self._found("amount", call, detail, amount.name, value)
-        return self._over_in_run(amount, value, call) if amount.run_max is not None else None
+            yield self._found("amount", call, detail, amount.name, value)
+        over = self._over_in_run(amount, value, call) if amount.run_max is not None else None
+        if over is not None:
+            yield over
 
     def _over_in_run(self, amount: "_Amount", value: Decimal, call: Call) -> Finding | None:
         assert amount.run_max is not None

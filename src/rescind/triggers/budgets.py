@@ -13,7 +13,7 @@ import msgspec
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
 from rescind.triggers.bounds import about_run, check_number, check_whole, is_news
-from rescind.triggers.detector import Moment
+from rescind.triggers.detector import Moment, together
 from rescind.triggers.facts import Call, End
 
 _NANO = 1_000_000_000
@@ -128,20 +128,19 @@ class BudgetWatch:
     def asked(self, call: Call) -> Finding | None:
         """Whether there is anything left for this call."""
         config, ledger = self._config, self.ledger
+        found: list[Finding] = []
         elapsed_s = ledger.elapsed_s(call.at_s)
         if config.max_seconds is not None and not elapsed_s <= config.max_seconds:
-            return self._found("max_seconds", elapsed_s, config.max_seconds, "seconds")
+            found.append(self._found("max_seconds", elapsed_s, config.max_seconds, "seconds"))
         if config.max_usd is not None and ledger.nano_usd >= round(config.max_usd * _NANO):
-            return self._found("max_usd", ledger.nano_usd / _NANO, config.max_usd, "US dollars")
+            found.append(self._found("max_usd", ledger.nano_usd / _NANO, config.max_usd, "US dollars"))
         number = ledger.call()
         if config.max_tool_calls is not None and number > config.max_tool_calls:
-            return self._found("max_tool_calls", number, config.max_tool_calls, "calls")
-        if not call.writes:
-            return None
-        number = ledger.step()
+            found.append(self._found("max_tool_calls", number, config.max_tool_calls, "calls"))
+        number = ledger.step() if call.writes else 0
         if config.max_steps is not None and number > config.max_steps:
-            return self._found("max_steps", number, config.max_steps, "writes")
-        return None
+            found.append(self._found("max_steps", number, config.max_steps, "writes"))
+        return together(found)
 
     def ended(self, end: End) -> Finding | None:
         """Add what the call has cost."""
