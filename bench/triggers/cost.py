@@ -172,7 +172,7 @@ def measure() -> list[Row]:
             unit="µs",
             target=None,
             n=STEPS * ROUNDS,
-            note="all that a policy adds to a guarded write in memory, facts and shapes of results too; against that write",
+            note="all that a policy adds to a guarded write in memory, with facts and results; against that write",
         ),
         row(
             "a policy, a read",

@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+from rescind.guard.following import Following
 from rescind.guard.guard import Guard
 from rescind.guard.stores import EmbeddedStores, Watch
 
@@ -14,7 +15,7 @@ class SlowStores(EmbeddedStores):
         super().__init__(folder)
         self.begun, self.may_go_on = threading.Event(), threading.Event()
 
-    def watch(self, guard: Guard) -> Watch:
+    def watch(self, guard: Following) -> Watch:
         self.begun.set()
         assert self.may_go_on.wait(20.0)
         return super().watch(guard)
