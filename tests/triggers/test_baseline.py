@@ -24,7 +24,7 @@ from rescind.triggers.baseline import (
     save,
 )
 from rescind.triggers.facts import Call, End
-from rescind.triggers.likeness import WORKFLOW_RUNS_MIN, Counts, Likeness, Trail, different_writes, score_of
+from rescind.triggers.likeness import WORKFLOW_RUNS_MIN, Counts, Likeness, Trail, Turns, score_of, turns_of
 
 KEY = b"k" * 16
 
@@ -292,7 +292,7 @@ def test_a_workflow_is_known_from_its_eighth_run_on() -> None:
     assert likeness.counts_for("seldom") is None
 
 
-def test_different_writes_are_told_apart_by_target_or_by_arguments() -> None:
+def test_turns_are_of_different_writes_told_apart_by_target_or_by_arguments() -> None:
     calls = [
         a_call("r", target=Target("erp", "invoice", "1"), repeats="a"),
         a_call("r", target=Target("erp", "invoice", "1"), repeats="b"),
@@ -302,4 +302,15 @@ def test_different_writes_are_told_apart_by_target_or_by_arguments() -> None:
         a_call("r", "look", writes=False, repeats="e"),
     ]
 
-    assert different_writes(learn(calls, key=KEY).agents["clerk"][0]) == 3
+    assert len(turns_of(learn(calls, key=KEY).agents["clerk"][0])) == 2  # of three different writes
+
+
+def test_a_turn_that_more_healthy_runs_take_is_less_odd_and_a_learned_run_does_not_vouch_for_itself() -> None:
+    calls = [a_call(f"r{n}", action, repeats=f"{n}{action}") for n in range(9) for action in ("pay", "file")]
+    calls += [a_call("odd", action, repeats=action) for action in ("file", "pay")]
+    sketches = learn(calls, key=KEY).agents["clerk"]
+    turns = Turns(sketches)
+
+    assert turns.bits("pay", "file", 2) < turns.bits("file", "pay", 2) < turns.bits("file", "mail", 2)
+    odd = next(sketch for sketch in sketches if turns_of(sketch) == [("file", "pay")])
+    assert turns.score_of(odd) > turns.bits("file", "pay", 2)

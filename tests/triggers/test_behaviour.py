@@ -279,7 +279,7 @@ def test_arguments_that_nobody_recorded_make_it_say_less_and_never_more() -> Non
     assert watched(BASELINE, run).asked(bare) is None
 
 
-def test_of_a_workflow_that_was_never_learned_only_the_number_of_different_writes_is_judged() -> None:
+def test_of_a_workflow_that_was_never_learned_only_how_it_goes_on_after_a_write_is_judged() -> None:
     many = learn(
         (
             a_call(f"do.{number}", a_run(f"{number}.{repeat}", f"flow {number}"), x=repeat)
@@ -293,7 +293,25 @@ def test_of_a_workflow_that_was_never_learned_only_the_number_of_different_write
 
     said = [watch.asked(a_call(f"never.seen.{number}", run)) for number in (1, 1, 2, 2, 3)]
 
-    assert [rules([each]) for each in said] == [[], [], ["unlike_baseline"], ["unlike_baseline+"], ["unlike_baseline+"]]
+    # A first write is what it is, and so is the same one once more; no healthy run makes a second one.
+    assert [rules([each]) for each in said] == [[], [], ["unlike_baseline"], [], ["unlike_baseline+"]]
+
+
+def test_how_healthy_runs_of_other_workflows_go_on_a_new_workflow_may_go_on_too() -> None:
+    learned = learn(
+        (
+            a_call(action, a_run(f"{number}.{repeat}", f"flow {number}"), x=repeat)
+            for number in range(6)
+            for repeat in range(10)
+            for action in ("pay", "file")
+        ),
+        key=KEY,
+    )
+    run = a_run(workflow="brand new")
+    usual, odd = watched(learned, run), watched(learned, run)
+
+    assert not rules([usual.asked(a_call("pay", run)), usual.asked(a_call("file", run))])
+    assert rules([odd.asked(a_call("file", run)), odd.asked(a_call("pay", run))]) == ["unlike_baseline"]
 
 
 def test_a_limit_that_refuses_comes_before_what_may_be_in_shadow_and_neither_is_lost() -> None:  # D6

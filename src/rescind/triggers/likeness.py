@@ -23,6 +23,7 @@ average whatever the model is worth (V. Vovk, A. Gammerman, G. Shafer (2005), Al
 judged: how many different writes it makes, against how many the runs of all learned workflows make.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -343,7 +344,8 @@ class Likeness:
         self.by_workflow, self.plain = Counts(labelled), Counts(plain)
         self._labelled_scores = _left_out(self.by_workflow, labelled)
         self._plain_scores = _left_out(self.plain, plain)
-        self._writes = sorted((different_writes(sketch) for sketch in labelled), reverse=True)
+        self.turns = Turns(labelled)
+        self._turn_scores = sorted((self.turns.score_of(sketch) for sketch in labelled), reverse=True)
 
     def counts_for(self, workflow: str) -> Counts | None:
         """What a run of this workflow (empty: of none) is judged by; None for a workflow that was never learned."""
@@ -356,12 +358,9 @@ class Likeness:
         scores = self._labelled_scores if counts is self.by_workflow else self._plain_scores
         return _threshold(scores, per_1000)
 
-    def writes_allowed(self, per_1000: int) -> int | None:
-        """The different writes that a run of a workflow never learned may make; None: too few workflows to say."""
-        if len(self.workflows) < WORKFLOWS_MIN:
-            return None
-        allowed = _threshold(self._writes, per_1000)
-        return None if allowed is None else max(1, int(allowed))
+    def turn_allowed(self, per_1000: int) -> float | None:
+        """How odd a turn a run of a workflow never learned may take; None: too few workflows to say."""
+        return None if len(self.workflows) < WORKFLOWS_MIN else _threshold(self._turn_scores, per_1000)
 
     def healthy_runs(self, counts: Counts | None) -> int:
         """How many runs the answer rests on."""
@@ -395,6 +394,50 @@ def score_of(counts: Counts, sketch: Sketch) -> float:
     return most
 
 
-def different_writes(sketch: Sketch) -> int:
-    """How many different writes a run makes: on different targets or, where none are known, with other arguments."""
-    return len({(seen.action, seen.values.get("", (seen.identity,))) for seen in sketch.calls if seen.writes})
+class Turns:
+    """Which write follows which other one, in how many healthy runs, whatever their workflow.
+
+    A run of a workflow that was never learned is like nothing; but how an agent goes on after a write, if it writes
+    more than once at all, is partly its own way of working.
+    """
+
+    def __init__(self, sketches: Sequence[Sketch]) -> None:
+        """Count the turns of these runs."""
+        self._runs = len(sketches)
+        self._taken = Counter(turn for sketch in sketches for turn in set(turns_of(sketch)))
+
+    def bits(self, before: str, action: str, writes: int, *, left_out: int = 0) -> float:
+        """How odd it is to write with this action after that one, as the so manieth different write; more than 0.
+
+        Args:
+            before: The action of a write.
+            action: That of the next different one.
+            writes: Different writes by then. Of two turns that are equally odd, the later one is the odder.
+            left_out: How many of the learned runs with this turn are not to count.
+        """
+        taken = self._taken[before, action] - left_out
+        return math.log2((self._runs - left_out + 1) / (taken + 0.5)) + writes * LATER_BITS
+
+    def score_of(self, sketch: Sketch) -> float:
+        """The oddest turn of a learned run, judged as if it had not been learned; 0 if it writes once at most."""
+        turns = turns_of(sketch)
+        return max((self.bits(*turn, number, left_out=1) for number, turn in enumerate(turns, start=2)), default=0.0)
+
+
+LATER_BITS = 1e-3
+"""Enough to tell equal turns apart, and too little to outweigh one run."""
+
+
+def turns_of(sketch: Sketch) -> list[tuple[str, str]]:
+    """The actions of each two different writes in a row; one that was made before is passed over.
+
+    Writes differ by their targets or, where none are known, by their arguments.
+    """
+    known: set[tuple[str, tuple[int, ...]]] = set()
+    actions: list[str] = []
+    for seen in sketch.calls:
+        write = seen.action, seen.values.get("", (seen.identity,))
+        if seen.writes and write not in known:
+            known.add(write)
+            actions.append(seen.action)
+    return list(itertools.pairwise(actions))

@@ -11,7 +11,7 @@ from rescind.model.step import RunInfo
 from rescind.triggers.baseline import Baseline, Hasher, Sketch
 from rescind.triggers.bounds import about_run, shown
 from rescind.triggers.facts import Call
-from rescind.triggers.likeness import Counts, Likeness, Trail
+from rescind.triggers.likeness import Counts, Likeness, Trail, Turns
 
 RULE = "unlike_baseline"
 
@@ -37,8 +37,8 @@ class Unlike:
         counts = learned.counts_for(run.workflow)
         healthy = learned.healthy_runs(counts)
         if counts is None:
-            writes = learned.writes_allowed(self._per_1000)
-            return None if writes is None else NewWorkflowWatch(run, writes, healthy)
+            bits = learned.turn_allowed(self._per_1000)
+            return None if bits is None else NewWorkflowWatch(learned.turns, run, bits, healthy)
         bits = learned.bits_allowed(counts, self._per_1000)
         return None if bits is None else UnlikeWatch(self.hasher, counts, run, bits, healthy)
 
@@ -99,35 +99,48 @@ class UnlikeWatch:
 
 
 class NewWorkflowWatch:
-    """A run of a workflow that was never learned: only how many different writes it makes."""
+    """A run of a workflow that was never learned: how it goes on, if it makes a second write and further ones."""
 
-    __slots__ = ("_allowed", "_different", "_healthy", "_next", "_run")
+    __slots__ = ("_allowed_bits", "_different", "_healthy", "_last", "_next_bits", "_run", "_turns")
 
-    def __init__(self, run: RunInfo, allowed: int, healthy: int) -> None:
+    def __init__(self, turns: Turns, run: RunInfo, allowed_bits: float, healthy: int) -> None:
         """Nothing has been seen yet."""
-        self._run, self._allowed, self._next, self._healthy = run, allowed, allowed, healthy
+        self._turns, self._run, self._healthy = turns, run, healthy
+        self._allowed_bits = self._next_bits = allowed_bits
         self._different: set[int] | None = None
+        self._last = ""
 
     def asked(self, call: Call) -> Finding | None:
-        """Whether this write is one more than runs of the learned workflows make."""
+        """Whether this write follows the one before as it does in hardly any run of the learned workflows."""
         if not call.writes:
             return None
         different = self._different
         if different is None:
             different = self._different = set()
-        if len(different) < DIFFERENT_MAX:
-            different.add(hash((call.action, str(call.target) if call.target else call.repeats)))
-        count = len(different)
-        if count <= self._allowed:
+        known = hash((call.action, str(call.target) if call.target else call.repeats))
+        if known in different or len(different) >= DIFFERENT_MAX:
             return None
-        again = count <= self._next
+        before, self._last = self._last, call.action
+        different.add(known)
+        if not before:
+            return None
+        bits = self._turns.bits(before, call.action, len(different))
+        if bits <= self._allowed_bits:
+            return None
+        again = bits <= self._next_bits
         if not again:
-            self._next = 2 * count
+            self._next_bits = 2 * bits
         detail = (
-            f"{count} different writes in a run of a workflow that was never learned; "
-            f"of {self._healthy} healthy runs hardly any made more than {self._allowed}"
+            f"{shown(call.action)} after {shown(before)} in a run of a workflow that was never learned; "
+            f"of {self._healthy} healthy runs hardly any goes on like that"
         )
-        facts: dict[str, Any] = {"count": count, "bound": self._allowed, "healthy_runs": self._healthy}
+        facts: dict[str, Any] = {
+            "action": shown(call.action),
+            "before": shown(before),
+            "bits": round(bits, 1),
+            "allowed_bits": round(self._allowed_bits, 1),
+            "healthy_runs": self._healthy,
+        }
         return _finding(self._run, detail, facts, again=again)
 
 
