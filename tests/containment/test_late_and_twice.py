@@ -25,7 +25,7 @@ from rescind.testing import ManualClock
 from rescind.triggers.fleet import FleetConfig
 from switch.service.board import ALICE, Running, running, told
 
-QUICK, SLOW = range(20), range(20, 100)
+QUICK, SLOW = range(20), range(20, 60)
 
 # --- a switch ---
 

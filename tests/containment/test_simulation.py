@@ -12,7 +12,7 @@ from rescind.model.level import Level
 from rescind.model.order import Measure
 from rescind.switch.probes import ACTOR as BREAKER
 
-QUICK, SLOW = range(20), range(20, 200)
+QUICK, SLOW = range(20), range(20, 80)
 
 # --- a rogue run among healthy ones ---
 
