@@ -8,7 +8,7 @@ import click
 from rescind.cli.options import common
 from rescind.cli.out import Out
 from rescind.cli.policy_explain import explain
-from rescind.cli.policy_test import test
+from rescind.cli.policy_trial import test
 from rescind.cli.safe import safe
 from rescind.cli.words import count_of
 
