@@ -264,7 +264,7 @@ def ask_for_everything(town: Town, order_id: str, neighbour: str) -> None:
         "/v1/lifts": {"order_ids": [order_id], "reason": "I am fine"},
         "/v1/guards/{guard_id}": {"bound": 1},
         "/v1/guards/{guard_id}/stream": {"bound": 1},
-        "/v1/approvals/{approval_id}/decision": {"decision": "approved", "arguments_digest": "0" * 64},
+        "/v1/approvals/{approval_id}/decision": {"decision": "approved"},
         "/v1/verdicts": {"scope": STOPPED, "holds": True, "reason": "I am fine"},
         "/v1/signals": {
             "signal_id": "sig-1",
