@@ -129,7 +129,7 @@ class Following:
         A scope that is limited to an action holds more than it says here: what cannot be ordered is not fine-tuned.
         """
         now_s = self.clock.boot_s()
-        for key, earlier in list(self._scope_holds.items()):
+        for key, earlier in self._scope_holds.copy().items():
             if earlier.until_s <= now_s:
                 self._scope_holds.pop(key, None)
         self._scope_holds[scope, id(hold)] = hold

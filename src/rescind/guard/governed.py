@@ -346,7 +346,7 @@ class Governed:
         if not self._holds:
             return None
         now_s = self._boot_s()
-        for key, hold in list(self._holds.items()):
+        for key, hold in self._holds.copy().items():  # `list` of items may be interrupted by the collector
             if hold.until_s <= now_s:
                 self._holds.pop(key, None)
         return verdict_of(tuple(self._holds.values()), action, writes=writes, now_s=now_s)

@@ -217,7 +217,7 @@ class Guard(Declarations, Following):
         if self.watching is not None:
             run.watch = self.watching.watch(run)
         self._runs[id(run)] = run
-        for (scope, _), hold in list(self._scope_holds.items()):
+        for (scope, _), hold in self._scope_holds.copy().items():
             if covers_some_call(scope, run.info.subject):
                 run.hold_at(hold)
 

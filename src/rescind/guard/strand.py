@@ -55,7 +55,7 @@ class Strand:
         implied = set(parents)
         above = self._parent
         while above is not None:
-            for strand, last in list(above._finished_elsewhere.items()):
+            for strand, last in above._finished_elsewhere.copy().items():
                 if last in implied:
                     above._finished_elsewhere.pop(strand, None)
             above._finished_elsewhere[self] = step
