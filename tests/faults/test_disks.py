@@ -73,7 +73,7 @@ def test_a_full_switch_refuses_aloud_and_renews_nothing_and_the_other_one_takes_
     world.no_more(lone, after_s=full_s + TTL_S + MARGIN_S)  # who follows only the full one is held by nobody
     mill.is_writing()
     world.judge(over_s=TTL_S + MARGIN_S + 0.5)
-    assert lone.last_words() == "held"
+    eventually(lambda: lone.last_words() == "held", "the agent to be refused")  # it tries again and again
     assert one.standing() == set()
 
     filler.unlink()
