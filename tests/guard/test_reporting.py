@@ -8,19 +8,19 @@ from collections.abc import Iterator
 import pytest
 
 from rescind.errors import UsageError
-from rescind.guard.reporting import FAILED_PARTS_MAX, MORE_PARTS, collecting, current_report, report
+from rescind.guard.reporting import FAILED_PARTS_MAX, MORE_PARTS, Collecting, current_report, report
 from rescind.triggers.facts import ToolReport
 
 
 def test_a_call_of_which_nothing_was_said_has_no_report() -> None:
-    with collecting() as collected:
+    with Collecting() as collected:
         pass
 
     assert collected.report is None
 
 
 def test_several_reports_of_one_call_add_up() -> None:
-    with collecting() as collected:
+    with Collecting() as collected:
         report(confidence=0.9, receipt="r-1", failed_parts=["a"], usd=0.5)
         report(confidence=0.4, of="parse", receipt="r-2", failed_parts=["b"], usd=0.25)
         report(confidence=0.7)
@@ -32,7 +32,7 @@ def test_several_reports_of_one_call_add_up() -> None:
 
 
 def test_the_lowest_of_several_confidences_counts_whichever_comes_last() -> None:
-    with collecting() as collected:
+    with Collecting() as collected:
         report(confidence={"target": 0.2, "record": 1})
         report(confidence={"target": 0.99})
 
@@ -41,7 +41,7 @@ def test_the_lowest_of_several_confidences_counts_whichever_comes_last() -> None
 
 
 def test_who_has_looked_at_a_report_keeps_what_he_saw() -> None:
-    with collecting() as collected:
+    with Collecting() as collected:
         report(confidence=0.9)
         seen = collected.report
         report(confidence=0.1)
@@ -76,7 +76,7 @@ def test_who_has_looked_at_a_report_keeps_what_he_saw() -> None:
     ],
 )
 def test_a_report_that_cannot_be_meant_is_refused_and_nothing_of_it_is_kept(said: dict[str, object], what: str) -> None:
-    with collecting() as collected:
+    with Collecting() as collected:
         report(usd=1)
         with pytest.raises(UsageError, match=what):
             report(**({"receipt": "r-9", "failed_parts": ["x"], "usd": 5} | said))  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def test_a_report_outside_a_guarded_call_is_refused_with_the_remedy() -> None:
 
 
 def test_a_report_that_comes_after_its_call_is_refused() -> None:
-    with collecting() as collected:
+    with Collecting() as collected:
         later = contextvars.copy_context()
 
     with pytest.raises(UsageError, match="outside a guarded call"):
@@ -99,9 +99,9 @@ def test_a_report_that_comes_after_its_call_is_refused() -> None:
 
 
 def test_a_call_within_a_call_has_a_report_of_its_own() -> None:
-    with collecting() as outer:
+    with Collecting() as outer:
         report(usd=1)
-        with collecting() as inner:
+        with Collecting() as inner:
             report(usd=2)
         report(usd=4)
 
@@ -109,7 +109,7 @@ def test_a_call_within_a_call_has_a_report_of_its_own() -> None:
 
 
 def test_a_tool_that_raises_leaves_no_report_behind_for_the_next_call() -> None:
-    with pytest.raises(RuntimeError), collecting():
+    with pytest.raises(RuntimeError), Collecting():
         report(usd=1)
         raise RuntimeError
 
@@ -118,7 +118,7 @@ def test_a_tool_that_raises_leaves_no_report_behind_for_the_next_call() -> None:
 
 def test_calls_that_overlap_as_tasks_keep_their_reports_apart() -> None:
     async def tool(usd: float) -> float:
-        with collecting() as collected:
+        with Collecting() as collected:
             await asyncio.sleep(0)
             report(usd=usd)
             await asyncio.to_thread(report, usd=usd)
@@ -140,7 +140,7 @@ def test_a_thread_that_was_given_no_context_is_told_how_to_get_one() -> None:
         except UsageError as error:
             said.append(str(error))
 
-    with collecting():
+    with Collecting():
         thread = threading.Thread(target=in_thread)
         thread.start()
         thread.join()
@@ -153,7 +153,7 @@ def test_threads_of_one_tool_that_report_at_the_same_time_lose_nothing() -> None
         for _ in range(1_000):
             report(usd=1)
 
-    with collecting() as collected:
+    with Collecting() as collected:
         threads = [threading.Thread(target=contextvars.copy_context().run, args=(in_thread,)) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -168,7 +168,7 @@ def test_endless_parts_and_huge_texts_are_kept_in_part() -> None:
         while True:
             yield "x" * 1_000_000
 
-    with collecting() as collected:
+    with Collecting() as collected:
         report(failed_parts=endless(), receipt="r" * 1_000_000)
         report(failed_parts=["one more"])
 

@@ -9,7 +9,7 @@ stale actors, and tokens from false ones.
 """
 
 from rescind.model.lease import DETAILS, RunLease, fencing_number, lease_among, lease_of
-from rescind.model.order import Order
+from rescind.model.order import why
 
 __all__ = ["DETAILS", "RunLease", "check", "fencing_number", "lease_among", "lease_of"]
 
@@ -25,16 +25,12 @@ def check(lease_number: int, current: RunLease) -> str:
         current: The lease as it is now, by the orders that are known here.
     """
     if current.revoked_by:
-        return f"the lease of {current.run_id} is revoked: {_says(current.revoked_by[0])}"
+        return f"the lease of {current.run_id} is revoked: {why(current.revoked_by[:1])}"
     if current.held_by:
-        return f"{current.run_id} is held at {current.level.label}: {_says(current.held_by[0])}"
+        return f"{current.run_id} is held at {current.level.label}: {why(current.held_by[:1])}"
     if lease_number < current.fencing_number:
         return (
             f"fencing number {lease_number} of {current.run_id} is stale, the current one is {current.fencing_number}: "
             "the lease was revoked since. A run that was given its right back asks for its lease again"
         )
     return ""
-
-
-def _says(order: Order) -> str:
-    return f"{order.reason or 'no reason given'} (order {order.order_id} by {order.actor})"

@@ -90,10 +90,7 @@ class WriteCall:
     def admit(self) -> None:
         """The gate. Raises: CallDenied, RunHalted, DeclarationError."""
         self._declared = self.tool.action  # an incomplete declaration is refused before anything else
-        self.awaits = self.run.admit(self.action, writes=True)
-        if self.awaits is None:
-            because = self.run.guard.approval_reason(self.action)
-            self.awaits = AwaitApproval(because) if because else None
+        self.awaits = self.run.admit(self.action, writes=True) or self._by_policy()
 
     def check_orders(self) -> None:
         """The gate once more, now that the intent is durable (W2). Costs one look at the page if nothing moved."""
@@ -104,11 +101,11 @@ class WriteCall:
 
     def check_waiting(self) -> AwaitApproval | None:
         """The gate while it waits for a person: why it still has to; None if it has not any more."""
-        awaits = self.run.check_waiting(self.action)
-        if awaits is None:
-            because = self.run.guard.approval_reason(self.action)
-            awaits = AwaitApproval(because) if because else None
-        return awaits
+        return self.run.check_waiting(self.action) or self._by_policy()
+
+    def _by_policy(self) -> AwaitApproval | None:
+        because = self.run.guard.approval_reason(self.action)
+        return AwaitApproval(because) if because else None
 
     def record(self) -> None:
         """Bind the arguments and put them into the journal's form. Raises: NotSerialisable, TypeError."""

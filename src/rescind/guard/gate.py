@@ -18,7 +18,7 @@ import msgspec
 
 from rescind.errors import CallDenied
 from rescind.model.level import Level
-from rescind.model.order import Order, covering
+from rescind.model.order import Order, covering, why
 from rescind.model.scope import Subject
 
 ON_UNREADABLE = Level.READ_ONLY
@@ -124,7 +124,7 @@ def judge(
     orders = covering(view.orders, subject, action) if view.orders else ()
     level = orders[0].level if orders else Level.NORMAL
     if level is Level.HALTED:
-        return Halt(_why(orders), tuple(order for order in orders if order.level is Level.HALTED))
+        return Halt(why(orders), tuple(order for order in orders if order.level is Level.HALTED))
     if silence > level:
         if silence is Level.HALTED:
             return Halt(SILENCE, latches=False)
@@ -138,12 +138,12 @@ def judge(
             ON_UNREADABLE,
         )
     if not _allows(level, writes):
-        return Deny(_refusal(action, level, writes, _why(orders)), _why(orders), level, orders)
+        return Deny(_refusal(action, level, writes, why(orders)), why(orders), level, orders)
     if limits.allow is not None and action not in limits.allow:
         allowed = ", ".join(sorted(limits.allow)) or "nothing"
         return Deny(f"{action} is not among what this run may do ({allowed}). Do not retry", "not in the allowlist")
     if writes and Level.SUPERVISED in (level, silence):
-        return AwaitApproval(_why(orders) if level is Level.SUPERVISED else SILENCE, orders)
+        return AwaitApproval(why(orders) if level is Level.SUPERVISED else SILENCE, orders)
     return Allow()
 
 
@@ -155,12 +155,6 @@ def _allows(level: Level, writes: bool) -> bool:
 def spent(action: str, what: str) -> Deny:
     """The refusal of a run that has used up its time or its calls."""
     return Deny(f"{action} was not run: this run has used up its {what}. Stop here and report what was done", what)
-
-
-def _why(orders: tuple[Order, ...]) -> str:
-    first = orders[0]
-    more = f" and {len(orders) - 1} more order(s)" if len(orders) > 1 else ""
-    return f"{first.reason or 'no reason given'} (order {first.order_id} by {first.actor}{more})"
 
 
 def _refusal(action: str, level: Level, writes: bool, why: str) -> str:  # mirrors the action's own kind

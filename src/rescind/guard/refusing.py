@@ -15,7 +15,7 @@ from rescind.errors import (
 )
 from rescind.guard.fallback import Fallback, halted
 from rescind.guard.gate import Deny, Halt
-from rescind.model.order import Measure, Order
+from rescind.model.order import Measure, Order, why
 
 
 def refusal_of(
@@ -78,6 +78,6 @@ def fan_out_refusal(order: Order, *, action: str, run_id: str, started: str) -> 
         action=action,
         run_id=run_id,
         started=started,
-        why=f"{order.reason or 'no reason given'} (order {order.order_id} by {order.actor})",
+        why=why((order,)),
         order_ids=(order.order_id,),
     )

@@ -60,11 +60,6 @@ current_report: ContextVar[Collecting | None] = ContextVar("rescind_report", def
 """Where reports of the guarded call that is running here go, the innermost one's; None outside any."""
 
 
-def collecting() -> Collecting:
-    """Collect the reports of one guarded call: enter it around the tool, then look at its `report`."""
-    return Collecting()
-
-
 def report(
     *,
     confidence: float | Mapping[str, float] | None = None,

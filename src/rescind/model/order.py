@@ -14,7 +14,7 @@ O5. Where lifts need consent, a lift lifts nothing until enough switches and eno
 
 import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -100,6 +100,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         parts = [f"for {self.cause}"] if self.cause else []
         parts += [f"by the rule {self.trigger}"] if self.trigger else []
         return ", ".join(parts)
+
+
+def why(orders: Sequence[Order]) -> str:
+    """Why something is held, by the first of these orders, which are at least one, and how many more there are."""
+    first = orders[0]
+    more = f" and {len(orders) - 1} more order(s)" if len(orders) > 1 else ""
+    return f"{first.reason or 'no reason given'} (order {first.order_id} by {first.actor}{more})"
 
 
 class Lift(msgspec.Struct, frozen=True, kw_only=True):

@@ -274,10 +274,6 @@ class Earlier:
             reached = (*reached, ("call", identity))
         return reached
 
-    def wants_more(self, action: str) -> bool:
-        """Whether a call of this action may reach anything."""
-        return len(self._calls) < EARLIER_MAX or (len(self._actions) < EARLIER_MAX and action not in self._actions)
-
 
 class Trail:
     """One run so far, as `Counts` see it."""
