@@ -127,7 +127,7 @@ def test_a_switch_whose_disk_hangs_answers_in_seconds_renews_nothing_and_is_cons
         assert (health.status, health.document["accepting"]) == (503, False)
         mill.is_writing()
         world.judge()
-        assert lone.last_words() == "held"
+        eventually(lambda: lone.last_words() == "held", "lone to be held")
         assert lone.wrote_after(frozen_s)  # it did write until it was known that the disk hangs
 
     eventually(lambda: one.health()["accepting"], "the switch to recover")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from faults.law import Claim, Witness, claims_of
-from faults.machine import boot_s
+from faults.machine import boot_s, eventually
 from faults.world import World
 
 
@@ -19,7 +19,7 @@ def test_a_stop_binds_whom_it_covers_and_the_neighbours_go_on(world: World) -> N
     assert stopped.states == {shop.pid: "drained", mill.pid: "drained"}
     mill.is_writing()
     world.judge()
-    assert shop.last_words() == "halted"
+    eventually(lambda: shop.last_words() == "halted", "shop to be halted")
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_a_guard_that_is_cut_off_from_one_switch_is_stopped_by_way_of_the_other(
     plant.mill.is_writing()
     plant.world.judge()
     assert sum(plant.net.dropped(target) for _, target in cut) > 0
-    assert plant.shop.last_words() == "halted"
+    eventually(lambda: plant.shop.last_words() == "halted", "shop to be halted")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_guard_that_is_cut_off_from_all_switches_silences_itself_and_nobody_sa
     plant.net.heal()
     receipt_comes_true(plant, stopped.order_id, "drained")
     world.judge()
-    assert shop.last_words() == "halted"
+    eventually(lambda: shop.last_words() == "halted", "shop to be halted")
 
 
 def test_a_guard_that_hears_only_the_switch_without_the_order_is_unknown_until_that_has_it(plant: Plant) -> None:
@@ -142,7 +142,8 @@ def test_switches_that_are_cut_off_from_each_other_stop_whoever_hears_them_and_u
     plant.net.heal()
     orders = {first.order_id, other.order_id, everything.order_id}
     eventually(lambda: plant.one.standing() == plant.two.standing() == orders, "the switches to unite")
-    assert (plant.shop.last_words(), plant.mill.last_words()) == ("halted", "halted")
+    eventually(lambda: plant.shop.last_words() == "halted", "shop to be halted")
+    eventually(lambda: plant.mill.last_words() == "halted", "mill to be halted")
 
 
 def test_a_partition_without_a_stop_lowers_a_guard_and_its_end_raises_it(plant: Plant) -> None:

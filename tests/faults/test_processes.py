@@ -76,7 +76,8 @@ def test_a_forked_agent_is_two_guards_and_both_are_bound(world: World) -> None:
     assert (stopped.line(shop)["runs_covered"], stopped.line(child)["runs_covered"]) == (1, 1)
     mill.is_writing()
     world.judge()
-    assert (shop.last_words(), child.last_words()) == ("halted", "halted")
+    eventually(lambda: shop.last_words() == "halted", "shop to be halted")
+    eventually(lambda: child.last_words() == "halted", "child to be halted")
 
 
 def test_a_child_outlives_its_killed_parent_as_a_guard_of_its_own(world: World) -> None:
@@ -92,7 +93,7 @@ def test_a_child_outlives_its_killed_parent_as_a_guard_of_its_own(world: World) 
     assert (stopped.status, stopped.line(child)["state"]) == (0, "drained"), stopped.answer
     assert stopped.line(shop)["state"] == "silenced"
     world.judge()
-    assert child.last_words() == "halted"
+    eventually(lambda: child.last_words() == "halted", "child to be halted")
 
 
 def _state(receipt: dict[str, object], pid: int) -> object:

@@ -101,13 +101,13 @@ def test_when_all_switches_are_gone_agents_lower_themselves_and_come_back_with_t
     one.kill()
     two.kill()
     lower_themselves(world, [mill], boot_s())
-    assert shop.last_words() == "halted"
+    eventually(lambda: shop.last_words() == "halted", "shop to be halted")
 
     two.start()
     eventually(lambda: mill.last_words() == "rest", "the neighbour to go on", within_s=COMES_BACK_WITHIN_S)
     one.start()
     world.hold(one.receipt(stopped.order_id), [shop])
-    assert shop.last_words() == "halted"
+    eventually(lambda: shop.last_words() == "halted", "shop to be halted")
     assert not shop.wrote_after(stopped.got_s)
 
 
