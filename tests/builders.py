@@ -1,5 +1,10 @@
 """One-line builders that hide what does not matter to a test."""
 
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,3 +95,28 @@ def an_end(call: Call | None = None, outcome: Outcome | None = None, **fields: A
     """How a call ended; at once and well, unless something else is said."""
     call = call or a_call()
     return End(call=call, outcome=outcome or Completed("ok"), **({"at_s": call.at_s} | fields))
+
+
+def at_once(works: Iterable[Callable[[], object]]) -> None:
+    """Do each in a thread of its own, and wait for all."""
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@contextlib.contextmanager
+def switching_every(interval_s: float) -> Iterator[None]:
+    """Threads take turns after so short a time that what is not one move comes apart."""
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(interval_s)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual_s)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a process that a test starts may see: nothing that tells rescind what to do, but for what is given."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")} | more

@@ -6,8 +6,6 @@ transaction as their effect and which rescind knows nothing of.
 
 import contextlib
 import json
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from acceptance.programs import RESCIND, Programs
 
 DEADLINE_S = 20.0
 
@@ -149,7 +149,7 @@ class Bank:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._processes: list[subprocess.Popen[str]] = []
+        self._programs = Programs()
         for name, text in FILES.items():
             (folder / name).write_text(text)
         with self.books() as books:
@@ -159,17 +159,7 @@ class Bank:
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         """A Python process in the bank's folder."""
-        process = subprocess.Popen(
-            [sys.executable, *argv],
-            cwd=self.folder,
-            env=self._environment(),
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self._processes.append(process)
-        return process
+        return self._programs.start(self.folder, sys.executable, *argv, **self._variables)
 
     def start_agent(
         self, run_id: str = "run-1", *, agent: str = "paying-agent@1.0.0", pause_s: float = 0.002
@@ -179,13 +169,11 @@ class Bank:
 
     def rescind(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """One command, to its end."""
-        process = self.start_rescind(*argv)
-        out, err = process.communicate(timeout=60.0)
-        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+        return self._programs.rescind(self.folder, *argv, **self._variables)
 
     def start_rescind(self, *argv: str) -> subprocess.Popen[str]:
         """One command, not waited for."""
-        return self.start("-c", "import sys; from rescind.cli import main; sys.exit(main())", *argv)
+        return self._programs.start(self.folder, *RESCIND, *argv, **self._variables)
 
     def answer(self, *argv: str, status: int = 0) -> dict[str, Any]:
         """The JSON object that a command answers with."""
@@ -196,16 +184,11 @@ class Bank:
 
     def end_all(self) -> None:
         """Kill what is left."""
-        for process in self._processes:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.communicate()
+        self._programs.end_all()
 
-    def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")}
-        return kept | {"RESCIND_STORE": str(self.folder / "store"), "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
+    @property
+    def _variables(self) -> dict[str, str]:
+        return {"RESCIND_STORE": str(self.folder / "store")}
 
     # --- the books ---
 

@@ -5,7 +5,6 @@ The agent of this story is hostile as far as its surroundings go: it runs our gu
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from acceptance.bank import until
+from acceptance.programs import RESCIND, Programs
 from builders import a_lift
 from rescind.clock import SystemClock
 from rescind.switch.store import SqliteOrders
@@ -26,7 +26,6 @@ from switch.client.told_switch import ToldSwitch
 
 pytest.importorskip("litestar")
 
-CLI = (sys.executable, "-c", "import sys; from rescind.cli import main; sys.exit(main())")
 STOPPED, NEIGHBOUR = "agent:billing-agent", "agent:neighbour"
 
 # Appends a line for each write. `steady` writes until it is killed; `once` tries every way to begin a write, for a
@@ -108,7 +107,7 @@ class Town:
     """A switch, two agents with tokens of their own in one folder each, and somebody who may stop."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._processes = folder, list[subprocess.Popen[str]]()
+        self.folder, self._programs = folder, Programs()
         data = str(folder / "switch")
         self.tokens = {
             name: self._cli(folder, "token", "create", "--data", data, "--role", role, "--name", name, *identity)
@@ -118,7 +117,9 @@ class Town:
                 ("neighbour", "agent", "--identity", NEIGHBOUR),
             )
         }
-        switch = self._start(folder, *CLI, "switch", "--data", data, "--port", "0", "--beat", "0.1", "--json")
+        switch = self._programs.start(
+            folder, *RESCIND, "switch", "--data", data, "--port", "0", "--beat", "0.1", "--json"
+        )
         assert switch.stdout is not None
         self.url = json.loads(switch.stdout.readline())["url"]
         for name in ("billing-agent", "neighbour"):
@@ -182,39 +183,20 @@ class Town:
         return 0
 
     def start_agent(self, name: str, mode: str, **variables: str) -> subprocess.Popen[str]:
-        return self._start(self.folder / name, sys.executable, "agent.py", name, mode, **variables)
+        return self._programs.start(self.folder / name, sys.executable, "agent.py", name, mode, **variables)
 
     def cli_of(self, name: str, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        process = self._start(self.folder / name, *CLI, *argv, **variables)
-        out, err = process.communicate(timeout=60.0)
-        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+        return self._programs.rescind(self.folder / name, *argv, **variables)
 
     # --- processes ---
 
     def _cli(self, folder: Path, *argv: str, **variables: str) -> str:
-        process = self._start(folder, *CLI, *argv, **variables)
-        out, err = process.communicate(timeout=60.0)
-        assert process.returncode == 0, (argv, out, err)
-        return out.strip()
-
-    def _start(self, folder: Path, *argv: str, **variables: str) -> subprocess.Popen[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")}
-        process = subprocess.Popen(
-            argv,
-            cwd=folder,
-            env=kept | {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"} | variables,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self._processes.append(process)
-        return process
+        done = self._programs.rescind(folder, *argv, **variables)
+        assert done.returncode == 0, (argv, done.stdout, done.stderr)
+        return done.stdout.strip()
 
     def end_all(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.communicate()
+        self._programs.end_all()
 
 
 @pytest.fixture

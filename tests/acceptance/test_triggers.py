@@ -2,18 +2,20 @@
 
 import contextlib
 import json
-import os
 import socket
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from acceptance.bank import until
+from acceptance.programs import RESCIND, Programs
+
+if TYPE_CHECKING:
+    import subprocess
 
 DESK = """
 import os, pathlib, sqlite3, sys, time
@@ -68,15 +70,13 @@ CREATE TABLE payments (run TEXT, name TEXT);
 CREATE TABLE refusals (run TEXT, why TEXT);
 """
 
-RESCIND = [sys.executable, "-c", "import sys; from rescind.cli import main; sys.exit(main())"]
-
 
 class Company:
     """A folder with a bank and a configuration, agents as processes, and the command line beside them."""
 
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
-        self._processes: list[subprocess.Popen[str]] = []
+        self._programs = Programs()
         (folder / "desk.py").write_text(DESK)
         (folder / "rescind.yaml").write_text(config)
         with self._books() as books:
@@ -84,22 +84,11 @@ class Company:
 
     def start(self, *argv: str, store: str = "store") -> "subprocess.Popen[str]":
         """A process in the company's folder, with a store of this name: another one is another machine."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")}
-        process = subprocess.Popen(
-            [sys.executable, *argv],
-            cwd=self.folder,
-            env=kept | {"RESCIND_STORE": str(self.folder / store), "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"},
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self._processes.append(process)
-        return process
+        return self._programs.start(self.folder, *argv, RESCIND_STORE=str(self.folder / store))
 
     def start_agent(self, agent: str, run_id: str, *, store: str = "store") -> "subprocess.Popen[str]":
         """An agent that sets balances of five customers until it is told otherwise."""
-        return self.start("desk.py", agent, run_id, store=store)
+        return self.start(sys.executable, "desk.py", agent, run_id, store=store)
 
     def tell(self, run_id: str, word: str) -> None:
         """From now on it `spreads`, `fails`, `pays` once, or `ends`."""
@@ -111,9 +100,7 @@ class Company:
 
     def rescind(self, *argv: str, store: str = "store") -> "subprocess.CompletedProcess[str]":
         """One command, to its end."""
-        process = self.start(*RESCIND[1:], *argv, store=store)
-        out, err = process.communicate(timeout=60.0)
-        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+        return self._programs.rescind(self.folder, *argv, RESCIND_STORE=str(self.folder / store))
 
     def answer(self, *argv: str, store: str = "store") -> dict[str, Any]:
         """The JSON object that a command answers with."""
@@ -160,10 +147,7 @@ class Company:
 
     def end_all(self) -> None:
         """Kill what is left."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
+        self._programs.end_all()
 
 
 @pytest.fixture
@@ -288,7 +272,7 @@ def a_switch(company: Company, port: int) -> None:
         assert made.returncode == 0, made.stderr
         (company.folder / f"{name}.token").write_text(made.stdout)
     words = ["switch", "--data", "switch", "--port", str(port), "--policy", "rescind.yaml", "--json"]
-    process = company.start(*RESCIND[1:], *words)
+    process = company.start(*RESCIND, *words)
     assert process.stdout is not None
     assert process.stdout.readline(), process.communicate()
 

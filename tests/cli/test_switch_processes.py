@@ -14,6 +14,7 @@ import pytest
 
 import rescind.cli.delivery
 from acceptance.bank import until
+from builders import environment
 from cli.conftest import Answer, Rescind
 from switch.client.scripted import answer, nobody, placed, saying, serving
 
@@ -23,8 +24,7 @@ PEOPLE = {"olga": "operator", "alice": "approver", "bob": "approver", "vera": "v
 
 
 def run(*argv: str, cwd: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")}
-    done = subprocess.run([*RESCIND, *argv], cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run([*RESCIND, *argv], cwd=cwd, env=environment(), capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -49,10 +49,9 @@ class Switch:
 
     def start(self) -> None:
         words = ["switch", "--data", str(self.folder), "--port", str(self.port), "--json", *self.options]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")}
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [*RESCIND, *words], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+                [*RESCIND, *words], stdout=subprocess.PIPE, stderr=log, text=True, env=environment()
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -1,11 +1,13 @@
 """Fences in front of a target: in memory, and in a database beside the data."""
 
+import functools
 import threading
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
 
+from builders import at_once
 from rescind.containment.fence import FENCES_SQL, FencedTarget, admit
 from rescind.errors import NothingChanged, StaleLease
 
@@ -90,11 +92,7 @@ def test_of_workers_that_race_none_writes_under_a_lower_number_after_a_higher_on
             except StaleLease:
                 return
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in (1, 2, 3, 4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    at_once(functools.partial(work, number) for number in (1, 2, 3, 4))
 
     assert written == sorted(written)
     assert written[-1] == 4
@@ -117,11 +115,7 @@ def test_a_fence_in_memory_lets_nothing_lower_pass_under_any_concurrency() -> No
                 wrong.append((number + step, known))
             highest.append(number + step)
 
-    workers = [threading.Thread(target=work, args=(number * 20 + 1,)) for number in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    at_once(functools.partial(work, number * 20 + 1) for number in range(8))
 
     assert not wrong
     with pytest.raises(StaleLease, match=f"{max(highest)} was seen"):

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from builders import environment
 from faults.law import UNKNOWN, Claim, Witness, claims_of
 from faults.machine import PATIENCE_S, Answer, ask, boot_s, eventually, free_port, sh
 
@@ -417,10 +418,6 @@ def hears_all(switch: Switch, agent: Agent, count: int) -> bool:
     """Whether the switch knows the names of all switches that the agent follows."""
     found = [guard["report"] for guard in switch.guards() if guard["report"]["pid"] == agent.pid]
     return any(len(report.get("hears", ())) == count for report in found)
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RESCIND")} | more
 
 
 def _state(pid: int) -> str:

@@ -1,13 +1,14 @@
 """Approvals: a write waits for a person, who approves exactly what is then executed, once."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from builders import a_draft, a_lift, an_order, events_of, steps_of
+from builders import a_draft, a_lift, an_order, at_once, events_of, steps_of
 from rescind.clock import SystemClock, from_us
 from rescind.config import ApprovalConfig
 from rescind.errors import (
@@ -539,11 +540,7 @@ def test_of_two_who_decide_in_the_same_moment_one_wins_and_the_other_is_told() -
             except UsageError as error:
                 told.append(str(error))  # noqa: B023
 
-        threads = [threading.Thread(target=person, args=(each,)) for each in ("approved", "denied")]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(functools.partial(person, each) for each in ("approved", "denied"))
         decided = [event for event in events_of(shop.journal) if isinstance(event, ApprovalDecided)]
         assert len(decided) == 1
         assert told == [

@@ -13,9 +13,10 @@ import pytest
 from rescind.config import ApprovalConfig
 from rescind.errors import RescindError
 from rescind.guard.call import WriteCall, idempotency_key
+from rescind.guard.drive import perform
 from rescind.guard.flow import write_flow
 from rescind.guard.guard import Guard
-from rescind.guard.request import Append, Boundary, LookUp, Perform, ReadRun, Request, Threw, Wait, read_run
+from rescind.guard.request import Request, Threw
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Query
 from rescind.model.approval import fold_approvals
@@ -66,7 +67,7 @@ class Call:
         with self.process.run.activate():
             try:
                 try:
-                    answer = self._perform(self.request)
+                    answer = perform(self.request, self.process.guard.journal)
                 except RescindError as error:
                     self.request = self.flow.throw(error)
                 else:
@@ -84,22 +85,6 @@ class Call:
                     self.flow.throw(_KilledError())
             except (StopIteration, _KilledError):
                 return
-
-    def _perform(self, request: Request) -> Any:
-        journal = self.process.guard.journal
-        match request:
-            case Append(drafts):
-                return journal.append(drafts)
-            case LookUp(tenant, key):
-                return journal.slot(tenant, key)
-            case ReadRun():
-                return read_run(journal, request)
-            case Wait(clock, duration_s):
-                return clock.sleep(duration_s)
-            case Perform(function):
-                return function()
-            case Boundary():
-                return None
 
 
 class World:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from builders import at_once
 from rescind.errors import UsageError
 from rescind.guard.reporting import FAILED_PARTS_MAX, MORE_PARTS, Collecting, current_report, report
 from rescind.triggers.facts import ToolReport
@@ -154,11 +156,7 @@ def test_threads_of_one_tool_that_report_at_the_same_time_lose_nothing() -> None
             report(usd=1)
 
     with Collecting() as collected:
-        threads = [threading.Thread(target=contextvars.copy_context().run, args=(in_thread,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(functools.partial(contextvars.copy_context().run, in_thread) for _ in range(4))
 
     assert collected.report == ToolReport(usd=4_000.0)
 

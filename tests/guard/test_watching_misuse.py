@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 import rescind
-from builders import a_lift, an_order, events_of
+from builders import a_lift, an_order, events_of, switching_every
 from guard.shop import Shop
 from rescind.errors import BreakerForcedOpen, CallDenied, FanOutBlocked
 from rescind.guard.fallback import public_reason
@@ -79,7 +78,7 @@ def test_a_detector_that_is_broken_for_good_refuses_each_call_that_its_failure_r
 
 def test_no_hold_is_lost_where_threads_share_a_run(tmp_path: Path) -> None:
     shop = Shop(tmp_path, "policy: {}")
-    interval_s, done = sys.getswitchinterval(), threading.Event()
+    done = threading.Event()
 
     def call() -> None:
         while not done.is_set():
@@ -90,17 +89,16 @@ def test_no_hold_is_lost_where_threads_share_a_run(tmp_path: Path) -> None:
         forever = shop.clock.boot_s() + 1e6
         run.hold_at(Hold(level=Level.PAUSED, until_s=forever, why="the first", advice="Wait"))
         callers = [threading.Thread(target=call) for _ in range(2)]
-        sys.setswitchinterval(1e-6)
-        try:
-            for caller in callers:
-                caller.start()
-            for number in range(2_000):
-                run.hold_at(Hold(level=Level.PAUSED, until_s=forever, why=f"number {number}", advice="Wait"))
-        finally:
-            done.set()
-            for caller in callers:
-                caller.join()
-            sys.setswitchinterval(interval_s)
+        with switching_every(1e-6):
+            try:
+                for caller in callers:
+                    caller.start()
+                for number in range(2_000):
+                    run.hold_at(Hold(level=Level.PAUSED, until_s=forever, why=f"number {number}", advice="Wait"))
+            finally:
+                done.set()
+                for caller in callers:
+                    caller.join()
         assert len(run._holds) == 2_001
 
 

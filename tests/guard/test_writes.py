@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rescind
-from builders import a_guard, events_of, steps_of
+from builders import a_guard, at_once, events_of, steps_of
 from rescind.errors import (
     IdempotencyConflict,
     NoRun,
@@ -422,11 +422,7 @@ def test_threads_with_one_key_have_one_effect() -> None:
                 results.append("in doubt")
 
     with run:
-        threads = [threading.Thread(target=work) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(work for _ in range(16))
 
     assert effects == [1]
     assert len(results) == 16

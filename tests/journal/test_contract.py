@@ -1,6 +1,7 @@
 """The laws of `Journal`, one test per law and store. J2 on disk is in `test_processes`."""
 
 import asyncio
+import functools
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import NOON, NOON_US, a_draft, a_run, a_step, ended, intended, opened
+from builders import NOON, NOON_US, a_draft, a_run, a_step, at_once, ended, intended, opened
 from journal.stores import CLAIM, everything, new_journal, open_runs, run_ids, sequences
 from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.chain import Link, entry_hash, genesis, verify_chain
@@ -101,11 +102,7 @@ def test_j3_of_many_threads_exactly_one_gets_a_position(journal: Journal) -> Non
         except SequenceConflict:
             outcomes.append("lost")
 
-    racers = [threading.Thread(target=race, args=(str(number),)) for number in range(8)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join()
+    at_once(functools.partial(race, str(number)) for number in range(8))
 
     assert sorted(outcomes) == ["lost"] * 7 + ["won"]
 
@@ -169,11 +166,7 @@ def test_j5_chains_of_concurrent_runs_do_not_mix(journal: Journal) -> None:
         for number in range(20):
             journal.append([intended(a_step(str(number)), name), ended(str(number), run_id=name)])
 
-    writers = [threading.Thread(target=write, args=(name,)) for name in names]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    at_once(functools.partial(write, name) for name in names)
 
     for name in names:
         entries = everything(journal, Query(run_id=name))
@@ -279,11 +272,7 @@ def test_j6_one_of_many_concurrent_claims_wins_and_the_others_learn_who(journal:
     def claim(name: str) -> None:
         answers.append(journal.append([intended(a_step(), name, claim=CLAIM)]))
 
-    claimants = [threading.Thread(target=claim, args=(f"run-{number}",)) for number in range(8)]
-    for claimant in claimants:
-        claimant.start()
-    for claimant in claimants:
-        claimant.join()
+    at_once(functools.partial(claim, f"run-{number}") for number in range(8))
 
     taken = [answer.slot for answer in answers if isinstance(answer, SlotTaken)]
     assert len(taken) == 7

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sqlite3
@@ -9,13 +10,12 @@ import stat
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders import a_step, intended, opened
+from builders import a_step, at_once, intended, opened
 from journal.stores import everything
 from rescind.errors import JournalUnavailable, RescindError, StoreFormatError
 from rescind.journal import connection as connections
@@ -117,11 +117,7 @@ def test_j7_everybody_in_a_failed_batch_is_refused(tmp_path: Path) -> None:
         except JournalUnavailable as error:
             outcomes.append(str(error))
 
-    threads = [threading.Thread(target=try_once, args=(number,)) for number in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(functools.partial(try_once, number) for number in range(10))
 
     assert len(outcomes) == 10
     assert len(everything(journal)) == 1

@@ -1,15 +1,15 @@
 """The laws of `Orders`, one test per law, over both stores; and what only files can do wrong."""
 
+import functools
 import os
 import sqlite3
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from builders import NOON_US, a_lift, an_order
+from builders import NOON_US, a_lift, an_order, at_once
 from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Order, OrderSet
@@ -135,11 +135,7 @@ def test_many_threads_lose_no_order(orders: Orders) -> None:
         for number in range(10):
             orders.place(an_order(f"ord-{thread}-{number}"))
 
-    threads = [threading.Thread(target=place, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(functools.partial(place, number) for number in range(4))
     assert len(orders.standing().orders) == 40
     assert orders.standing().settled
 

@@ -2,13 +2,12 @@
 
 import contextlib
 import sqlite3
-import threading
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from builders import an_order
+from builders import an_order, at_once
 from rescind.model.level import Level
 from rescind.model.order import Measure
 from rescind.switch import database
@@ -47,11 +46,7 @@ def test_of_many_that_open_an_older_store_at_once_each_finds_it_upgraded(tmp_pat
     def open_it() -> None:
         found.append(len(SqliteOrders(tmp_path).standing().orders))
 
-    threads = [threading.Thread(target=open_it) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(open_it for _ in range(8))
 
     assert found == [1] * 8
 

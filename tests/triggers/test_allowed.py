@@ -1,12 +1,11 @@
 """What a run may do: actions, tenants, targets, amounts."""
 
-import threading
 from typing import Any
 
 import msgspec
 import pytest
 
-from builders import a_call, a_run
+from builders import a_call, a_run, at_once
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo, Target
 from rescind.triggers.allowed import (
@@ -165,11 +164,7 @@ def test_amounts_that_are_asked_for_at_the_same_time_do_not_share_what_is_left()
     def in_thread() -> None:
         admitted.append(sum(watch.asked(a_call(arguments={"amount": 1})) is None for _ in range(400)))
 
-    threads = [threading.Thread(target=in_thread) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(in_thread for _ in range(4))
 
     assert sum(admitted) == 1_000
 

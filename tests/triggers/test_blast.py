@@ -1,12 +1,12 @@
 """How far a run's writes reach."""
 
-import threading
+import functools
 from typing import Any
 
 import msgspec
 import pytest
 
-from builders import a_call, a_run, an_end
+from builders import a_call, a_run, an_end, at_once
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo, Target
 from rescind.triggers.blast import BlastConfig, BlastDetector, BlastWatch
@@ -194,11 +194,7 @@ def test_calls_that_overlap_touch_no_more_than_the_limit() -> None:
             if watch.asked(on(number * 4 + which)) is None:
                 touched.add(number * 4 + which)
 
-    threads = [threading.Thread(target=in_thread, args=(which,)) for which in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(functools.partial(in_thread, which) for which in range(4))
 
     assert len(touched) == 100
 

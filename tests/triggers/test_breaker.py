@@ -4,7 +4,6 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from builders import at_once
 from rescind.model.signal import SignalKind
 from rescind.triggers.breaker import TABLE, Breaker, Event, Pass, Refused, State, next_state
 from rescind.triggers.change import weights_of
@@ -353,7 +353,7 @@ def test_b2_exactly_so_many_probes_enter_under_sixteen_callers(probes: int) -> N
             if isinstance(passed, Pass):
                 entered.append(passed)
 
-    in_threads(16, caller)
+    at_once([caller] * 16)
     assert [passed.is_probe for passed in entered] == [True] * probes
 
 
@@ -385,7 +385,7 @@ def test_threads_lose_no_failure() -> None:
     breaker = Breaker(
         Bounds(rule=Rule.WINDOW, error_rate=0.9, minimum_calls=8_000, spike_factor=None, anomaly_rate=None)
     )
-    in_threads(8, lambda: [call(breaker, 100, FAILED) for _ in range(999)])
+    at_once([lambda: [call(breaker, 100, FAILED) for _ in range(999)]] * 8)
     assert state_of(breaker) is State.CLOSED
     for _ in range(8):
         call(breaker, 100, FAILED)
@@ -395,11 +395,3 @@ def test_threads_lose_no_failure() -> None:
 def test_a_breaker_does_not_begin_open() -> None:
     with pytest.raises(ValueError, match="begins closed"):
         Breaker(BOUNDS, state=State.OPEN)
-
-
-def in_threads(number: int, work: Callable[[], object]) -> None:
-    threads = [threading.Thread(target=work) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

@@ -1,13 +1,12 @@
 """What a run may spend, with the runs that it starts."""
 
 import gc
-import threading
 from typing import Any
 
 import msgspec
 import pytest
 
-from builders import a_call, a_run, an_end
+from builders import a_call, a_run, an_end, at_once
 from rescind.model.signal import Finding, SignalKind
 from rescind.triggers.budgets import BudgetConfig, BudgetDetector, BudgetWatch
 from rescind.triggers.facts import ToolReport
@@ -181,11 +180,7 @@ def test_calls_that_overlap_do_not_share_what_is_left() -> None:
     def in_thread() -> None:
         admitted.append(sum(watch.asked(a_call()) is None for _ in range(400)))
 
-    threads = [threading.Thread(target=in_thread) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(in_thread for _ in range(4))
 
     assert sum(admitted) == 1_000
 

@@ -1,10 +1,10 @@
 """The laws that hold for every detector, D1 to D5 of `rescind.triggers.detector`, whoever has written it."""
 
+import functools
 import gc
 import random
 import re
 import sys
-import threading
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from builders import a_run
+from builders import a_run, at_once, switching_every
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
 from rescind.model.signal import Finding
 from rescind.model.step import RunInfo, Target
@@ -201,16 +201,8 @@ def test_calls_that_overlap_in_threads_do_not_make_it_raise(name: str) -> None: 
         except Exception as error:  # noqa: BLE001  # whatever it is, the test says so
             errors.append(error)
 
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        threads = [threading.Thread(target=in_thread, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval_s)
+    with switching_every(1e-5):
+        at_once(functools.partial(in_thread, seed) for seed in range(4))
 
     assert errors == []
 

@@ -1,11 +1,11 @@
 """Counting different things in bounded memory, compared with counting that keeps everything."""
 
-import sys
-import threading
+import functools
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import at_once, switching_every
 from rescind.triggers.distinct import CountLately, Distinct, DistinctLately
 
 
@@ -62,16 +62,8 @@ def test_threads_that_overlap_are_never_admitted_more_than_the_bound() -> None:
                 keys[1].add(key)
             admitted[which] += events.admits(1.0)
 
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=in_thread, args=(which,)) for which in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval_s)
+    with switching_every(1e-6):
+        at_once(functools.partial(in_thread, which) for which in range(8))
 
     assert 500 - 8 <= len(keys[0]) <= 500
     assert 500 - 8 <= len(keys[1]) <= 500

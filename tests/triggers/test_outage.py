@@ -1,11 +1,11 @@
 """A tool that is down is told from a run that is out of order."""
 
-import threading
+import functools
 from typing import Any
 
 import pytest
 
-from builders import a_call, a_run
+from builders import a_call, a_run, at_once
 from rescind.model.outcome import Completed, Outcome, Unknown
 from rescind.triggers.facts import End
 from rescind.triggers.outage import ACTIONS_MAX, RUNS_MAX, Cause, OutageConfig, Outages
@@ -103,11 +103,7 @@ def test_threads_may_tell_and_ask_at_once() -> None:
             an_outcome(outages, f"{name}-{number % 7}", LOST)
             causes.append(outages.judge("pay", f"{name}-{number % 7}"))
 
-    threads = [threading.Thread(target=work, args=(f"thread-{number}",)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(functools.partial(work, f"thread-{number}") for number in range(6))
     assert causes.count(Cause.OUTAGE) > 1_000
 
 

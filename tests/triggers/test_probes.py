@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import NOON_US, a_lift, an_order
+from builders import NOON_US, a_lift, an_order, at_once
 from rescind.errors import OrdersUnavailable
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
@@ -223,11 +223,7 @@ def test_p1_exactly_so_many_probes_under_sixteen_threads(orders: Store) -> None:
         together.wait()
         answers.extend(ask(orders, trip) for _ in range(5))
 
-    threads = [threading.Thread(target=prober) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(prober for _ in range(16))
 
     numbers = sorted(answer.parts[0].number for answer in answers if isinstance(answer, Claim))
     assert numbers == [1, 2, 3]

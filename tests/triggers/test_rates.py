@@ -1,16 +1,16 @@
 """Breakers that all runs share: what trips, what is spared (R1 to R4), and what is said of it."""
 
+import functools
 import gc
 import itertools
 import os
-import threading
 import tracemalloc
 from typing import Any
 
 import msgspec
 import pytest
 
-from builders import a_call, a_run
+from builders import a_call, a_run, at_once
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
 from rescind.model.scope import Scope
 from rescind.model.signal import Finding, Severity, SignalKind
@@ -344,11 +344,7 @@ def test_threads_neither_fail_nor_lose_a_trip() -> None:
             if finding is not None:
                 found.append(finding)
 
-    threads = [threading.Thread(target=calls, args=(f"thread-{number}",)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(functools.partial(calls, f"thread-{number}") for number in range(6))
     assert [finding.facts["strikes"] for finding in found].count(0) == 1
 
 

@@ -33,7 +33,7 @@ def drive(flow: WriteFlow, journal: Journal) -> Any:
         request = next(flow)
         while True:
             try:
-                answer = _perform(request, journal)
+                answer = perform(request, journal)
             except BaseException as error:  # noqa: BLE001  # the flow decides what an error means
                 request = flow.throw(error)
             else:
@@ -42,7 +42,11 @@ def drive(flow: WriteFlow, journal: Journal) -> Any:
         return _leave(done.value)
 
 
-def _perform(request: Request, journal: Journal) -> Any:
+def perform(request: Request, journal: Journal) -> Any:
+    """Do what the flow of a synchronous tool asks for, in this thread.
+
+    Raises: whatever that raises; the flow decides what it means.
+    """
     match request:
         case Perform(function):
             answer = function()

@@ -18,10 +18,11 @@ from rescind.compensation.selection import Selection
 from rescind.compensation.survey import make_plan
 from rescind.errors import NothingChanged, RescindError
 from rescind.guard.call import WriteCall, idempotency_key
+from rescind.guard.drive import perform
 from rescind.guard.effect import PastStep
 from rescind.guard.flow import write_flow
 from rescind.guard.guard import Guard
-from rescind.guard.request import Append, Boundary, LookUp, Perform, ReadRun, Request, Wait, WriteFlow, read_run
+from rescind.guard.request import Request, WriteFlow
 from rescind.guard.run import Run
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Appended, Draft, Query, SlotTaken
@@ -264,25 +265,10 @@ class SimulatedWorld:
         """Answer the call's request; whether that was its last."""
         with call.run.activate():
             try:
-                answer = self._perform(call.request)
+                answer = perform(call.request, self.guard.journal)
             except Exception as error:  # noqa: BLE001  # the flow decides what an error means
                 return call.ends_with(error)
             return call.goes_on_with(answer)
-
-    def _perform(self, request: Request) -> Any:
-        match request:
-            case Append(drafts):
-                return self.guard.journal.append(drafts)
-            case LookUp(tenant, key):
-                return self.guard.journal.slot(tenant, key)
-            case ReadRun():
-                return read_run(self.guard.journal, request)
-            case Wait(clock, duration_s):
-                return clock.sleep(duration_s)
-            case Perform(function):
-                return function()
-            case Boundary():
-                return None
 
     def _crash(self, under_way: list[_Call]) -> list[_Call]:
         self.crashes += 1

@@ -1,11 +1,13 @@
 """One suite for the laws of `QueuePort`, over every queue that there is."""
 
+import functools
 import threading
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders import at_once
 from containment.queues.worlds import BILLING, MAILING, World, take_all
 from rescind.containment.queues.port import CannotHold
 from rescind.model.scope import Scope
@@ -135,11 +137,7 @@ def test_q5_keepers_that_work_at_once_lose_and_double_nothing(world: World) -> N
             failures.append(error)
 
     world.put(*sorted(names))
-    keepers = [threading.Thread(target=keep, args=(f"ord-{number}",)) for number in range(3)]
-    for keeper in keepers:
-        keeper.start()
-    for keeper in keepers:
-        keeper.join()
+    at_once(functools.partial(keep, f"ord-{number}") for number in range(3))
 
     assert not failures
     for order_id in world.port().held():

@@ -1,5 +1,6 @@
 """Laws A1 to A4 of the outbox: never in the way, bounded, and open about what it lost."""
 
+import functools
 import itertools
 import logging
 import threading
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from builders import NOON, an_order
+from builders import NOON, an_order, at_once
 from rescind.clock import SystemClock
 from rescind.switch.alerts import (
     Alert,
@@ -268,11 +269,7 @@ def test_many_threads_may_put_at_once_and_nothing_is_lost() -> None:
             for number in range(begin, begin + 200):
                 alerts.put(an_alert(number))
 
-        threads = [threading.Thread(target=put_from, args=(begin,)) for begin in range(0, 1_600, 200)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(functools.partial(put_from, begin) for begin in range(0, 1_600, 200))
         assert idle(alerts)
 
     assert {alert.alert_id for alert in channel.sent} == {an_alert(n).alert_id for n in range(1_600)}

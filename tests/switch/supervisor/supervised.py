@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from builders import environment
 from rescind.clock import SystemClock, SystemIds
 from rescind.model.level import Level
 from rescind.model.scope import Scope
@@ -51,11 +52,6 @@ def lives(pid: int) -> bool:
 
 def is_suspended(pid: int) -> bool:
     return state_of(pid) == "T"
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RESCIND_")}
-    return kept | more
 
 
 class Supervise:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from switch.supervisor.supervised import MAIN, PATIENCE_S, Operator, environment, until
+from builders import environment
+from switch.supervisor.supervised import MAIN, PATIENCE_S, Operator, until
 
 
 class Typist:

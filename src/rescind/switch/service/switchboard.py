@@ -135,21 +135,21 @@ class Switchboard:
     async def _place(self, doc: OrderDoc, order_id: str, caller: Caller) -> Placed:
         async with self._turn(order_id):
             order = self._intake.order(doc, order_id, caller)
-            note = Note(
-                what="order.placed",
-                subject=order.order_id,
-                actor=order.actor,
-                person=_person(caller),
-                origin=caller.origin,
-                detail=_says(order),
-            )
-            return await self._stand(order, note)
+            return await self._stand(order, caller, _says(order))
 
     async def place_by_itself(self, order: Order, caller: Caller, detail: str) -> Placed:
         """Place an order that no person asked for, on what a caller has told. As `place`, with the audit line's detail.
 
         Raises: OrdersUnavailable, and then it is not known to stand.
         """
+
+        async def stand() -> Placed:
+            async with self._turn(order.order_id):
+                return await self._stand(order, caller, detail)
+
+        return await self._in_time(stand())
+
+    async def _stand(self, order: Order, caller: Caller, detail: str) -> Placed:
         note = Note(
             what="order.placed",
             subject=order.order_id,
@@ -158,14 +158,6 @@ class Switchboard:
             origin=caller.origin,
             detail=detail,
         )
-
-        async def stand() -> Placed:
-            async with self._turn(order.order_id):
-                return await self._stand(order, note)
-
-        return await self._in_time(stand())
-
-    async def _stand(self, order: Order, note: Note) -> Placed:
         (appended,) = await self._publisher.append([Entry(record_of(order), note)])
         if appended.is_new:
             self.on_records()
