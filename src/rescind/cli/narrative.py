@@ -84,7 +84,7 @@ def _words(event: Event) -> str:
 
 def _signal(event: Signalled) -> str:
     signal = event.signal
-    what = f"{signal.severity.label} signal {signal.kind.value}.{signal.rule}{_because(signal.detail)}"
+    what = f"{signal.severity.label} signal {signal.name}{_because(signal.detail)}"
     done = ", ".join(event.responses) or "nothing done"
     return f"{what}; {'would have: ' if event.shadow else ''}{done}"
 

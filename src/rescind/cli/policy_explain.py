@@ -212,7 +212,7 @@ def _as_json(each: Explained, history: OrderSet, policy: "Policy | None", store:
         "signals": [
             {
                 "signal_id": signalled.signal.signal_id,
-                "signal": f"{signalled.signal.kind.value}.{signalled.signal.rule}",
+                "signal": signalled.signal.name,
                 "severity": signalled.signal.severity.label,
                 "detail": signalled.signal.detail,
                 "facts": signalled.signal.facts,

@@ -197,7 +197,7 @@ def _as_json(replay: "Replay", rules: list[Tried], source: str, contained: set[i
                         "step_id": fired.signal.step_id,
                         "agent": fired.run.agent,
                         "action": fired.action,
-                        "signal": f"{fired.signal.kind.value}.{fired.signal.rule}",
+                        "signal": fired.signal.name,
                         "severity": fired.signal.severity.label,
                         "scope": str(fired.signal.scope),
                         "detail": fired.signal.detail,

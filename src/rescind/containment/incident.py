@@ -79,7 +79,7 @@ def open_or_join(
     Raises: JournalUnavailable.
     """
     scope = scope_of(signal, agent)
-    cause = f"{signal.kind.value}.{signal.rule} {scope}"
+    cause = signal.cause_in(scope)
     for attempt in range(_ATTEMPTS_MAX):
         incident_id, incident = _belonging(journal, cause, signal)
         if incident is None:
@@ -226,7 +226,7 @@ def _opening(
         title=signal.detail,
         severity=signal.severity.label,
     )
-    alert = f"{signal.kind.value}.{signal.rule} on {scope}: {signal.detail}"
+    alert = f"{signal.name} on {scope}: {signal.detail}"
     events: list[Event] = [
         RunOpened(run=run, guard_id=guard_id),
         opened,

@@ -26,7 +26,7 @@ class IncidentDesk:
 
     def open_or_join(self, signal: Signal, *, tenant: str = "", agent: str = "") -> Joined:
         """See `incident.open_or_join`. Raises: JournalUnavailable."""
-        cause = f"{signal.kind.value}.{signal.rule} {scope_of(signal, agent)}"
+        cause = signal.cause_in(scope_of(signal, agent))
         with self._lock:
             joined = open_or_join(
                 self._journal,

@@ -87,7 +87,7 @@ class ByTrigger:
         screen.act("Stop: by the policy, before anybody has noticed")
         where = f"process {fired.where.pid}" if fired.where is not None else signal.source
         screen.say(f"In {where}, the rule {fired.order.trigger} has fired:")
-        screen.bad(f"{signal.kind.value}.{signal.rule}", note=signal.detail)
+        screen.bad(signal.name, note=signal.detail)
         screen.say(
             f"That record was not touched. The release is paused wherever it runs, after {len(damage.customers)} of "
             f"{WRONGED} customers: counted in the database, not by the rule."
@@ -152,7 +152,7 @@ class ByOperator:
         spared = world.charged_before(ROGUE, self._lookout.monotonic_s(signal.noticed_at))
         return (
             f"The policy was in shadow. Its rule {RULE} would have stopped the release after {spared} customers "
-            f"({signal.kind.value}.{signal.rule})."
+            f"({signal.name})."
         )
 
 

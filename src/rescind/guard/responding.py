@@ -96,7 +96,7 @@ class Responder:
         return refusal
 
     def _signal(self, finding: Finding, call: Call, watch: RunWatch) -> Signal:
-        name = f"{finding.kind.value}.{finding.rule}"
+        name = finding.name
         if not finding.again or name not in watch.told:
             watch.told[name] = self._guard.ids.new_id("sig")
         return Signal.of(

@@ -79,6 +79,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     again: bool = False
     besides: "tuple[Finding, ...]" = ()
 
+    @property
+    def name(self) -> str:
+        """What was found, in one word: `blast_radius.records_per_run`."""
+        return f"{self.kind.value}.{self.rule}"
+
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A finding with its identity. The same signal may arrive twice or late, and then changes nothing.
@@ -129,6 +134,15 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         )
 
     @property
+    def name(self) -> str:
+        """What was found, in one word: `blast_radius.records_per_run`."""
+        return f"{self.kind.value}.{self.rule}"
+
+    @property
     def cause(self) -> str:
         """What signals are grouped by: `blast_radius.records_per_run agent:billing-agent`."""
-        return f"{self.kind.value}.{self.rule} {self.scope}"
+        return self.cause_in(self.scope)
+
+    def cause_in(self, scope: Scope) -> str:
+        """As `cause`, where it is grouped with others under a scope of all of them."""
+        return f"{self.name} {scope}"

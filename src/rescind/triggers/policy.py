@@ -81,8 +81,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 def _names_of(signal: Signal) -> tuple[str, str, str]:
     """What a rule may call the signal."""
-    kind: str = signal.kind.value
-    return EVERY_SIGNAL, kind, f"{kind}.{signal.rule}"
+    return EVERY_SIGNAL, signal.kind.value, signal.name
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +148,7 @@ class Tally:
         counts = self._counts
         if counts is None:
             counts = self._counts = {}
-        name = f"{signal.kind.value}.{signal.rule}"
+        name = signal.name
         if name not in counts and len(counts) >= TALLIED_MAX:
             return 1
         is_new = not (isinstance(signal, Finding) and signal.again)

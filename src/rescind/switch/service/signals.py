@@ -238,7 +238,7 @@ def _grouped(signal: Signal, guard: Guard | None, incident: str) -> str:
         terms.add(Term("agent", agent))
     if not terms:
         return incident or signal.cause
-    return f"{signal.kind.value}.{signal.rule} {Scope(tuple(sorted(terms)))}"
+    return signal.cause_in(Scope(tuple(sorted(terms))))
 
 
 def _again(known: Noticed) -> Noticed:
