@@ -7,7 +7,7 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rescind.errors import CallDenied, UsageError
+from rescind.errors import UsageError
 from rescind.guard.contained import covered_by_measures, fan_out_blocked, snapshot_of
 from rescind.guard.fallback import Fallback
 from rescind.guard.gate import UNSEEN, Allow, AwaitApproval, Deny, Halt, Limits, Verdict, View, judge, spent
@@ -119,9 +119,9 @@ class Governed:
         if now_s >= self._lease.until_s:
             awaits = self._judge_in_silence(action, writes=writes) or awaits
         if now_s >= self._deadline_s:
-            self._refuse(spent(action, "time"), action)
+            self.refuse(spent(action, "time"), action)
         if next(self._calls) > self._limits.calls_max or (self.above is not None and self.above.is_spent()):
-            self._refuse(spent(action, "calls"), action)
+            self.refuse(spent(action, "calls"), action)
         return awaits
 
     def check_orders(self, action: str, *, writes: bool) -> AwaitApproval | None:
@@ -141,7 +141,7 @@ class Governed:
     def check_waiting(self, action: str) -> AwaitApproval | None:
         """As `check_orders`, of a write that waits for a person: its run's time may be up meanwhile."""
         if self._boot_s() >= self._deadline_s:
-            self._refuse(spent(action, "time"), action)
+            self.refuse(spent(action, "time"), action)
         return self.check_orders(action, writes=True)
 
     def is_spent(self) -> bool:
@@ -163,7 +163,7 @@ class Governed:
         assert isinstance(deny, Deny), "a trip refuses writes"
         found = claim(self.guard, trips, deny)
         if isinstance(found, Deny):
-            self._refuse(found, action)
+            self.refuse(found, action)
         return found
 
     # --- detectors ---
@@ -225,11 +225,6 @@ class Governed:
             why = f"how {asked.action} ended could not be judged ({type(error).__name__})"
             logger.error("run %s: %s; this process holds it at read_only", self.run_id, why)
             self.hold_at(unending_hold(Level.READ_ONLY, why))
-
-    def refuse(self, deny: Deny, action: str) -> NoReturn:
-        """Refuse one call, for what was found at it. Raises: CallDenied."""
-        self._record_refusal(deny, action)
-        raise CallDenied(deny.message, action=action, level=deny.level)
 
     def hold_at(self, hold: Hold) -> None:
         """Hold this run at a level, in this process alone, until the hold is over."""
@@ -319,7 +314,7 @@ class Governed:
         if isinstance(verdict, Deny) and writes and trips_among(verdict.orders):
             is_open, verdict = True, self._through_breakers(verdict, action)
         if not isinstance(verdict, Allow | AwaitApproval):
-            self._refuse(verdict, action)
+            self.refuse(verdict, action)
         if view.orders and action in self.guard.spawning:
             self._refuse_fan_out(action, action)
         if isinstance(verdict, AwaitApproval):
@@ -339,7 +334,7 @@ class Governed:
         if isinstance(verdict, AwaitApproval):
             return verdict
         if not isinstance(verdict, Allow):
-            self._refuse(verdict, action)
+            self.refuse(verdict, action)
         return None
 
     def _held_here(self, action: str, *, writes: bool) -> Deny | AwaitApproval | None:
@@ -392,7 +387,8 @@ class Governed:
             above = above.above
         return None
 
-    def _refuse(self, verdict: Deny | Halt, action: str) -> NoReturn:
+    def refuse(self, verdict: Deny | Halt, action: str) -> NoReturn:
+        """Refuse one call; a halt is latched before. Raises: CallDenied, RunHalted."""
         if isinstance(verdict, Halt) and verdict.latches:
             self.latch(verdict)
         self._record_refusal(verdict, action)

@@ -44,8 +44,8 @@ def _denied(verdict: Deny, action: str, run_id: str, fencing: Callable[[], int])
     # Only of the most severe orders: what holds less than another one is not what the call was refused for.
     decisive = [order for order in verdict.orders if order.level is verdict.level]
     measures = {order.measure for order in decisive}
-    if Measure.LEVEL in measures or not measures:
-        return CallDenied(verdict.message, action=action, level=verdict.level, order_ids=order_ids)
+    if Measure.LEVEL in measures:
+        measures = {Measure.LEVEL}  # it would refuse the call without the others, too
     if Measure.REVOKE in measures:
         return LeaseRevoked(
             action=action, run_id=run_id, fencing_number=fencing(), why=verdict.reason, order_ids=order_ids

@@ -237,10 +237,10 @@ def a_hold(level: Level, until_s: float, signal: Signal, now_s: float) -> Hold:
 def _refusal(signal: Signal, decision: Decision, action: str) -> Deny:
     verbs = {response.verb for response in decision.responses}
     if Verb.RETRY in verbs:
-        advice, retry_after_s = f"Try it again in {RETRY_AFTER_S:g} s", RETRY_AFTER_S
+        advice = f"Try it again in {RETRY_AFTER_S:g} s"
     elif Verb.FALLBACK in verbs:
-        advice, retry_after_s = "Take the fallback route; do not retry", None
+        advice = "Take the fallback route; do not retry"
     else:
-        advice, retry_after_s = "Do not retry; say what you would have done and why it was refused", None
+        advice = "Do not retry; say what you would have done and why it was refused"
     why = f"rule {decision.rule_name}, signal {signal.signal_id}: {signal.detail}"
-    return Deny(f"{action} was not run: {signal.detail}. {advice}", why, retry_after_s=retry_after_s)
+    return Deny(f"{action} was not run: {signal.detail}. {advice}", why)

@@ -172,7 +172,7 @@ class Run(Governed):
             halt = self._halt or self._halt_above()
             verdict = halt or judge(self.view, self._subject, "", writes=False, limits=Limits(), silence=silence)
             if isinstance(verdict, Deny | Halt):
-                self._refuse(verdict, "a new run")
+                self.refuse(verdict, "a new run")
         except BaseException:
             self._leave()
             raise
