@@ -181,3 +181,32 @@ def test_a_slip_is_answered_with_a_remedy(rescind: Rescind, case: Case, words: t
 def test_where_nothing_was_noticed_nothing_is_listed(rescind: Rescind, case: Case) -> None:
     assert "no incident is open" in rescind("incidents", "list").out
     assert rescind("incidents", "list", "--all", "--json").json == {"incidents": []}
+
+
+# --- orders that cannot be read are not "none" ---
+
+
+def test_orders_that_are_not_ours_are_an_error_and_not_nothing_held(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice()
+    case.contain(incident_id)
+    case.orders.close()
+    for rest in case.store.glob("orders.db*"):
+        rest.unlink()
+    (case.store / "orders.db").write_bytes(b"somebody else's file, and no database at all" * 100)
+
+    shown = rescind("incidents", "show", incident_id)
+
+    assert shown.status == 2
+    assert "orders.db" in shown.err
+    assert "held" not in shown.out
+
+
+def test_a_journal_without_a_store_of_orders_holds_nothing(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice()
+    case.orders.close()
+    for name in ("orders.db", "orders.db-wal", "orders.db-shm", "orders.stamp"):
+        (case.store / name).unlink(missing_ok=True)
+
+    shown = rescind("incidents", "show", incident_id, "--json")
+
+    assert (shown.status, shown.json["held"]) == (0, [])

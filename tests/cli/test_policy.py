@@ -381,3 +381,14 @@ def test_a_policy_that_cannot_be_read_now_does_not_stand_in_the_way_of_an_explan
 
     (refusal,) = rescind("policy", "explain", "run-large", "--json").json["refusals"]
     assert refusal["origin"] == "of a policy that cannot be read now"
+
+
+def test_orders_that_are_gone_are_an_error_and_not_no_order(rescind: Rescind, office: Path) -> None:
+    for rest in (office / "store").glob("orders.db*"):
+        rest.unlink()
+
+    explained = rescind("policy", "explain", "run-large")
+
+    assert explained.status == 1
+    assert "orders may be lost" in explained.err
+    assert "lifted by" not in explained.out

@@ -12,7 +12,7 @@ from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stopping import order_as_json, resume_command
-from rescind.cli.stores import find_store, journal_of, orders_of, quoted_store
+from rescind.cli.stores import find_store, history_of, journal_of, quoted_store
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock
 from rescind.containment.incident import close as close_incident
@@ -20,7 +20,6 @@ from rescind.containment.incident import incident_of, list_incidents
 from rescind.errors import UsageError
 from rescind.journal.port import Query
 from rescind.model.entry import RunSnapshot
-from rescind.model.order import OrderSet
 from rescind.recovery.reading import every_entry, the_one_meant
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def _find(journal: "Journal", store: Path, text: str) -> Found:
     incident = incident_of(journal, _meant(journal, text))
     causes = {incident.incident_id, *(line.ref for line in incident.of("signal"))}
     noted = [line.ref for line in incident.of("order")]
-    known = _orders(store)
+    known = history_of(store)
     related = {order.order_id for order in known.orders if order.cause in causes} | set(noted)
     held = tuple(order for order in known.standing if order.order_id in related)
     standing = {order.order_id for order in held}
@@ -136,14 +135,6 @@ def _find(journal: "Journal", store: Path, text: str) -> Found:
         elsewhere=tuple(order_id for order_id in noted if order_id not in ever),
     )
     return msgspec.structs.replace(found, snapshots=_snapshots(journal, found, related))
-
-
-def _orders(store: Path) -> OrderSet:
-    try:
-        with orders_of(store) as orders:
-            return orders.history()
-    except UsageError:  # a journal without a store of orders
-        return OrderSet()
 
 
 def _snapshots(journal: "Journal", found: Found, orders: set[str]) -> tuple[tuple[str, RunSnapshot], ...]:

@@ -12,7 +12,7 @@ from rescind.cli.options import common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stopping import resume_command
-from rescind.cli.stores import command_line, find_store, has_store, journal_of, orders_of
+from rescind.cli.stores import command_line, find_store, history_of, journal_of
 from rescind.errors import ConfigError, UsageError
 from rescind.journal.port import Query
 from rescind.model.entry import Entry, Intended, Refused, Signalled
@@ -61,7 +61,7 @@ def explain(*, step: str, out: Out) -> int:
     with journal_of(store) as journal:
         run_id, step_id = _named(journal, step)
         entries = list(every_entry(journal, Query(run_id=run_id)))
-    history = _history(store)
+    history = history_of(store)
     policy = _policy()
     noticed = [entry for entry in entries if isinstance(entry.event, Signalled)]
     found = _explained(_around(entries, run_id, step_id), noticed, history)[-SHOWN_MAX:]
@@ -187,15 +187,6 @@ def _policy() -> "Policy | None":
         return policy_in_force()
     except ConfigError:  # it explains what was, and `rescind policy check` says what is wrong now
         return None
-
-
-def _history(store: Path) -> OrderSet:
-    from rescind.switch.store import ORDERS_NAME
-
-    if not has_store(store) or not (store / ORDERS_NAME).exists():
-        return OrderSet()
-    with orders_of(store) as orders:
-        return orders.history()
 
 
 def _as_json(each: Explained, history: OrderSet, policy: "Policy | None", store: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rescind.cli.safe import safe
 from rescind.config import JOURNAL_NAME, STORE_VARIABLE, load_settings
 from rescind.errors import RescindError, UsageError
+from rescind.model.order import OrderSet
 from rescind.switch.desk import open_store
 
 if TYPE_CHECKING:
@@ -55,6 +56,20 @@ def orders_of(store: Path) -> Generator["SqliteOrders"]:
         yield orders
     finally:
         orders.close()
+
+
+def history_of(store: Path) -> OrderSet:
+    """All orders and lifts of a store; none, if it is a journal without a store of orders.
+
+    Raises: UsageError, if the orders are none of ours, or a newer rescind's; OrdersUnavailable, if they are gone: what
+        nobody can read is not nothing.
+    """
+    from rescind.switch.store import ORDERS_NAME, STAMP_NAME  # see `has_store`
+
+    if not (store / ORDERS_NAME).exists() and not (store / STAMP_NAME).exists():
+        return OrderSet()
+    with orders_of(store) as orders:
+        return orders.history()
 
 
 def store_words(store: Path) -> list[str]:
