@@ -16,6 +16,7 @@ from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.signal import Signal, SignalKind
 from rescind.model.step import parse_agent
+from rescind.recovery.reading import every_entry
 from rescind.switch.receipt import GuardReceipt, Placed, Receipt, await_receipt
 
 
@@ -77,10 +78,8 @@ class Lookout:
 
     def _signalled(self, agent: str) -> Iterator[Signalled]:
         name, version = parse_agent(agent)
-        query, after = Query(agent_name=name, agent_version=version), 0
-        while page := self._desk.guard.journal.entries(query, after=after):
-            yield from (entry.event for entry in page if isinstance(entry.event, Signalled))
-            after = page[-1].sequence
+        entries = every_entry(self._desk.guard.journal, Query(agent_name=name, agent_version=version))
+        return (entry.event for entry in entries if isinstance(entry.event, Signalled))
 
     def _incidents(self) -> list[Incident]:
         return list_incidents(self._desk.guard.journal)

@@ -40,7 +40,7 @@ class Compiled:
         found: _Ranked = []
         if self._holes:
             for hole in self._holes_of(subject):
-                found += (each for each in self._holes.get(hole, ()) if _may_cover(each[1].scope, subject))
+                found += (each for each in self._holes.get(hole, ()) if each[1].scope.may_cover(subject))
         if not found:
             return self._everybodys_alone  # one for all runs: most are concerned by nothing of their own
         return tuple(order for _, order in sorted([*self._everybodys, *found], key=lambda each: each[0]))
@@ -68,7 +68,3 @@ def _hole_of(scope: Scope) -> _Hole | None:
         return None
     best = min(terms, key=lambda term: SELECTIVE.index(term.kind))
     return best.kind, best.value
-
-
-def _may_cover(scope: Scope, subject: Subject) -> bool:
-    return all(term.kind == "action" or term.covers(subject, None) for term in scope.terms)

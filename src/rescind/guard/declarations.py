@@ -6,9 +6,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from rescind.errors import DeclarationError, UsageError
-from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, place_of
+from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write
 from rescind.guard.effect import Effect
-from rescind.guard.tool import ReadTool, WriteTool
+from rescind.guard.tool import ReadTool, WriteTool, place_of
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard

@@ -1,6 +1,5 @@
 """The decorators' other half: guarded functions, and the declarations that hang on them."""
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -176,10 +175,3 @@ def _declaring(declare: Callable[[Any], None]) -> Callable[[F], F]:
         return handler
 
     return decorator
-
-
-def place_of(function: Callable[..., Any]) -> str:
-    """Where a function was written, for messages."""
-    with contextlib.suppress(AttributeError):
-        return f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
-    return repr(function)

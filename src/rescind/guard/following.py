@@ -134,7 +134,7 @@ class Following:
                 self._scope_holds.pop(key, None)
         self._scope_holds[scope, id(hold)] = hold
         for run in list(self._runs.values()):
-            if covers_some_call(scope, run.info.subject):
+            if scope.may_cover(run.info.subject):
                 run.hold_at(hold)
 
     def fencing_number(self, subject: "Subject") -> int:
@@ -262,8 +262,3 @@ class Following:
             before=before,
         )
         self._subscription.start()
-
-
-def covers_some_call(scope: "Scope", subject: "Subject") -> bool:
-    """Whether a scope covers some call of a run, whichever action it is limited to."""
-    return all(term.covers(subject, None) for term in scope.terms if term.kind != "action")

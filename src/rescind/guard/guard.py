@@ -12,7 +12,7 @@ from rescind.errors import UsageError
 from rescind.guard.attributes import new_info
 from rescind.guard.declarations import Declarations
 from rescind.guard.fallback import OUR_WORDS, Fallbacks
-from rescind.guard.following import Following, covers_some_call
+from rescind.guard.following import Following
 from rescind.guard.gate import Limits
 from rescind.guard.lineage import ancestors_of_environment
 from rescind.guard.run import Run, current_run
@@ -218,7 +218,7 @@ class Guard(Declarations, Following):
             run.watch = self.watching.watch(run)
         self._runs[id(run)] = run
         for (scope, _), hold in self._scope_holds.copy().items():
-            if covers_some_call(scope, run.info.subject):
+            if scope.may_cover(run.info.subject):
                 run.hold_at(hold)
 
     def end(self, run: Run) -> None:

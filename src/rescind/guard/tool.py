@@ -1,5 +1,6 @@
 """A declared write: the tool's function, its action and what can be done about its effect."""
 
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -60,11 +61,7 @@ class WriteTool:
         self.redact = frozenset(redact)
         self.verifier: Handler | None = None
         self.compensator: Handler | None = None
-        self.place = (
-            f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
-            if hasattr(function, "__code__")
-            else repr(function)
-        )
+        self.place = place_of(function)
         self._target = Binding(target, role="target=") if target else None
         self._key = Binding(key, role="key=") if key else None
         self._given_effect = effect
@@ -276,3 +273,10 @@ class ReadTool(msgspec.Struct, frozen=True):
 
     name: str
     place: str
+
+
+def place_of(function: Callable[..., Any]) -> str:
+    """Where a function was written, for messages."""
+    with contextlib.suppress(AttributeError):
+        return f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+    return repr(function)

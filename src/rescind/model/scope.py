@@ -72,6 +72,10 @@ class Scope(msgspec.Struct, frozen=True):
         """Whether every term covers the subject."""
         return all(term.covers(subject, action) for term in self.terms)
 
+    def may_cover(self, subject: Subject) -> bool:
+        """Whether some call of the subject is covered, whichever action the scope is limited to."""
+        return all(term.kind == "action" or term.covers(subject, None) for term in self.terms)
+
     @property
     def actions(self) -> frozenset[str]:
         """The action names this scope is limited to; empty means any action."""
