@@ -177,10 +177,9 @@ class Evidence:
             return None
         automatic = [order.scope for order in standing if order.trigger and _stops_runs(order.scope, order.level)]
         runs = sum(member.runs_open for member in fleet)
-        before = runs_held(fleet, automatic)
         after = runs_held(fleet, [*automatic, ask.scope])
         allowed = max(1.0, runs * self._config.stop_share_pct / 100)
-        if after <= allowed or after <= before:
+        if after <= allowed or after <= runs_held(fleet, automatic):
             return None
         return Withhold(
             f"it would hold {after:.0f} of {runs} open runs automatically, and at most "

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from rescind.clock import Clock, IdSource, from_us
@@ -125,14 +125,12 @@ class Signals:
             )
             self._remember(key, signal, caller, incident, noticed)
         if incident or signal.severity >= Severity.HIGH:
-            word = self._tally.heard(_grouped(signal, guard, incident), self._clock.monotonic_s())
-            if word is not None and word.is_first:
-                said = alert_of_signal(
+            self._hear(
+                _grouped(signal, guard, incident),
+                lambda: alert_of_signal(
                     signal, switch_id=self._board.switch_id, incident=incident, outcome=noticed.outcome
-                )
-                self._alert(said)
-            elif word is not None:
-                self._tell(word)
+                ),
+            )
         return noticed
 
     async def _answer(
@@ -141,9 +139,10 @@ class Signals:
         placed: list[str] = []
         outcomes: list[str] = []
         for ask, order_id in asks.items():
-            decision = self._decide(ask, signal, guard)
+            fleet = self._fleet()  # of each ask, for placing waits, and guards come and go meanwhile
+            decision = self._decide(ask, signal, guard, fleet)
             if isinstance(decision, Place):
-                order = self._order(ask, signal, decision.why, order_id if guard is not None else "")
+                order = self._order(ask, signal, decision.why, order_id if guard is not None else "", fleet)
                 await self._board.place_by_itself(order, caller, _audit_line(order, signal))
                 placed.append(order.order_id)
                 outcomes.append(f"{ask.what}: order {order.order_id} placed {decision.why}")
@@ -153,19 +152,19 @@ class Signals:
                 self._leave_to_a_person(ask, signal, decision)
         return placed, outcomes
 
-    def _decide(self, ask: Ask, signal: Signal, guard: Guard | None) -> Decision:
+    def _decide(self, ask: Ask, signal: Signal, guard: Guard | None, fleet: Sequence[Member]) -> Decision:
         board = self._board
         lifted_at = board.book.lifted_at(ask.scope)
         if signal.kind is SignalKind.VERDICT:
             return self._evidence.judged(
-                ask, signal.noticed_at, fleet=self._fleet(), standing=board.book.standing, lifted_at=lifted_at
+                ask, signal.noticed_at, fleet=fleet, standing=board.book.standing, lifted_at=lifted_at
             )
         return self._evidence.asked(
             ask,
             guard.guard_id if guard is not None else "",
             signal.noticed_at,
             now=from_us(self._clock.now_us()),
-            fleet=self._fleet(),
+            fleet=fleet,
             standing=board.book.standing,
             lifted_at=lifted_at,
         )
@@ -184,10 +183,10 @@ class Signals:
             if guard.streams and not guard.left and guard.report.kind == "guard"
         ]
 
-    def _order(self, ask: Ask, signal: Signal, why: str, order_id: str) -> Order:
+    def _order(self, ask: Ask, signal: Signal, why: str, order_id: str, fleet: Sequence[Member]) -> Order:
         book = self._board.book
         # The sender's id is good for what is its own. One that is taken may be of an order that was lifted.
-        is_own = order_id and ask.is_own_of(signal.source, self._fleet()) and not book.orders(order_id)
+        is_own = order_id and ask.is_own_of(signal.source, fleet) and not book.orders(order_id)
         return Order(
             order_id=order_id if is_own else _order_id(ask, book.lifted_at(ask.scope)),
             scope=ask.scope,
@@ -203,9 +202,15 @@ class Signals:
     def _leave_to_a_person(self, ask: Ask, signal: Signal, withheld: Withhold) -> None:
         wanted = ask.what
         logger.warning("%s was not placed: %s", wanted, withheld.why)
-        word = self._tally.heard(f"not placed: {wanted}", self._clock.monotonic_s())
+        self._hear(
+            f"not placed: {wanted}",
+            lambda: alert_of_withheld(signal, wanted, withheld.why, switch_id=self._board.switch_id),
+        )
+
+    def _hear(self, subject: str, first_word: Callable[[], Alert]) -> None:
+        word = self._tally.heard(subject, self._clock.monotonic_s())
         if word is not None and word.is_first:
-            self._alert(alert_of_withheld(signal, wanted, withheld.why, switch_id=self._board.switch_id))
+            self._alert(first_word())
         elif word is not None:
             self._tell(word)
 
