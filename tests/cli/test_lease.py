@@ -1,6 +1,7 @@
 """`rescind lease`: whether a run may act, by what this machine and its switches know together."""
 
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -41,6 +42,21 @@ def test_what_is_not_known_of_a_run_counts_until_it_is_said(rescind: Rescind) ->
     assert rescind("lease", "run-of-nobody").status == 1
     assert rescind("lease", "run-of-nobody", "--tenant", "acme").status == 0
     assert rescind("lease", "run-1").status == 0  # the journal knows its tenant
+
+
+def test_it_says_what_is_not_known_and_a_switch_says_the_same(rescind: Rescind, tmp_path: Path) -> None:
+    lacking = {
+        (): ["agent", "version", "tenant", "workflow", "tree"],
+        ("--agent", "", "--tenant", "", "--workflow", ""): ["version", "tree"],
+        ("--agent", "a", "--tenant", "t"): ["version", "workflow", "tree"],
+        ("--agent", "a@1", "--tenant", "t", "--workflow", "w", "--ancestor", "run-0"): [],
+    }
+    with running(tmp_path, roles=("viewer",)) as switch:
+        for said, unknown in lacking.items():
+            details = zip(said[::2], said[1::2], strict=True)
+            query = urlencode([(name.removeprefix("--"), value) for name, value in details])
+            assert rescind("lease", "run-of-nobody", *said, "--json").json["unknown"] == unknown
+            assert switch.look(f"/v1/leases/run-of-nobody?{query}")["unknown"] == unknown
 
 
 def test_revocations_here_and_at_a_switch_count_together_and_each_once(rescind: Rescind, tmp_path: Path) -> None:

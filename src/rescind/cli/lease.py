@@ -17,8 +17,7 @@ from rescind.clock import SystemClock
 from rescind.config import JOURNAL_NAME
 from rescind.containment.lease import check
 from rescind.errors import UsageError
-from rescind.journal.port import Query
-from rescind.model.lease import RunLease, lease_of
+from rescind.model.lease import RunLease, lease_of, unknown_details
 from rescind.model.level import Level
 from rescind.model.scope import unnameable
 from rescind.model.step import RunInfo, parse_agent
@@ -83,14 +82,16 @@ def lease(
     places = find_places(given_places())
     given = _Details(agent=agent, tenant=tenant, workflow=workflow, ancestors=ancestors or None)
     details = _completed(given, _recorded(places, run_id))
-    found = _lease(places, run_id, details, action, out)
+    unknown = unknown_details(
+        agent=details.agent, tenant=details.tenant, workflow=details.workflow, ancestors=details.ancestors
+    )
+    found = _lease(places, run_id, details, unknown, action, out)
     problem = check(found.fencing_number if fencing is None else fencing, found)
     out.say(f"{safe(run_id)}: {'valid' if found.valid else 'not valid'}", style="bold" if found.valid else "red")
     out.say(f"  fencing {found.fencing_number}")
     out.say(f"  level   {found.level.label}")
     if problem:
         out.tell(f"  {safe(problem)}", behind=2, style="red")
-    unknown = _unknown(details)
     if unknown:
         out.tell(f"  not known here: {', '.join(unknown)}. An order that names one of these counts", behind=2)
     out.emit(
@@ -102,18 +103,20 @@ def lease(
             "problem": problem,
             "revocations": sorted(found.revocations),
             "held_by": [order_as_json(order) for order in found.held_by],
-            "unknown": list(_unknown(details)),
+            "unknown": list(unknown),
         }
     )
     return 1 if problem else 0
 
 
-def _lease(places: Places, run_id: str, details: _Details, action: str | None, out: Out) -> RunLease:
+def _lease(
+    places: Places, run_id: str, details: _Details, unknown: tuple[str, ...], action: str | None, out: Out
+) -> RunLease:
     found: list[RunLease] = []
     if places.store is not None:
         info = _info(run_id, details)
         with orders_of(places.store) as orders:
-            found.append(lease_of(orders.history(), info.subject, action, unknown=_unknown(details)))
+            found.append(lease_of(orders.history(), info.subject, action, unknown=unknown))
     if places.switches.urls:
         replies = get(places.switches, _path(run_id, details, action), _Lease, clock=SystemClock()).every()
         answers = [reply.answer for reply in replies if reply.answer is not None]
@@ -157,8 +160,7 @@ def _recorded(places: Places, run_id: str) -> RunInfo | None:
     from rescind.cli.stores import journal_of
 
     with journal_of(places.store) as journal:
-        runs = journal.runs(Query(run_id=run_id))
-    return runs[0] if runs else None
+        return journal.run(run_id)
 
 
 def _completed(given: _Details, recorded: RunInfo | None) -> _Details:
@@ -186,14 +188,3 @@ def _info(run_id: str, details: _Details) -> RunInfo:
         workflow=details.workflow or "",
         ancestors=details.ancestors or (),
     )
-
-
-def _unknown(details: _Details) -> tuple[str, ...]:
-    said = {
-        "agent": details.agent,
-        "version": details.agent if details.agent and "@" in details.agent else None,
-        "tenant": details.tenant,
-        "workflow": details.workflow,
-        "tree": details.ancestors,
-    }
-    return tuple(detail for detail, value in said.items() if value is None)

@@ -22,6 +22,22 @@ DETAILS = ("agent", "version", "tenant", "workflow", "tree")
 """What somebody who asks for a lease may not know of the run: `version` of its agent, `tree` means its ancestors."""
 
 
+def unknown_details(
+    *, agent: str | None, tenant: str | None, workflow: str | None, ancestors: Collection[str] | None
+) -> tuple[str, ...]:
+    """Those of `DETAILS` that are not known of a run (law F4), in their order.
+
+    Args:
+        agent: NAME or NAME@VERSION; None for not known, as for the others. An agent without a version may have any.
+        tenant: Its tenant; empty if it has none.
+        workflow: Its workflow; empty if it has none.
+        ancestors: The runs above it; empty if there are none.
+    """
+    version = (agent or "").partition("@")[2] or None
+    said = (agent, version, tenant, workflow, ancestors)
+    return tuple(detail for detail, value in zip(DETAILS, said, strict=True) if value is None)
+
+
 class RunLease(msgspec.Struct, frozen=True, kw_only=True):
     """The right of a run to act, as far as the orders of one place tell.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from litestar import get
 from litestar.params import Parameter
 
-from rescind.model.lease import RunLease, lease_among
+from rescind.model.lease import RunLease, lease_among, unknown_details
 from rescind.model.scope import Subject, unnameable
 from rescind.model.step import parse_agent
 from rescind.switch.service.limits import Limit
@@ -62,8 +62,6 @@ def _asked(
         name, version = parse_agent(agent) if agent else ("", "")
     except ValueError as error:
         raise Refused(400, str(error)) from error
-    said = {"agent": agent, "version": version or None, "tenant": tenant, "workflow": workflow, "tree": ancestors}
-    unknown = tuple(detail for detail, value in said.items() if value is None)
     subject = Subject(
         run_id=run_id,
         agent_name=name,
@@ -72,7 +70,7 @@ def _asked(
         workflow=workflow or "",
         lineage=frozenset((run_id, *filter(None, ancestors or ()))),
     )
-    return subject, unknown
+    return subject, unknown_details(agent=agent, tenant=tenant, workflow=workflow, ancestors=ancestors)
 
 
 def _doc(lease: RunLease, switch_id: str, unknown: tuple[str, ...]) -> LeaseDoc:
