@@ -513,3 +513,91 @@ def test_a_baseline_that_is_learned_anew_is_taken_up_without_a_restart(tmp_path:
     kept = {type(new).__name__ for new in after.detectors() if any(new is old for old in detectors)}
     assert "BlastDetector" in kept
     assert not kept & {"RatesDetector", "BehaviourDetector"}
+
+
+def naming(baseline: str) -> str:
+    return f"policy:\n  baseline: {baseline}\n"
+
+
+def failed_of(policy: Policy) -> int:
+    assert policy.baseline is not None
+    return policy.baseline.rates["action:shelf.put"].failed
+
+
+def test_an_edit_that_names_another_baseline_is_read_once_and_the_new_one_is_looked_at_from_then_on(file: Path) -> None:
+    a_baseline(file.with_name("old.json"))
+    a_baseline(file.with_name("other.json"), failed=20)
+    file.write_text(naming("old.json"))
+    policies = PolicyFile(file)
+    replace(file, naming("other.json"))
+
+    after = policies.current(2.0)
+    assert failed_of(after) == 20
+    assert policies.current(4.0) is after
+    a_baseline(file.with_name("old.json"), failed=30)
+    assert policies.current(6.0) is after
+    a_baseline(file.with_name("other.json"), failed=40)
+    assert failed_of(policies.current(8.0)) == 40
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"\xff"])
+def test_a_baseline_that_is_mended_later_is_taken_up_though_nobody_touches_the_policy(
+    file: Path, content: bytes | None
+) -> None:
+    policies = PolicyFile(file)
+    before = policies.current(0.0)
+    if content is not None:
+        file.with_name("learned.json").write_bytes(content)
+    replace(file, naming("learned.json"))
+
+    assert policies.current(2.0) is before
+    assert "learned.json" in policies.fault
+    a_baseline(file.with_name("learned.json"), failed=50)
+    after = policies.current(4.0)
+    assert failed_of(after) == 50
+    assert policies.fault == ""
+    assert policies.current(6.0) is after
+
+
+def test_while_a_policy_cannot_be_used_the_baseline_of_the_one_in_force_may_go_and_come(file: Path) -> None:
+    a_baseline(file.with_name("old.json"))
+    file.write_text(naming("old.json"))
+    policies = PolicyFile(file)
+    before = policies.current(0.0)
+    replace(file, naming("missing.json"))
+    assert policies.current(2.0) is before
+
+    file.with_name("old.json").unlink()
+    assert policies.current(4.0) is before
+    assert "missing.json" in policies.fault
+    a_baseline(file.with_name("old.json"), failed=20)
+    replace(file, naming("old.json"))
+    assert failed_of(policies.current(6.0)) == 20
+    assert policies.fault == ""
+
+
+def test_a_baseline_whose_name_no_file_can_have_is_a_fault_and_fails_no_call(file: Path) -> None:
+    policies = PolicyFile(file)
+    before = policies.current(0.0)
+    replace(file, naming(r'"a\0b"'))
+
+    assert policies.current(2.0) is before
+    assert "line 2: baseline" in policies.fault
+    assert policies.current(4.0) is before
+    replace(file, "mode: shadow\n")
+    assert policies.current(6.0).mode is Mode.SHADOW
+    assert policies.fault == ""
+
+
+def test_where_a_baseline_is_named_is_told_before_it_is_read(tmp_path: Path) -> None:
+    told: list[Path] = []
+
+    def learn(path: Path) -> None:
+        told.append(path)
+        a_baseline(path)
+
+    policy = read_policy(b"baseline: learned.json", name=str(tmp_path / "p.yaml"), before_reading=learn)
+
+    assert told == [tmp_path / "learned.json"]
+    assert failed_of(policy) == 5
+    assert policy.baseline_path == str(told[0])

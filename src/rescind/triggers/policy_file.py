@@ -20,15 +20,20 @@ A file is a `rescind.yaml`, whose section `policy:` is read, or a policy by itse
 
 import stat
 import threading
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rescind.config import load_settings
 from rescind.errors import ConfigError
 from rescind.triggers.marked import TEXT_BYTES_MAX, BadLine, Document
 from rescind.triggers.policy import Policy
 from rescind.triggers.policy_sections import DEFAULT_NAME, read_sections
+
+if TYPE_CHECKING:
+    import yaml
 
 LOOK_EVERY_S = 1.0
 """How often a policy's file is looked at: its change is in force within this time, for one `stat` a second."""
@@ -65,19 +70,35 @@ def default_text() -> str:
     return files("rescind.triggers").joinpath("default_policy.yaml").read_text(encoding="utf-8")
 
 
-def read_policy(data: bytes, *, name: str) -> Policy:
+def read_policy(data: bytes, *, name: str, before_reading: Callable[[Path], None] | None = None) -> Policy:
     """As `load_policy`, of what the file holds.
 
     Args:
         data: The file's bytes; empty means the built-in policy alone.
         name: What messages and rules call the file.
+        before_reading: Called with the baseline that the file names, before that is read and whatever comes of it.
 
     Raises: ConfigError.
     """
     try:
-        return read_sections(Document(data), name=name, built_in=_built_in())
+        document = Document(data) if before_reading is None else _Telling(data, Path(name).parent, before_reading)
+        return read_sections(document, name=name, built_in=_built_in())
     except BadLine as bad:
         raise ConfigError(f"{name}, line {bad.line}: {bad.problem}") from bad
+
+
+class _Telling(Document):
+    """A policy's document that tells which baseline it names, as soon as it is asked for it."""
+
+    def __init__(self, data: bytes, folder: Path, tell: Callable[[Path], None]) -> None:
+        super().__init__(data)
+        self._folder, self._tell = folder, tell
+
+    def text(self, node: "yaml.Node", what: str) -> str:
+        text = super().text(node, what)
+        if what == "baseline":
+            self._tell(self._folder / text)
+        return text
 
 
 @cache
@@ -103,7 +124,8 @@ class PolicyFile:
     """A policy in its file, read again when the file changes. Thread-safe.
 
     A file that cannot be used leaves the policy in force that was read before it: a slip of the finger must not switch
-    off what protects, and `fault` says what is wrong for as long as it is.
+    off what protects, and `fault` says what is wrong for as long as it is. The baseline that the file names belongs to
+    it: where that changes, or comes to be, the file is read again.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -118,9 +140,8 @@ class PolicyFile:
         self._look_again_s = float("-inf")
         self._lock = threading.Lock()
         self.fault = ""
-        before = _seen(self._path)  # before it is read: what changes meanwhile is seen at the next look
-        self._policy = load_policy(self._path) if self._path is not None else default_policy()
-        self._seen = before, _seen_baseline(self._policy)
+        self._seen: dict[Path, _Seen] = {}
+        self._policy = default_policy() if self._path is None else _load(self._path, self._seen)
 
     @property
     def path(self) -> Path | None:
@@ -150,12 +171,11 @@ class PolicyFile:
         self._lock = threading.Lock()
 
     def _look(self, path: Path) -> None:
-        seen = _seen(path), _seen_baseline(self._policy)
-        if seen == self._seen:
+        if all(_seen(file) == before for file, before in self._seen.items()):
             return
-        self._seen = seen
+        seen: dict[Path, _Seen] = {}
         try:
-            self._policy = load_policy(path).taking_over(self._policy)
+            self._policy = _load(path, seen).taking_over(self._policy)
         except ConfigError as error:
             self.fault = f"{error}. The policy that was read before stays in force"
         except Exception as error:  # noqa: BLE001  # a mistake of ours: it is the file's reader that fails, and no call
@@ -163,16 +183,25 @@ class PolicyFile:
             self.fault = f"{path} cannot be understood ({kind}). The policy that was read before stays in force"
         else:
             self.fault = ""
+        # Of what was tried, and not of the policy in force: a missing baseline may yet be learned. And only now:
+        # a child that is forked meanwhile tries by itself.
+        self._seen = seen
 
 
-def _seen_baseline(policy: Policy) -> _Seen:
-    return _seen(Path(policy.baseline_path)) if policy.baseline_path else ()
+def _load(path: Path, seen: dict[Path, _Seen]) -> Policy:
+    """As `load_policy`. Puts into `seen` how each file was before it was read: a change meanwhile is seen later."""
+
+    def before_reading(file: Path) -> None:
+        seen[file] = _seen(file)
+
+    before_reading(path)
+    return read_policy(_read(path), name=str(path), before_reading=before_reading)
 
 
-def _seen(path: Path | None) -> _Seen:
+def _seen(path: Path) -> _Seen:
     # The inode too: an editor replaces the file, and its clock may be coarse.
     try:
-        found = path.stat() if path is not None else None
-    except OSError:
+        found = path.stat()
+    except (OSError, ValueError):  # it is not there, or no path can be called that
         return ()
-    return () if found is None else (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
