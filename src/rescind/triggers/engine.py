@@ -9,9 +9,9 @@ N3. A run that makes no calls costs one small object; watches are made with its 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from rescind.model.scope import Scope, Term
 from rescind.model.signal import Finding, Severity, SignalKind
 from rescind.model.step import RunInfo
+from rescind.triggers.bounds import about_run
 from rescind.triggers.detector import ENDS, Detector, Moment, Watch
 from rescind.triggers.facts import Call, End
 from rescind.triggers.policy import Tally
@@ -140,7 +140,7 @@ class RunWatch:
             kind=SignalKind.DETECTOR_FAILURE,
             rule="raised",
             severity=Severity.HIGH,
-            scope=Scope((Term("run", self._run.run_id),)),
+            scope=about_run(self._run.run_id),
             # The kind of error and no more: its text may hold arguments that are to be kept out of the journal.
             detail=f"{name.lstrip('_')} raised {type(error).__name__}; nobody knows what it would have said",
             facts={"detector": name.lstrip("_"), "error": type(error).__name__, "failures": failures[name]},

@@ -299,7 +299,7 @@ def marks_of(end: End, slow_call_s: float) -> int:
         marks = FAILED | ANOMALOUS if type(outcome) is Unknown else FAILED
     if end.verified is False or end.problem:
         marks |= ANOMALOUS
-    if end.at_s - end.call.at_s >= slow_call_s:
+    if end.duration_s >= slow_call_s:
         marks |= SLOW | ANOMALOUS
     return marks
 
