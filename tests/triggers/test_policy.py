@@ -222,7 +222,9 @@ def test_q1_after_the_rules_of_the_file_come_the_built_in_ones_and_then_a_report
     ],
 )
 def test_a_rule_answers_what_it_names(fields: dict[str, object], matches: bool) -> None:
-    assert a_rule("r", "deny", **fields).matches(a_signal(), RUN, "invoice.void", times=2) is matches
+    decision = Policy(rules=(a_rule("r", "deny", **fields),)).decide(a_signal(), RUN, "invoice.void", times=2)
+
+    assert (decision.rule_name, decision.words) == (("r", ("deny",)) if matches else ("report", ("report",)))
 
 
 def test_q2_in_shadow_nothing_is_refused_and_no_incident_opened() -> None:

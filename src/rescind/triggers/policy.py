@@ -63,12 +63,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     then: tuple[Response, ...]
     origin: str = ""
 
-    def matches(self, signal: Signal, run: RunInfo, action: str, *, times: int = 1) -> bool:
-        """Whether this rule answers the signal, which is the run's `times`-th of its kind and rule."""
-        return self.signal in _names_of(signal) and self.meets(signal, run, action, times=times)
-
     def meets(self, signal: Signal, run: RunInfo, action: str, *, times: int = 1) -> bool:
-        """Whether the rule's conditions hold, but for the signal's name."""
+        """Whether it holds, but for the name, of a signal that is the run's `times`-th of its kind and rule."""
         is_enough = times >= self.times and signal.severity >= self.severity
         return is_enough and (not self.scope.terms or self.scope.covers(run.subject, action or None))
 
