@@ -99,6 +99,10 @@ class TestInTheStore:
         (order,) = rescind("status", "--json").json["orders"]
         assert (order["scope"], order["level"]) == ("agent:shop-agent", "paused")
 
+    def test_a_rule_is_one_word_up_to_the_length_that_a_switch_takes(self, rescind: Rescind, folder: Path) -> None:
+        assert rescind("verdict", "run-1", *BAD, "--rule", "x" * 64).status == 0
+        assert signalled(folder / "store")[0][1].signal.rule == "x" * 64
+
     def test_in_shadow_it_says_what_it_would_have_done(self, rescind: Rescind, folder: Path) -> None:
         (folder / "rescind.yaml").write_text("store: store\npolicy:\n  mode: shadow\n")
         done = rescind("verdict", "run-1", *BAD)
@@ -123,7 +127,9 @@ class TestInTheStore:
             (("run-1", *BAD, "--fact", "odd"), "write NAME=VALUE"),
             (("run-1", *BAD, "--fact", f"log={'x' * 9_000}"), "8,192 bytes"),
             (("run-1", *BAD, "--rule", "Two Words"), "no word of lower-case"),
+            (("run-1", *BAD, "--rule", "x" * 65), "at most 64 of them"),
             (("run-1", *BAD, "--id", "../x"), "--id is of letters"),
+            (("run-1", *BAD, "--id", "x" * 101), "at most 100 of them"),
         ],
     )
     def test_a_slip_is_refused_with_a_remedy_and_records_nothing(

@@ -15,7 +15,7 @@ from rescind.cli.stores import journal_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.config import load_settings
 from rescind.containment.incident import note, open_or_join
-from rescind.errors import SequenceConflict, UsageError
+from rescind.errors import SequenceConflict
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, Intended, RunOpened, Signalled
 from rescind.model.level import Level
@@ -195,10 +195,3 @@ def _run_of(journal: Journal, signal: Signal) -> RunInfo | None:
         if signal.step_id not in steps:
             raise unknown_name(f"{signal.run_id}/{signal.step_id}", steps, what="step")
     return run
-
-
-def refuse_odd_id(signal_id: str) -> None:
-    """Raises: UsageError, if this is no id that a journal and a switch would both take."""
-    letters = signal_id.replace("_", "").replace("-", "").replace(".", "")
-    if not letters.isascii() or not letters.isalnum() or len(signal_id) > 100:
-        raise UsageError("--id is of letters, digits, `_`, `-` and `.`, at most 100 of them")

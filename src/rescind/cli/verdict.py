@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from rescind.cli.identity import whoami
-from rescind.cli.judging import Judged, judge_here, refuse_odd_id
+from rescind.cli.judging import Judged, judge_here
 from rescind.cli.options import common, given_places, switches
 from rescind.cli.out import Out
 from rescind.cli.places import Places, find_places
@@ -18,12 +18,10 @@ from rescind.clock import SystemClock, SystemIds, from_us
 from rescind.errors import UsageError
 from rescind.model.scope import EVERYTHING_WORD, Scope, Term, unnameable
 from rescind.model.signal import Severity, Signal, SignalKind
+from rescind.switch.client.asking import WITHIN_S
 from rescind.switch.client.signals import post_verdict
-from rescind.switch.signal_wire import FACTS_BYTES_MAX, VerdictDoc
-from rescind.switch.wire import TEXT_LENGTH_MAX
-
-WITHIN_S = 3.0
-"""How long switches that do not take it are tried again."""
+from rescind.switch.signal_wire import FACTS_BYTES_MAX, RULE_LENGTH_MAX, RULE_WORD, VerdictDoc
+from rescind.switch.wire import ID_LENGTH_MAX, TEXT_LENGTH_MAX, is_id
 
 
 @click.command(
@@ -71,8 +69,8 @@ def verdict(
     It goes to every switch of rescind.yaml and RESCIND_URL, signed by your token, whose role may be `verifier`. Without
     a switch it goes into the journal of this machine's store, and is answered there.
     """
-    if verdict_id:
-        refuse_odd_id(verdict_id)
+    if verdict_id and not is_id(verdict_id):
+        raise UsageError(f"--id is of letters, digits, `_`, `-` and `.`, at most {ID_LENGTH_MAX} of them")
     if bad and good:
         raise UsageError("--bad and --good contradict each other; leave out one of them")
     is_bad = bad if bad or good else None
@@ -112,8 +110,10 @@ def _signal(
     scope, run_id, step_id = _about(what)
     level = _severity(is_bad, severity)
     holds = level is Severity.INFO
-    if rule and not (rule.isascii() and rule.replace("_", "").isalnum() and rule[0].isalpha() and rule == rule.lower()):
-        raise UsageError(f"--rule {rule!r} is no word of lower-case letters, digits and `_`")
+    if rule and RULE_WORD.fullmatch(rule) is None:
+        raise UsageError(
+            f"--rule {rule!r} is no word of lower-case letters, digits and `_`, at most {RULE_LENGTH_MAX} of them"
+        )
     clock, ids = SystemClock(), SystemIds()
     return Signal(
         signal_id=verdict_id or ids.new_id("sig"),

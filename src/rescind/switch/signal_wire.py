@@ -4,6 +4,7 @@
 orders that its sender's policy wants and cannot place by itself, since they would hold the runs of other guards too.
 """
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,10 @@ ASKS_MAX = 10
 
 FACTS_BYTES_MAX = 8 * 1024
 """Facts of one signal or verdict, as JSON. They are numbers by name, and no place to keep a transcript."""
+
+RULE_LENGTH_MAX = 64
+RULE_WORD = re.compile(rf"[a-z][a-z0-9_]{{0,{RULE_LENGTH_MAX - 1}}}")
+"""What a signal's or a verdict's rule is, the whole of it. `RULE_LENGTH_MAX` is in characters."""
 
 
 class AskDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,6 +23,9 @@ PROTOCOL = 1
 TEXT_LENGTH_MAX = 2_000
 """Characters of a reason, an actor or a scope. They are shown on one line of a terminal."""
 
+ID_LENGTH_MAX = 100
+"""Characters of an id that its sender has chosen; see `is_id`."""
+
 IDS_MAX = 1_000
 """Orders that one lift may name."""
 
@@ -272,6 +275,15 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float
     sequence: int
     renews: bool
+
+
+# --- ids ---
+
+
+def is_id(text: str) -> bool:
+    """Whether a sender may choose this as an id: letters, digits, `_`, `-` and `.`, and not too many of them."""
+    letters = text.replace("_", "").replace("-", "").replace(".", "")
+    return letters.isascii() and letters.isalnum() and len(text) <= ID_LENGTH_MAX
 
 
 # --- between values and documents ---

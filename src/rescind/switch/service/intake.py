@@ -14,13 +14,11 @@ from rescind.switch.service.book import Book
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.records import Content, Record, canonical
 from rescind.switch.service.tokens import Caller, Role
-from rescind.switch.wire import IDS_MAX, TEXT_LENGTH_MAX, LiftDoc, OrderDoc, measure_of, utc
+from rescind.switch.wire import ID_LENGTH_MAX, IDS_MAX, TEXT_LENGTH_MAX, LiftDoc, OrderDoc, is_id, measure_of, utc
 
 AGENT_ORDERS_MAX = 100
 """Orders that may stand for an agent's identity before it may add no more: it may stop itself, and not drown
 everybody's set."""
-
-ID_LENGTH_MAX = 100
 
 
 class Intake:
@@ -163,8 +161,7 @@ def understood(record: Record) -> Content:
 
 def checked_id(what: str, given: str) -> str:
     """The id, if it is one. Raises: Refused."""
-    letters = given.replace("_", "").replace("-", "").replace(".", "")
-    if not letters.isascii() or not letters.isalnum() or len(given) > ID_LENGTH_MAX:
+    if not is_id(given):
         raise Refused(400, f"{what} is of letters, digits, `_`, `-` and `.`, at most {ID_LENGTH_MAX} of them")
     return given
 

@@ -3,7 +3,6 @@
 What is wrong is `Refused`, with a status and a remedy.
 """
 
-import re
 from datetime import datetime
 
 import msgspec
@@ -17,13 +16,19 @@ from rescind.switch.service.evidence import Ask, may_meet
 from rescind.switch.service.intake import checked_id
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.tokens import Caller
-from rescind.switch.signal_wire import ASKS_MAX, FACTS_BYTES_MAX, AskDoc, SignalDoc, VerdictDoc
+from rescind.switch.signal_wire import (
+    ASKS_MAX,
+    FACTS_BYTES_MAX,
+    RULE_LENGTH_MAX,
+    RULE_WORD,
+    AskDoc,
+    SignalDoc,
+    VerdictDoc,
+)
 from rescind.switch.wire import TEXT_LENGTH_MAX, utc
 
 NAME_LENGTH_MAX = 200
 """Of the ids of runs and steps, which agents choose, and of the rules of policies."""
-
-_RULE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class Noticing:
@@ -152,8 +157,8 @@ def _scope(text: str) -> Scope:
 
 
 def _rule(text: str) -> str:
-    if _RULE.fullmatch(text) is None:
-        raise Refused(400, "rule is one word of lower-case letters, digits and `_`, at most 64 of them")
+    if RULE_WORD.fullmatch(text) is None:
+        raise Refused(400, f"rule is one word of lower-case letters, digits and `_`, at most {RULE_LENGTH_MAX} of them")
     return text
 
 

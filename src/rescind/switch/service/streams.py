@@ -31,7 +31,6 @@ from rescind.switch.service.answers import (
 )
 from rescind.switch.service.connection import DIRECT
 from rescind.switch.service.hub import Listener
-from rescind.switch.service.intake import ID_LENGTH_MAX
 from rescind.switch.service.limits import Limit
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.registry import Guard
@@ -40,6 +39,7 @@ from rescind.switch.service.tokens import Caller, Power, asker_of
 from rescind.switch.service.upkeep import Upkeep
 from rescind.switch.wire import (
     BODY_BYTES_MAX,
+    ID_LENGTH_MAX,
     PROTOCOL,
     RUNS_REPORTED_MAX,
     STEPS_REPORTED_MAX,

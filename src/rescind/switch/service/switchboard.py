@@ -21,7 +21,7 @@ from rescind.model.scope import Scope
 from rescind.switch.alerts import Alert, alert_of_lift, alert_of_order
 from rescind.switch.approval_wire import Asked, Ruled
 from rescind.switch.service.documents import Merged
-from rescind.switch.service.intake import ID_LENGTH_MAX, Intake, checked_id, understood
+from rescind.switch.service.intake import Intake, checked_id, understood
 from rescind.switch.service.ledger import AuditLine, Entry, Ledger, Note
 from rescind.switch.service.problems import Refused
 from rescind.switch.service.publisher import PAGE_MAX, Publisher
@@ -29,7 +29,18 @@ from rescind.switch.service.records import Content, Record, record_of
 from rescind.switch.service.registry import Guard, Placement, Registry
 from rescind.switch.service.tokens import Caller, Power, Role, TokenBook
 from rescind.switch.service.writer import Writer
-from rescind.switch.wire import Heard, LiftDoc, Lifted, OrderDoc, Placed, Report, Standing, lift_doc, order_doc
+from rescind.switch.wire import (
+    ID_LENGTH_MAX,
+    Heard,
+    LiftDoc,
+    Lifted,
+    OrderDoc,
+    Placed,
+    Report,
+    Standing,
+    lift_doc,
+    order_doc,
+)
 
 T = TypeVar("T")
 
