@@ -1,5 +1,8 @@
 """What a run may do: actions, tenants, targets, amounts."""
 
+import sys
+import threading
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -16,6 +19,7 @@ from rescind.triggers.allowed import (
     AmountLimit,
     revoked_lease,
 )
+from rescind.triggers.amounts import add
 
 
 def a_watch(run: RunInfo | None = None, **fields: Any) -> AllowedWatch:
@@ -167,6 +171,33 @@ def test_amounts_that_are_asked_for_at_the_same_time_do_not_share_what_is_left()
     at_once(in_thread for _ in range(4))
 
     assert sum(admitted) == 1_000
+
+
+def test_a_signals_handler_in_the_middle_of_a_sum_neither_hangs_nor_shares_what_is_left() -> None:
+    watch = a_watch(amounts={"amount": AmountLimit(run_max=100)})
+    rules: list[str] = []
+
+    def ask(amount: int) -> None:
+        rules.append(rule_of(watch.asked(a_call(arguments={"amount": amount}))))
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        # Python calls this on its way into `add`, as it calls the handler of a signal that has come just then.
+        if event == "call" and frame.f_code is add.__code__:
+            sys.setprofile(None)
+            ask(60)
+
+    def interrupted() -> None:
+        for amount in (60, 40):
+            sys.setprofile(interrupt)
+            ask(amount)
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(30)
+
+    assert not thread.is_alive()
+    # The handler has the first 60, so the 60 that it interrupted are over; its next 60 are too, and the 40 fit.
+    assert rules == ["", "amount_per_run", "amount_per_run", ""]
 
 
 def test_it_is_said_once_of_each_action_and_found_at_each_call() -> None:

@@ -27,6 +27,7 @@ from rescind.triggers.facts import Call, End
 from rescind.triggers.patterns import names_matching, targets_matching
 
 AMOUNT_LIMIT_MAX = 1e15
+_NO_SUM = Decimal(0)
 ENTRIES_MAX = 100
 
 
@@ -151,8 +152,9 @@ class AllowedWatch:
         self._detector, self._run, self._fences, self._bounded = detector, run, fences, bounded
         self._said: dict[int, float] | None = None
         self._sums: dict[_Amount, Decimal] | None = None
-        # Only where sums are limited: two calls at the same time must not both have the last of it.
-        self._lock = threading.Lock() if any(fence.sums for fence in fences) else None
+        # Only where sums are limited: two calls at the same time must not both have the last of it. A signal's handler
+        # may come by here in the middle of it.
+        self._lock = threading.RLock() if any(fence.sums for fence in fences) else None
 
     def asked(self, call: Call) -> Finding | None:
         """Whether the call is outside of what the run may do.
@@ -228,11 +230,18 @@ class AllowedWatch:
         assert amount.run_max is not None
         assert self._lock is not None
         with self._lock:
-            sums = self._sums = self._sums or {}
-            total = add(sums.get(amount, Decimal(0)), value)
-            if total <= amount.run_max:
-                sums[amount] = total
-                return None
+            if self._sums is None:
+                self._sums = {}
+            sums = self._sums
+            before = sums.get(amount, _NO_SUM)
+            total = add(before, value)
+            while total <= amount.run_max:
+                latest = sums.get(amount, _NO_SUM)
+                if latest is before:
+                    sums[amount] = total  # nothing is called in between, so that no handler can come by there
+                    return None
+                # A handler that came by meanwhile has had of it too. We begin again, once for each such handler.
+                before, total = latest, add(latest, value)
         detail = f"{shown(call.action)}: {amount.name} would be {total:f} in this run, {amount.run_max:f} is the limit"
         return self._found("amount_per_run", call, detail, amount.name, total)
 
