@@ -14,7 +14,7 @@ from rescind.cli.out import Out
 from rescind.cli.places import Places, find_places
 from rescind.cli.resume import Resumption, places_to_lift_at
 from rescind.cli.safe import safe
-from rescind.cli.stopping import deliver, order_as_json, read_words
+from rescind.cli.stopping import checked_cause, deliver, order_as_json, read_words
 from rescind.cli.stores import orders_of, shell_line, store_words
 from rescind.cli.trouble import reply_as_json, trouble_line
 from rescind.cli.words import count_of
@@ -124,8 +124,7 @@ def force_open(*, scope: str, reason: str, cause: str, wait_s: float | None, act
     No cooldown ends it and no probe is admitted.
     """
     wanted, _ = read_words(scope, Level.READ_ONLY.label)
-    if cause and (not cause.isprintable() or cause != cause.strip()):
-        raise UsageError(f"--cause {cause!r} is no signal and no incident; give the id of one")
+    cause = checked_cause(cause)
     clock = SystemClock()
     order = new_order(
         wanted,
@@ -137,10 +136,7 @@ def force_open(*, scope: str, reason: str, cause: str, wait_s: float | None, act
         measure=Measure.FORCED_OPEN,
         cause=cause,
     )
-    places = find_places(given_places())
-    if places.passed_over:
-        out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
-    return deliver((order,), places, wait_s=wait_s, out=out, clock=clock, show=lambda answers: answers[0])
+    return deliver((order,), given_places(), wait_s=wait_s, out=out, clock=clock, show=lambda answers: answers[0])
 
 
 @breaker.command(short_help="Close the breakers of a scope.")

@@ -8,9 +8,7 @@ import click
 from rescind.cli.identity import whoami
 from rescind.cli.options import common, given_places, placing
 from rescind.cli.out import Out
-from rescind.cli.places import find_places
-from rescind.cli.safe import safe
-from rescind.cli.stopping import deliver, read_words
+from rescind.cli.stopping import checked_cause, deliver, read_words
 from rescind.clock import SystemClock, SystemIds
 from rescind.errors import UsageError
 from rescind.model.level import Level
@@ -84,8 +82,7 @@ def contain(
     process may still act under older orders.
     """
     wanted, level_wanted = read_words(scope, level or Level.HALTED.label)
-    if cause and (not cause.isprintable() or cause != cause.strip()):
-        raise UsageError(f"--cause {cause!r} is no signal and no incident; give the id of one")
+    cause = checked_cause(cause)
     measures = [measure for measure in _FLAGS if flags[measure.value]]
     if isolate:
         wanted = tree_of(wanted)
@@ -97,10 +94,7 @@ def contain(
         raise UsageError(f"say what to do about {scope}: {options}, or --level. `rescind stop` just stops it")
     _refuse_pointless(wanted, measures)
     orders = _orders(wanted, measures, level_wanted, cause=cause, reason=reason, actor=actor or whoami())
-    places = find_places(given_places())
-    if places.passed_over:
-        out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
-    return deliver(orders, places, wait_s=wait_s, out=out, clock=SystemClock(), show=_as_json)
+    return deliver(orders, given_places(), wait_s=wait_s, out=out, clock=SystemClock(), show=_as_json)
 
 
 def tree_of(scope: Scope) -> Scope:

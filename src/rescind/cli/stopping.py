@@ -7,7 +7,7 @@ from typing import Any
 from rescind.cli.delivery import Delivery
 from rescind.cli.identity import whoami
 from rescind.cli.out import Out
-from rescind.cli.places import Given, Places, find_places
+from rescind.cli.places import Given, find_places
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line
 from rescind.clock import Clock, SystemClock, SystemIds
@@ -40,15 +40,12 @@ def stop_now(
     wanted_scope, wanted_level = read_words(scope, level)
     clock = SystemClock()
     order = new_order(wanted_scope, wanted_level, reason=reason, actor=actor or whoami(), clock=clock, ids=SystemIds())
-    places = find_places(given)
-    if places.passed_over:
-        out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
-    return deliver((order,), places, wait_s=wait_s, out=out, clock=clock, show=lambda answers: answers[0])
+    return deliver((order,), given, wait_s=wait_s, out=out, clock=clock, show=lambda answers: answers[0])
 
 
 def deliver(
     orders: Sequence[Order],
-    places: Places,
+    given: Given,
     *,
     wait_s: float | None,
     out: Out,
@@ -59,15 +56,19 @@ def deliver(
 
     Args:
         orders: At least one, with one scope.
-        places: Where to.
+        given: What the command line says of places. A `rescind.yaml` that is passed over is said first.
         wait_s: How long to wait for each receipt; None for not at all.
         out: Where to say it.
         clock: The time.
         show: The answer for programs, made of the answers for each order.
 
     Returns: The exit status.
-    Raises: SwitchesFailed, if there are switches and one of the orders is at none of them; OrdersUnavailable.
+    Raises: UsageError, if there is neither a switch nor a store; SwitchesFailed, if there are switches and one of the
+        orders is at none of them; OrdersUnavailable.
     """
+    places = find_places(given)
+    if places.passed_over:
+        out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
     deliveries = [Delivery(order, places, out, clock=clock) for order in orders]
     for delivery in deliveries:  # all of them are on this disk, before anybody waits for a switch
         delivery.place_here()
@@ -108,6 +109,13 @@ def read_words(scope: str, level: str) -> tuple[Scope, Level]:
         return Scope.parse(scope), Level.parse(level)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def checked_cause(cause: str) -> str:
+    """The signal or the incident that an order answers, as typed; may be empty. Raises: UsageError."""
+    if cause and (not cause.isprintable() or cause != cause.strip()):
+        raise UsageError(f"--cause {cause!r} is no signal and no incident; give the id of one")
+    return cause
 
 
 def order_as_json(order: Order) -> dict[str, Any]:
