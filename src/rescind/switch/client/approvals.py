@@ -92,7 +92,6 @@ class SwitchDecider:
             clock: The time.
         """
         self._config, self._token, self._clock = config, token, clock
-        self.trouble = ""  # why the last asking was in vain
         self._thread: threading.Thread | None = None
         self._begin_anew()
 
@@ -168,18 +167,15 @@ class SwitchDecider:
                 wanted.asked_at.add(reply.url)
                 with self._lock:
                     wanted.answers[reply.url] = reply.answer
-            else:
-                self.trouble = f"{reply.url}: {reply.detail}"
-                if reply.is_refusal and not wanted.is_told:
-                    wanted.is_told = True
-                    logger.warning("%s cannot be asked for at %s", wanted.asked.approval_id, self.trouble)
+            elif reply.is_refusal and not wanted.is_told:
+                wanted.is_told = True
+                logger.warning("%s cannot be asked for at %s: %s", wanted.asked.approval_id, reply.url, reply.detail)
 
     def _look(self, wanted: list[_Wanted]) -> None:
         """Take up what the switches say now."""
         by_id = {each.asked.approval_id: each for each in wanted}
         for reply in get_approvals(self._switches, clock=self._clock):
             if reply.answer is None:
-                self.trouble = f"{reply.url}: {reply.detail}"
                 continue
             with self._lock:
                 for doc in reply.answer:

@@ -28,9 +28,6 @@ class ApprovalBook:
         if content not in same:
             same.append(content)
 
-    def __len__(self) -> int:
-        return len(self._asked)
-
     def __iter__(self) -> Iterator[Approval]:
         """All that were not forgotten, in the order in which they came."""
         return iter([self._approval(asked) for asked in self._asked.values()])
