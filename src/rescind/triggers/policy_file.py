@@ -24,16 +24,12 @@ from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rescind.config import load_settings
 from rescind.errors import ConfigError
 from rescind.triggers.marked import TEXT_BYTES_MAX, BadLine, Document
 from rescind.triggers.policy import Policy
 from rescind.triggers.policy_sections import DEFAULT_NAME, read_sections
-
-if TYPE_CHECKING:
-    import yaml
 
 LOOK_EVERY_S = 1.0
 """How often a policy's file is looked at: its change is in force within this time, for one `stat` a second."""
@@ -70,35 +66,20 @@ def default_text() -> str:
     return files("rescind.triggers").joinpath("default_policy.yaml").read_text(encoding="utf-8")
 
 
-def read_policy(data: bytes, *, name: str, before_reading: Callable[[Path], None] | None = None) -> Policy:
+def read_policy(data: bytes, *, name: str, before_reading: Callable[[Path], None] = lambda _: None) -> Policy:
     """As `load_policy`, of what the file holds.
 
     Args:
         data: The file's bytes; empty means the built-in policy alone.
         name: What messages and rules call the file.
-        before_reading: Called with the baseline that the file names, before that is read and whatever comes of it.
+        before_reading: See `read_sections`.
 
     Raises: ConfigError.
     """
     try:
-        document = Document(data) if before_reading is None else _Telling(data, Path(name).parent, before_reading)
-        return read_sections(document, name=name, built_in=_built_in())
+        return read_sections(Document(data), name=name, built_in=_built_in(), before_reading=before_reading)
     except BadLine as bad:
         raise ConfigError(f"{name}, line {bad.line}: {bad.problem}") from bad
-
-
-class _Telling(Document):
-    """A policy's document that tells which baseline it names, as soon as it is asked for it."""
-
-    def __init__(self, data: bytes, folder: Path, tell: Callable[[Path], None]) -> None:
-        super().__init__(data)
-        self._folder, self._tell = folder, tell
-
-    def text(self, node: "yaml.Node", what: str) -> str:
-        text = super().text(node, what)
-        if what == "baseline":
-            self._tell(self._folder / text)
-        return text
 
 
 @cache

@@ -1,7 +1,7 @@
 """A policy's sections read from YAML: limits of detectors, approvals, fleet and outage, and the rules."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -33,24 +33,33 @@ _UNDER_POLICY: dict[str, str] = dict.fromkeys(_SECTIONS, "in a rescind.yaml it b
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def read_sections(document: Document, *, name: str, built_in: Policy | None) -> Policy:
+def read_sections(
+    document: Document,
+    *,
+    name: str,
+    built_in: Policy | None,
+    before_reading: Callable[[Path], None] = lambda _: None,
+) -> Policy:
     """The policy that a document holds, before the built-in rules and on top of the built-in limits.
 
     Args:
         document: A `rescind.yaml`, a policy by itself, or nothing.
         name: What messages and origins call it.
         built_in: The built-in policy; None while that itself is read.
+        before_reading: Called with the baseline that it names, before that is read and whatever comes of it.
 
     Raises: BadLine.
     """
-    return _Reader(document, name, built_in).policy()
+    return _Reader(document, name, built_in, before_reading).policy()
 
 
 class _Reader:
     """One file on its way to a policy. Everything raises `BadLine`."""
 
-    def __init__(self, document: Document, name: str, built_in: Policy | None) -> None:
-        self._document, self._name = document, name
+    def __init__(
+        self, document: Document, name: str, built_in: Policy | None, before_reading: Callable[[Path], None]
+    ) -> None:
+        self._document, self._name, self._before_reading = document, name, before_reading
         self._base: Mapping[str, Limits] = built_in.limits if built_in is not None else {}
         self._defaults: tuple[Rule, ...] = built_in.rules if built_in is not None else ()
         self._rules = RuleReader(document, name, prefix="" if built_in is not None else BUILT_IN)
@@ -130,6 +139,7 @@ class _Reader:
         from rescind.triggers.baseline import BaselineError, load  # most policies name none
 
         path = Path(self._name).parent / self._document.text(entry.node, "baseline")
+        self._before_reading(path)
         try:
             return load(path), str(path)
         except BaselineError as error:
