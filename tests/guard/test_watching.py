@@ -204,7 +204,7 @@ def test_a_detector_that_raises_lets_no_write_through_unseen(tmp_path: Path, mon
     shop = Shop(tmp_path, BLAST % "deny")
 
     def broken(self: object, call: object) -> None:
-        raise ZeroDivisionError("the secret is 42")
+        raise ZeroDivisionError("the secret is swordfish")
 
     monkeypatch.setattr(BlastWatch, "asked", broken)
     with shop.guard.run("clerk@1"):
@@ -215,7 +215,7 @@ def test_a_detector_that_raises_lets_no_write_through_unseen(tmp_path: Path, mon
         assert shop.get("tea") == "tea"
     assert shop.effects == []
     assert shop.signals()[0].signal.kind is SignalKind.DETECTOR_FAILURE
-    assert "42" not in str(shop.signals())
+    assert "swordfish" not in str(shop.signals())
 
 
 def test_fan_out_of_a_contained_run_is_blocked_and_of_others_it_is_not(tmp_path: Path) -> None:
