@@ -380,7 +380,7 @@ class WriteCall:
 
     def draft(self, event: Event) -> Draft:
         """An event of this run, now."""
-        return Draft(run_id=self.run.info.run_id, event=event, recorded_at_us=self.run.guard.clock.now_us())
+        return self.run.draft(event)
 
     def scrub(self, text: str) -> str:
         """The text without the secrets of this call."""

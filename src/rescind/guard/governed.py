@@ -15,7 +15,7 @@ from rescind.guard.holding import Hold, unending_hold, verdict_of
 from rescind.guard.probing import claim, refused_for_now, trips_among, without_trips
 from rescind.guard.refusing import fan_out_refusal, refusal_of
 from rescind.journal.port import Draft
-from rescind.model.entry import Refused, RunOpened
+from rescind.model.entry import Event, Refused, RunOpened
 from rescind.model.level import Level
 from rescind.model.order import covering, effective_level
 from rescind.model.step import RunInfo
@@ -50,12 +50,13 @@ class Governed:
     Attributes:
         view: What the standing orders mean to it.
         watch: What its detectors know of it; None without a policy.
+        parent: The run of this process that has spawned it, if one has.
     """
 
     def __init__(
         self, guard: "Guard", info: RunInfo, *, limits: Limits, fallback: str | None, parent: "Governed | None"
     ) -> None:
-        self.guard, self.info, self.fallback, self.above = guard, info, fallback, parent
+        self.guard, self.info, self.fallback, self.parent = guard, info, fallback, parent
         self.view = UNSEEN
         self.watch: RunWatch | None = None
         self._page: Sequence[int] = (0,)
@@ -120,7 +121,7 @@ class Governed:
             awaits = self._judge_in_silence(action, writes=writes) or awaits
         if now_s >= self._deadline_s:
             self.refuse(spent(action, "time"), action)
-        if next(self._calls) > self._limits.calls_max or (self.above is not None and self.above.is_spent()):
+        if next(self._calls) > self._limits.calls_max or (self.parent is not None and self.parent.is_spent()):
             self.refuse(spent(action, "calls"), action)
         return awaits
 
@@ -146,7 +147,7 @@ class Governed:
 
     def is_spent(self) -> bool:
         """Count a call of a child, and say whether it is one too many: a run cannot spend more by spawning."""
-        above_is_spent = self.above is not None and self.above.is_spent()
+        above_is_spent = self.parent is not None and self.parent.is_spent()
         return next(self._calls) > self._limits.calls_max or above_is_spent
 
     def claim_probe(self, action: str) -> "Claim | None":
@@ -286,14 +287,17 @@ class Governed:
 
     # --- the journal ---
 
+    def draft(self, event: Event) -> Draft:
+        """An event of this run, now."""
+        return Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us())
+
     def opening_with_intent(self) -> Draft | None:
         """The draft that opens the run together with its first intent; None when it is open."""
         # Two threads may both send it. A run may be opened twice; an intent must never come before an opening.
         return self._opening() if not self._is_open else None
 
     def _opening(self) -> Draft:
-        event = RunOpened(run=self.info, guard_id=self.guard.guard_id)
-        return Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us())
+        return self.draft(RunOpened(run=self.info, guard_id=self.guard.guard_id))
 
     # --- judging and refusing ---
 
@@ -364,27 +368,27 @@ class Governed:
     def _begin_below(self) -> None:
         # Asked of the run that spawns, which is whom a blocked fan-out is about, and whose spread detectors watch.
         self._refuse_to_begin()
-        if self.above is not None and self.above.watch is not None:
-            self.above.asked(SPAWN, writes=False, spawns=True)
+        if self.parent is not None and self.parent.watch is not None:
+            self.parent.asked(SPAWN, writes=False, spawns=True)
             self._refuse_to_begin()  # what they found may have blocked it
 
     def _refuse_to_begin(self) -> None:
         standing = self.guard.standing()
         blocked = fan_out_blocked(standing, self.info, SPAWN, above=True)
-        above = self.above
+        above = self.parent
         while blocked is None and above is not None:  # of those in this process all is known, their agents too
             blocked = fan_out_blocked(standing, above.info, SPAWN)
-            above = above.above
+            above = above.parent
         if blocked is not None:
             raise fan_out_refusal(blocked, action=SPAWN, run_id=self.info.ancestors[0], started=f"run {self.run_id}")
 
     def _halt_above(self) -> Halt | None:
         # A halted run makes no more calls, and opening another run to make them from would be one.
-        above = self.above
+        above = self.parent
         while above is not None:
             if above._halt is not None:  # a run like this one
                 return above._halt
-            above = above.above
+            above = above.parent
         return None
 
     def refuse(self, verdict: Deny | Halt, action: str) -> NoReturn:
@@ -410,7 +414,7 @@ class Governed:
         level = Level.HALTED if isinstance(verdict, Halt) else verdict.level
         orders = tuple(order.order_id for order in verdict.orders)
         event = Refused(action=action, level=level.label, reason=verdict.reason, order_ids=orders)
-        self.guard.journal.submit((Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us()),))
+        self.guard.journal.submit((self.draft(event),))
 
     def _record_state(self, orders: "tuple[Order, ...]") -> None:
         # A run that is contained leaves its state for the incident, once for each order.
@@ -418,8 +422,7 @@ class Governed:
             if order.order_id not in self._contained_by and self._is_open:
                 self._contained_by |= {order.order_id}
                 event = snapshot_of(self, order, calls=_counted(self._calls), steps=_counted(self._steps))
-                now_us = self.guard.clock.now_us()
-                self.guard.journal.submit((Draft(run_id=self.run_id, event=event, recorded_at_us=now_us),))
+                self.guard.journal.submit((self.draft(event),))
 
 
 def _counted(counter: "itertools.count[int]") -> int:

@@ -20,7 +20,6 @@ from rescind.guard.errands import Errands
 from rescind.guard.gate import Deny
 from rescind.guard.holding import Hold, in_words
 from rescind.guard.probing import trips_among
-from rescind.journal.port import Draft
 from rescind.model.entry import Signalled
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order, covering, private_reason
@@ -208,8 +207,7 @@ class Responder:
         self._errands.after_fork()
 
     def _record(self, signal: Signal, decision: Decision, run: "Governed") -> None:
-        event = Signalled(signal, responses=decision.words, shadow=decision.shadow)
-        draft = Draft(run_id=run.run_id, event=event, recorded_at_us=self._guard.clock.now_us())
+        draft = run.draft(Signalled(signal, responses=decision.words, shadow=decision.shadow))
         opening = run.opening_with_intent()
         try:
             self._guard.journal.submit((draft,) if opening is None else (opening, draft))

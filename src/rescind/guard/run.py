@@ -42,7 +42,6 @@ class Run(Governed):
         parent: "Run | None" = None,
     ) -> None:
         super().__init__(guard, info, limits=limits, fallback=fallback, parent=parent)
-        self.parent = parent
         self._numbered_after_opening = numbered_after_opening  # others may have begun, or go on with, its chain
         self._is_forked = self._entered = False
         self._step_prefix = ""
@@ -198,7 +197,7 @@ class Run(Governed):
         how = "halted" if self.halted else "ended" if error is None else "failed"
         # Only the kind of error: its text may hold what a tool's redact= keeps out of the journal.
         event = RunClosed(guard_id=self.guard.guard_id, how=how, detail=type(error).__name__ if error else "")
-        closing = Draft(run_id=self.run_id, event=event, recorded_at_us=self.guard.clock.now_us())
+        closing = self.draft(event)
         if self._is_open:
             return (closing,)
         # It wrote nothing. Where runs are compared with healthy ones, that it was there belongs to the record too;
