@@ -23,6 +23,7 @@ from rescind.model.compact import KIND_OF_EFFECT_CLASS
 from rescind.model.entry import Ended, Event, Intended, StepRef
 from rescind.model.outcome import Completed, Outcome
 from rescind.model.step import Arguments, Compensation, Snapshot, Step, Target, digest_of
+from rescind.triggers.facts import End
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -239,16 +240,22 @@ class WriteCall:
             is_good = isinstance(self._outcome, Completed) and self.verified is not False
             hand_back(self.run.guard, self._probe, succeeded=is_good if self._invoked else None)
         if self._asked is not None and self._outcome is not None and self._invoked:
-            self.run.ended(
-                self._asked,
-                self._outcome,
-                verified=self.verified,
-                step_id=self.step_id,
-                report=self._without_secrets(self._collecting.report),
-                problem=self.scrub(self._problem) if self._problem else "",
-                approved_differs=self._difference(self._collecting.report),
-                secrets=self._secrets,
-            )
+            self.run.ended(self._end(self._asked, self._outcome), secrets=self._secrets)
+
+    def _end(self, asked: "Asked", outcome: Outcome) -> End:
+        report = self._without_secrets(self._collecting.report)
+        problem = self.scrub(self._problem) if self._problem else ""
+        differs = self._difference(self._collecting.report)
+        asked.step_id = self.step_id  # only now: until it has ended, detectors know the call as it was asked for
+        return End(
+            call=asked,
+            at_s=self.run.guard.clock.boot_s(),
+            outcome=outcome,
+            verified=self.verified,
+            report=report,
+            problem=problem,
+            approved_differs=differs,
+        )
 
     def _without_secrets(self, report: "ToolReport | None") -> "ToolReport | None":
         # Now, since a detector shows texts cut short, and nobody recognises a secret by its first half.

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from rescind.guard.obeyed import Obeyed
     from rescind.guard.watching import Asked
     from rescind.model.order import Order
-    from rescind.model.outcome import Outcome
     from rescind.model.step import Target
     from rescind.switch.probes import Claim
     from rescind.triggers.engine import RunWatch
-    from rescind.triggers.facts import ToolReport
+    from rescind.triggers.facts import End
 
 logger = logging.getLogger("rescind")
 
@@ -179,7 +178,7 @@ class Governed:
         repeats: str = "",
         spawns: bool = False,
     ) -> "Asked | None":
-        """Tell the detectors of a call that is about to be made. What is returned goes to `ended`.
+        """Tell the detectors of a call that is about to be made. What is returned is the `call` of its `End`.
 
         Raises: CallDenied, RunHalted: what they found makes the policy refuse it.
         """
@@ -190,40 +189,19 @@ class Governed:
             self, action, writes=writes, arguments=arguments, target=target, repeats=repeats, spawns=spawns
         )
 
-    def ended(
-        self,
-        asked: "Asked",
-        outcome: "Outcome",
-        *,
-        verified: bool | None = None,
-        step_id: str = "",
-        report: "ToolReport | None" = None,
-        problem: str = "",
-        approved_differs: str = "",
-        secrets: "Collection[str]" = (),
-    ) -> None:
-        """Tell the detectors how it ended. Takes nothing back, and never raises.
+    def ended(self, end: "End", *, secrets: "Collection[str]" = ()) -> None:
+        """Tell the detectors how a call ended that they were asked about. Takes nothing back, and never raises.
 
-        The arguments are as in `triggers.facts.End`; none of `secrets`, which are redacted, is in what is found.
+        None of `secrets`, which are redacted, is in what is found.
         """
         watching = self.guard.watching
         if watching is None or self.watch is None:
             return
         try:
-            watching.ended(
-                self,
-                asked,
-                outcome,
-                verified=verified,
-                step_id=step_id,
-                report=report,
-                problem=problem,
-                approved_differs=approved_differs,
-                secrets=secrets,
-            )
+            watching.ended(self, end, secrets=secrets)
         except Exception as error:  # noqa: BLE001  # what has happened must not be told as if it had not
             # The kind of error and no more: its text may hold what is to be kept out of the log.
-            why = f"how {asked.action} ended could not be judged ({type(error).__name__})"
+            why = f"how {end.call.action} ended could not be judged ({type(error).__name__})"
             logger.error("run %s: %s; this process holds it at read_only", self.run_id, why)
             self.hold_at(unending_hold(Level.READ_ONLY, why))
 

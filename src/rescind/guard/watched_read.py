@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rescind.errors import CallDenied, RunHalted
 from rescind.guard.reporting import Collecting
 from rescind.model.outcome import Completed, Failed, Outcome
+from rescind.triggers.facts import End
 
 if TYPE_CHECKING:
     from rescind.guard.governed import Governed
@@ -51,7 +52,14 @@ class WatchedRead:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._collecting.__exit__(kind, error, at)
         if self._asked is not None and not _says_nothing(error):
-            self._run.ended(self._asked, self._outcome, report=self._collecting.report, problem=self._problem)
+            end = End(
+                call=self._asked,
+                at_s=self._run.guard.clock.boot_s(),
+                outcome=self._outcome,
+                report=self._collecting.report,
+                problem=self._problem,
+            )
+            self._run.ended(end)
 
 
 def _says_nothing(error: BaseException | None) -> bool:

@@ -24,12 +24,11 @@ from rescind.guard.gate import Deny
 from rescind.guard.probing import trips_among
 from rescind.guard.responding import Responder
 from rescind.model.order import Measure
-from rescind.model.outcome import Outcome
 from rescind.model.signal import Finding
 from rescind.model.step import Target, canonical_json
 from rescind.triggers.allowed import revoked_lease
 from rescind.triggers.engine import Engine, RunWatch
-from rescind.triggers.facts import Call, End, ToolReport
+from rescind.triggers.facts import Call, End
 from rescind.triggers.learned import LearnedShapes
 from rescind.triggers.outage import Outages
 from rescind.triggers.policy_file import LOOK_EVERY_S, PolicyFile
@@ -48,7 +47,7 @@ _NO_ARGUMENTS: Mapping[str, Any] = {}
 _REVOKED = "revoked by"
 
 Asked = Call
-"""What `ended` is told of again."""
+"""The `call` of the `End` that `ended` is told of."""
 
 
 class Watching:
@@ -147,30 +146,9 @@ class Watching:
         for invariant in self._guard.invariants:
             invariant.after_fork()
 
-    def ended(
-        self,
-        run: "Governed",
-        asked: Call,
-        outcome: Outcome,
-        *,
-        verified: bool | None,
-        step_id: str,
-        report: ToolReport | None = None,
-        problem: str = "",
-        approved_differs: str = "",
-        secrets: Collection[str] = (),
-    ) -> None:
+    def ended(self, run: "Governed", end: End, *, secrets: Collection[str]) -> None:
         """See `Run.ended`."""
-        asked.step_id = step_id
-        end = End(
-            call=asked,
-            at_s=self._boot_s(),
-            outcome=outcome,
-            verified=verified,
-            report=report,
-            problem=problem,
-            approved_differs=approved_differs,
-        )
+        asked = end.call
         assert run.watch is not None
         self.outages.ended(end)
         found = run.watch.ended(end)
