@@ -401,3 +401,12 @@ def test_in_a_task_the_order_is_in_place_before_the_call_goes_on_and_the_loop_wa
     shop.guard.watching.finish(20)
     (incident,) = list_incidents(shop.guard.journal)
     assert incident.of("order")[0].ref == shop.standing()[0].order_id
+
+
+def test_an_action_with_brackets_in_its_name_waits_for_a_person_where_the_policy_names_it(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, "policy: {require_approval: ['pay[card].send']}")
+    paid: list[str] = []
+    pay = shop.guard.write("pay[card].send", irreversible="a test")(paid.append)
+    with shop.guard.run("clerk@1"), pytest.raises(CallDenied, match=r"pay\[card\]\.send"):
+        pay("ann")
+    assert paid == []

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from rescind.model.step import Target
-from rescind.triggers.patterns import names_matching, targets_matching
+from rescind.triggers.patterns import first_match, names_matching, targets_matching
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,14 @@ from rescind.triggers.patterns import names_matching, targets_matching
 )
 def test_a_star_is_any_text_and_all_else_is_itself(pattern: str, name: str, matches: bool) -> None:
     assert names_matching([pattern])(name) is matches
+
+
+@pytest.mark.parametrize("length", [1, 5_000])
+def test_the_first_pattern_that_matches_is_named_and_no_name_is_too_long_for_it(length: int) -> None:
+    name = "pay[card]." + "x" * length
+    assert first_match(("refund.*", "pay[card].*", "*"), name) == "pay[card].*"
+    assert first_match(("pay[a-z].*",), name) == ""
+    assert first_match((), name) == ""
 
 
 def test_no_pattern_matches_nothing() -> None:

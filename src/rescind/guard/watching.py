@@ -11,10 +11,8 @@ V5. A run is not contained for errors that everybody has: while a tool is down, 
 V6. Once a trip is lifted, by a person or by its own probes, what was before that trips nothing again.
 """
 
-import fnmatch
 import math
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +29,7 @@ from rescind.triggers.engine import Engine, RunWatch
 from rescind.triggers.facts import Call, End
 from rescind.triggers.learned import LearnedShapes
 from rescind.triggers.outage import Outages
+from rescind.triggers.patterns import first_match
 from rescind.triggers.policy_file import LOOK_EVERY_S, PolicyFile
 from rescind.triggers.rates import RatesDetector
 
@@ -175,15 +174,10 @@ class Watching:
         """Why a call of this action needs a person's approval; empty if the policy asks for none."""
         if not self.policy.require_approval:
             return ""
-        pattern = _first_match(self.policy.require_approval, action)
+        pattern = first_match(self.policy.require_approval, action)
         return f"the policy requires it (require_approval: {pattern})" if pattern else ""
 
 
 def _without(secrets: Collection[str], finding: Finding) -> Finding:
     detail, facts = scrub(finding.detail, secrets), scrub(finding.facts, secrets)
     return msgspec.structs.replace(finding, detail=detail, facts=facts)
-
-
-@lru_cache(maxsize=1_024)
-def _first_match(patterns: tuple[str, ...], action: str) -> str:
-    return next((pattern for pattern in patterns if fnmatch.fnmatchcase(action, pattern)), "")

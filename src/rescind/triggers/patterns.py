@@ -24,6 +24,12 @@ def names_matching(patterns: Iterable[str]) -> Callable[[str], bool]:
     return lambda name: len(name) <= NAME_LENGTH_MAX and remembered(name)
 
 
+@lru_cache(REMEMBERED_MAX)
+def first_match(patterns: tuple[str, ...], name: str) -> str:
+    """The first of these patterns that a name matches, however long it is; empty if none does."""
+    return next((pattern for pattern in patterns if fnmatch.fnmatchcase(name, _shell(pattern))), "")
+
+
 def targets_matching(patterns: Iterable[str]) -> Callable[[Target], bool]:
     """Whether a target matches one of these patterns: `SYSTEM`, `SYSTEM/KIND` or `SYSTEM/KIND/ID`.
 
@@ -56,9 +62,14 @@ def _part_test(part: str) -> Callable[[str], bool] | None:
 
 def _compiled(patterns: Iterable[str]) -> Callable[[str], bool]:
     # fnmatch's own translation: its stars are atomic, so that a name which nearly matches takes no time that grows with
-    # a power of its length. It knows sets in brackets besides; here a bracket is one.
-    alternatives = [fnmatch.translate(pattern.replace("[", "[[]")) for pattern in patterns]
+    # a power of its length.
+    alternatives = [fnmatch.translate(_shell(pattern)) for pattern in patterns]
     if not alternatives:
         return lambda _: False
     match = re.compile("|".join(alternatives)).match
     return lambda name: match(name) is not None
+
+
+def _shell(pattern: str) -> str:
+    """The pattern as a shell would write it, which knows sets in brackets besides; here a bracket is one."""
+    return pattern.replace("[", "[[]")
