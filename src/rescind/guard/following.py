@@ -113,8 +113,10 @@ class Following:
         return self._obeyed.fault or ("" if subscription is None else subscription.silence())
 
     def notice(self) -> str:
-        """See `Subscriber`: why a change of the policy's file is not in force."""
-        return "" if self.watching is None else self.watching.fault
+        """See `Subscriber`: why a change of the policy's file is not in force, and which signals no switch has."""
+        of_policy = "" if self.watching is None else self.watching.fault
+        of_signals = "" if self.teller is None else self.teller.notice()
+        return "; ".join(filter(None, (of_policy, of_signals)))
 
     def describe(self) -> "Report":
         """See `Follower`."""

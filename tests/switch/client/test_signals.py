@@ -9,6 +9,7 @@ import pytest
 
 from builders import NOON, an_order
 from rescind.clock import SystemClock
+from rescind.guard.guard import Guard
 from rescind.model.level import Level
 from rescind.model.order import Measure
 from rescind.model.scope import Scope
@@ -55,7 +56,7 @@ def test_every_switch_is_told_of_every_signal_in_their_order() -> None:
             assert [body["signal_id"] for body in switch.bodies()] == [f"sig-{number}" for number in range(5)]
             assert switch.asked[0][:2] == ("POST", "/v1/signals")
             assert switch.asked[0][2]["authorization"] == "Bearer secret"
-    assert (poster.dropped, poster.undelivered, poster.problem) == (0, 0, "")
+    assert poster.notice() == ""
 
 
 def test_orders_go_as_what_is_asked_for_and_only_those_about_own_runs_keep_their_ids() -> None:
@@ -89,7 +90,7 @@ def test_nobody_waits_for_a_switch_that_hangs_and_the_newest_signals_are_kept() 
         for number in range(1, 11):
             poster.put(a_signal(number))
         assert clock.monotonic_s() - began_s < 0.5
-        assert poster.dropped == 7
+        assert poster.notice() == "signals lost: 7 dropped, since more were noticed than could be sent"
         go_on.set()
         assert poster.flush(PATIENCE_S)
         assert [body["signal_id"] for body in switch.bodies()] == ["sig-0", "sig-8", "sig-9", "sig-10"]
@@ -109,8 +110,20 @@ def test_what_no_switch_has_taken_is_counted_with_the_reason(script: Script, say
         poster = a_poster(switch.url)
         poster.put(a_signal())
         assert poster.flush(PATIENCE_S)
-    assert poster.undelivered == 1
-    assert says in poster.problem
+    assert "signals lost: 1 that no switch has taken; the last one: " in poster.notice()
+    assert says in poster.notice()
+
+
+def test_a_guard_tells_with_its_report_how_many_were_lost(tmp_path: Path) -> None:
+    with serving(refusing) as switch:
+        (tmp_path / "rescind.yaml").write_text(f"store: store\nswitch: {{urls: [{switch.url}]}}\n")
+        guard = Guard.from_config(tmp_path / "rescind.yaml")
+        assert guard.notice() == ""
+        assert guard.teller is not None
+        guard.teller.put(a_signal())
+        assert guard.teller.flush(PATIENCE_S)
+        assert "1 that no switch has taken" in guard.notice()
+        guard.close()
 
 
 def test_a_file_of_certificates_that_is_gone_ends_nothing(tmp_path: Path) -> None:
@@ -118,7 +131,7 @@ def test_a_file_of_certificates_that_is_gone_ends_nothing(tmp_path: Path) -> Non
     poster = SignalPoster(switches, clock=SystemClock())
     poster.put(a_signal())
     assert poster.flush(PATIENCE_S)
-    assert poster.undelivered == 1
+    assert "1 that no switch has taken" in poster.notice()
 
 
 def test_without_a_switch_nothing_is_sent_and_no_thread_begun() -> None:
@@ -134,7 +147,7 @@ def test_a_real_switch_takes_a_guard_s_signal_within_its_identity(tmp_path: Path
         poster = a_poster(switch.url, token=switch.tokens["agent"])
         poster.put(a_signal(), incident="inc_1")
         assert poster.flush(PATIENCE_S)
-        assert poster.problem == ""
+        assert poster.notice() == ""
         (noticed,) = switch.look("/v1/signals")["signals"]
     assert (noticed["signal"]["signal_id"], noticed["signal"]["scope"]) == ("sig-1", "agent:billing-agent+run:r-1")
     assert noticed["person"] == "agent-name"

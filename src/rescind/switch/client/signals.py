@@ -2,7 +2,8 @@
 
 Every switch is told of every signal, since each decides by itself: what guards told to different switches would meet
 nowhere. A switch that is away misses what is noticed meanwhile; its federation passes on the orders that follow. When
-more is noticed than can be sent, the oldest is dropped: the newest says most, and how many were lost is told.
+more is noticed than can be sent, the oldest is dropped: the newest says most, and how many were lost is told with the
+guard's report.
 """
 
 import threading
@@ -73,20 +74,15 @@ class SignalPoster:
         self._dropped = self._refused = 0
         self._problem = ""
 
-    @property
-    def dropped(self) -> int:
-        """How many were dropped, since more were noticed than could be sent."""
-        return self._dropped
-
-    @property
-    def undelivered(self) -> int:
-        """How many no switch has taken."""
-        return self._refused
-
-    @property
-    def problem(self) -> str:
-        """Why the last one that no switch has taken was not; empty if the last one was taken."""
-        return self._problem
+    def notice(self) -> str:
+        """How many signals no switch has heard of, and why the last one was not taken; empty if none was lost."""
+        lost = [
+            f"{self._dropped:,} dropped, since more were noticed than could be sent" if self._dropped else "",
+            f"{self._refused:,} that no switch has taken" if self._refused else "",
+        ]
+        counts = " and ".join(filter(None, lost))
+        reason = f"; the last one: {self._problem}" if self._problem else ""
+        return f"signals lost: {counts}{reason}" if counts else ""
 
     def tell(
         self, signal: Signal, own: tuple[Order, ...], wide: tuple[Order, ...], incident: "Belonging | None"
@@ -132,6 +128,8 @@ class SignalPoster:
         self._lock = threading.Lock()
         self._queue.clear()
         self._thread = None
+        self._dropped = self._refused = 0
+        self._problem = ""
 
     def _send_all(self) -> None:
         while (doc := self._next()) is not None:
