@@ -102,9 +102,9 @@ def close(*, incident_id: str, note: str, actor: str | None, out: Out) -> int:
         raise UsageError("closing an incident takes a note; say with --note how it ended")
     store = find_store(given_store())
     with journal_of(store) as journal:
-        meant = _meant(journal, incident_id)
+        found = _find(journal, store, incident_id)  # what it holds, while a trouble with the orders changes nothing yet
+        meant = found.incident.incident_id
         incident = close_incident(journal, meant, actor=actor or whoami(), note=note, clock=SystemClock())
-        found = _find(journal, store, meant)
     out.say(f"{safe(incident.incident_id)} is closed", style="bold")
     if found.held:
         out.say(f"closing lifts nothing; still held by {count_of(len(found.held), 'order')}:", style="yellow")
