@@ -195,10 +195,12 @@ def test_orders_that_are_not_ours_are_an_error_and_not_nothing_held(rescind: Res
     (case.store / "orders.db").write_bytes(b"somebody else's file, and no database at all" * 100)
 
     shown = rescind("incidents", "show", incident_id)
+    closed = rescind("incidents", "close", incident_id, "--note", "it is over")
 
-    assert shown.status == 2
+    assert (shown.status, closed.status) == (2, 2)
     assert "orders.db" in shown.err
     assert "held" not in shown.out
+    assert incident_id in rescind("incidents", "list").out  # it is open still
 
 
 def test_a_journal_without_a_store_of_orders_holds_nothing(rescind: Rescind, case: Case) -> None:
