@@ -3,6 +3,28 @@
 It is looked at twice. At the gate, where it costs nothing to say no: is there a probe to be had? And right before the
 tool, where the probe is claimed, so that what waits for a person's approval meanwhile holds none. The outcome of the
 tool decides about the breaker; a write that does not come to its tool gives its probe back.
+
+This is where the parts of a breaker meet: `triggers.rates` notices, `guard.responding` places the trip, `switch.probes`
+keeps its rounds.
+
+                     tripped                cooled               a probe failed
+          closed ──────────────▶ open ──────────────▶ half-open ──────────▶ open
+             ▲                                            │
+             └───────────── all probes succeeded ─────────┘
+
+    forced open    a person's order: refuses until a person lifts it, whatever trips and recovers beside it
+    off            the policy's: nothing counts and nothing trips; what has tripped comes back by the built-in rule
+    shadow         the policy's: counts and reports, and places nothing: where a new rule starts
+
+Laws of the whole, cited by the tests:
+
+B1. Only what is enforced trips; in shadow a trip is reported, and nothing is refused for it.
+B2. An open breaker admits nothing before its cooldown is over, and then at most `probes` calls in each round.
+B3. All probes of a round have to succeed to close it; one that fails, or of which nobody hears in time, opens it anew.
+B4. What a person has set (forced open, off, shadow) stays until a person changes it, whatever calls do meanwhile.
+B5. Only probes decide about an open breaker, and only about the round that they were admitted in: a slow call from
+    before the trip neither closes it nor opens it anew. It is evidence when it ends, as every call is.
+B6. No lock is held during a call. Every verb of an operator returns at once.
 """
 
 import logging

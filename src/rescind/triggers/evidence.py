@@ -17,7 +17,6 @@ import msgspec
 
 from rescind.model.signal import SignalKind
 from rescind.triggers.change import Change, weights_of
-from rescind.triggers.probing import PROBE_TIMEOUT_S, ProbeRule
 from rescind.triggers.volume import Volume
 from rescind.triggers.window import BUCKETS, MARKS, Window
 
@@ -37,19 +36,16 @@ class Rule(enum.StrEnum):
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """When a breaker trips, and how it comes back.
+    """When a breaker trips, and for how long that stays in mind.
 
     Attributes:
         rule: How rates are judged.
         error_rate, anomaly_rate, slow_rate: Tolerated shares of calls, more than 0 and less than 0.95; None: not asked.
         limit: How much evidence `change` wants: at least so many calls lie between false trips, on average.
         minimum_calls: How many calls `window` wants to have seen.
-        window_s: Length of the window.
         spike_factor: How many times the usual number of calls is a spike; None: not asked.
         spike_least: Calls in a window below which nothing is a spike.
-        cooldown_s: How long an open breaker refuses, before it admits probes.
-        probes: How many calls a half-open breaker admits, all of which have to succeed.
-        probe_timeout_s: After how long a probe of which nobody has heard again counts as failed.
+        cooldown_s: How long an open breaker refuses, before it admits probes (see `probing`).
     """
 
     rule: Rule = Rule.CHANGE
@@ -58,22 +54,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     slow_rate: float | None = 0.50
     limit: float = 1e4
     minimum_calls: int = 20
-    window_s: float = 300.0
     spike_factor: float | None = 3.0
     spike_least: int = 30
     cooldown_s: float = 600.0
-    probes: int = 3
-    probe_timeout_s: float = PROBE_TIMEOUT_S
 
     @property
     def rates(self) -> tuple[float | None, float | None, float | None]:
         """The tolerated rates, in the order of `MARKS`."""
         return self.error_rate, self.anomaly_rate, self.slow_rate
-
-    @property
-    def probe_rule(self) -> ProbeRule:
-        """How it comes back."""
-        return ProbeRule.of(cooldown_s=self.cooldown_s, probes=self.probes, timeout_s=self.probe_timeout_s)
 
 
 class Trip(NamedTuple):
@@ -118,7 +106,7 @@ class Evidence:
     def __init__(self, bounds: Bounds) -> None:
         """No call has been seen."""
         self._bounds = bounds
-        self.window = Window(bounds.window_s)
+        self.window = Window()
         factor = bounds.spike_factor
         self._volume = None if factor is None else Volume(factor=factor, least=bounds.spike_least)
         self._changes: list[Change | None] = [None, None, None]  # each is made when the first call is bad in its way
@@ -128,12 +116,8 @@ class Evidence:
         self._limit, self._minimum, self._calls_max = bounds.limit, bounds.minimum_calls, math.inf
         self._alert = bounds.rule is Rule.WINDOW
 
-    def record(self, at_s: float, marks: int) -> Trip | None:
-        """Take up a call that ended at `at_s`; the trip, if that is enough for one."""
-        return self.record_in(self.window.slot_of(at_s), at_s, marks)
-
-    def record_in(self, slot: int, at_s: float, marks: int) -> Trip | None:
-        """The same for a caller that knows the slot of that time."""
+    def record(self, slot: int, at_s: float, marks: int) -> Trip | None:
+        """Take up a call that ended at `at_s`, in that slot of the window; the trip, if that is enough for one."""
         window = self.window
         trip: Trip | None
         if not marks and slot == window.slot and not self._alert:
@@ -146,7 +130,7 @@ class Evidence:
             if self.strikes:
                 self.look(at_s)
             self._move_on(slot)
-            window.add_in(slot, marks)
+            window.add(slot, marks)
             trip = self._judge(marks)
         if trip is not None:
             self._strike(at_s)

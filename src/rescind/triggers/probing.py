@@ -1,13 +1,13 @@
-"""The way back of a breaker: rounds of probes. Pure, for a breaker in memory and for one in a store alike.
+"""The way back of a breaker: rounds of probes. Pure; both stores of orders keep the rounds of their trips by it.
 
 A round begins with the cooldown. When that is over, it admits so many probes and no more. If all of them succeed, the
 breaker has recovered. If one fails, the round has failed at that moment, and there the next one begins, with a cooldown
 of its own. A probe of which nobody hears for `timeout_us` has failed, whatever its prober says later: its process has
 died, or what it waits for is as good as dead.
 
-Times are microseconds of a wall clock where a breaker lives in a store, for no other clock survives a restart. If that
-clock jumps forward, a cooldown ends early by at most the jump, and what follows are probes and not traffic; if it jumps
-back, the breaker stays open longer, until the clock has caught up or a person resets it.
+Times are microseconds of a wall clock, for no other clock survives a restart. If that clock jumps forward, a cooldown
+ends early by at most the jump, and what follows are probes and not traffic; if it jumps back, the breaker stays open
+longer, until the clock has caught up or a person resets it.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ ASK_AGAIN_S = 1.0
 
 
 class ProbeRule(NamedTuple):
-    """How a breaker comes back. See `Bounds`."""
+    """How a breaker comes back. See `RatesConfig`."""
 
     cooldown_us: int
     probes: int

@@ -124,12 +124,9 @@ class RatesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             slow_rate=slow,
             limit=self.limit_wide if _is_wide(scope) else self.limit,
             minimum_calls=self.minimum_calls,
-            window_s=self.window_seconds,
             spike_factor=self.volume_spike_factor,
             spike_least=self.volume_minimum_calls,
             cooldown_s=self.cooldown_seconds,
-            probes=self.probes,
-            probe_timeout_s=self.probe_timeout_seconds,
         )
 
     def _rates(self, scope: Scope) -> tuple[float | None, ...]:
@@ -225,7 +222,7 @@ class RatesDetector:
                 if tripped is not None:
                     breaker.restart()
                     continue
-                trip = breaker.record_in(slot, at_s, marks)
+                trip = breaker.record(slot, at_s, marks)
                 if trip is not None:
                     tripped = key, trip
                     self._quiet_until_s = max(self._quiet_until_s, at_s + self.config.cooldown_seconds)

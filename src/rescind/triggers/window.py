@@ -1,14 +1,12 @@
 """Counts of the last some minutes, in a ring of buckets: constant memory, and constant time for each call.
 
-Time is cut into slots of `seconds / BUCKETS`. A call counts for as long as its slot is among the newest `BUCKETS` ones:
-at least `seconds` less one slot, and at most `seconds`. Moving on empties the buckets that time has passed over; each
-is emptied once for each time that it was filled, and never more than `BUCKETS` at once, so it is cheap on average and
-bounded at worst.
+Time is cut into slots, `BUCKETS` to a window, which the caller numbers from 0. A call counts for as long as its slot is
+among the newest `BUCKETS` ones: at least the window's length less one slot, and at most its length. Moving on empties
+the buckets that time has passed over; each is emptied once for each time that it was filled, and never more than
+`BUCKETS` at once, so it is cheap on average and bounded at worst.
 
 A call that arrives late counts in the slot where it belongs, if that is still in the window, and else not at all.
 """
-
-from typing import NamedTuple
 
 BUCKETS = 12
 """Slots of a window: 25 s each for the default of 300 s. More would be finer, and cost memory for each breaker."""
@@ -19,51 +17,33 @@ FAILED, ANOMALOUS, SLOW = 1, 2, 4
 MARKS = (FAILED, ANOMALOUS, SLOW)
 
 
-class Counts(NamedTuple):
-    """Calls in a window, and how many of them were wrong in which way. A call may be wrong in several."""
-
-    calls: int = 0
-    failed: int = 0
-    anomalous: int = 0
-    slow: int = 0
-
-
 class Window:
-    """See the module. Times are seconds on any clock; the window moves forward only.
+    """See the module. It moves forward only.
 
     `calls` and `slot` are there to be read, and for a good call in the newest slot `calls += 1` is all that `add` does:
     what belongs to that slot is what `calls` has grown by since it began.
     """
 
-    __slots__ = ("_bad", "_calls", "_older", "bad", "calls", "slot", "slot_s")
+    __slots__ = ("_bad", "_calls", "_older", "bad", "calls", "slot")
 
-    def __init__(self, seconds: float) -> None:
-        """An empty window. `seconds` is its length, more than 0."""
-        self.slot_s = seconds / BUCKETS
+    def __init__(self) -> None:
+        """An empty window."""
         self.slot = -1
         """The number of the newest slot; -1 before the first call."""
         self._calls = [0] * BUCKETS  # of each slot but the newest
         self._older = 0  # their sum
         self._bad: list[list[int] | None] = [None, None, None]  # most breakers never see one that is slow
         self.calls = 0
-        """Calls in the window, as of the newest time that it was told."""
+        """Calls in the window, as of the newest slot."""
         self.bad = [0, 0, 0]
-        """How many of them were failed, anomalous and slow, in the order of `MARKS`."""
+        """How many of them were failed, anomalous and slow, in the order of `MARKS`. One may be several of these."""
 
     @property
     def newest_calls(self) -> int:
         """Calls in the newest slot."""
         return self.calls - self._older
 
-    def slot_of(self, at_s: float) -> int:
-        """The number of the slot of a time, at least 0."""
-        return int(at_s / self.slot_s)
-
-    def add(self, at_s: float, marks: int = 0) -> None:
-        """Count a call that ended at `at_s`."""
-        self.add_in(self.slot_of(at_s), marks)
-
-    def add_in(self, slot: int, marks: int = 0) -> None:
+    def add(self, slot: int, marks: int = 0) -> None:
         """Count a call that ended in this slot."""
         place = slot % BUCKETS
         if slot > self.slot:
@@ -76,13 +56,6 @@ class Window:
         self.calls += 1
         if marks:
             self._add_marks(place, marks)
-
-    def counts(self, at_s: float) -> Counts:
-        """What the window holds at `at_s`. A moment before the newest one is taken for the newest."""
-        slot = self.slot_of(at_s)
-        if slot > self.slot:
-            self.move_on(slot)
-        return Counts(self.calls, *self.bad)
 
     def clear(self) -> None:
         """Forget all calls."""
