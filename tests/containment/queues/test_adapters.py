@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from containment.queues.machines import free_port
 from containment.queues.worlds import BILLING, MAILING, CeleryWorld, SqlWorld, take_all
 from rescind.containment.queues.celery_redis import CeleryQueue
 from rescind.containment.queues.port import CannotHold, JobOwner, QueueUnavailable
@@ -14,6 +13,7 @@ from rescind.containment.queues.sql_jobs import SqlJobs
 from rescind.containment.queues.sql_tables import JobTable
 from rescind.errors import UsageError
 from rescind.model.scope import Scope
+from servers import Postgres, free_port
 
 ACME = Scope.parse("tenant:acme")
 
@@ -22,7 +22,7 @@ ACME = Scope.parse("tenant:acme")
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/jobs.db"
-    return str(request.getfixturevalue("postgres_url"))
+    return str(request.getfixturevalue("postgres").url(scheme="postgresql+psycopg"))
 
 
 def test_q2_a_worker_that_asks_never_begins_what_came_in_after_the_pause(url: str) -> None:
@@ -91,8 +91,8 @@ def test_columns_that_are_no_text_and_keys_that_are_no_numbers_serve_too(url: st
     engine.dispose()
 
 
-def test_keys_of_a_type_of_the_database_alone_serve_too(postgres_url: str) -> None:
-    engine = sa.create_engine(postgres_url)
+def test_keys_of_a_type_of_the_database_alone_serve_too(postgres: Postgres) -> None:
+    engine = sa.create_engine(postgres.url(scheme="postgresql+psycopg"))
     with engine.begin() as connection:
         for name in ("rescind_held_jobs", "rescind_paused_queues", "rescind_queue_locks", "letters"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))

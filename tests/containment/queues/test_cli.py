@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from containment.queues.machines import PATIENCE_S
 from containment.queues.worlds import MAILING, SqlWorld, take_all
 from rescind.switch.store import SqliteOrders
+from servers import PATIENCE_S
 from switch.http.service import running
 
 RESCIND = str(Path(sys.executable).with_name("rescind"))

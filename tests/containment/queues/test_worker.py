@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import redis
 
-from containment.queues.machines import PATIENCE_S
 from containment.queues.worlds import BILLING, MAILING, CeleryWorld
 from rescind.containment.queues.celery_redis import CeleryQueue
 from rescind.containment.queues.port import JobOwner
 from rescind.model.scope import Scope
+from servers import PATIENCE_S
 
 PROGRAM = """
 import os, time

