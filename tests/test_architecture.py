@@ -12,6 +12,7 @@ FLOORS = (
     "model",
     "errors",
     "clock",
+    "database",
     "config",
     "journal",
     "triggers",
