@@ -328,3 +328,28 @@ def test_commands_to_paste_name_the_store_where_another_would_be_found(
     assert rescind(*words[1:]).status == 0
     monkeypatch.setenv("RESCIND_STORE", str(folder / "a store"))
     assert "--store" not in rescind("stop", "everything", *store).out
+
+
+def test_a_part_is_chosen_and_the_command_to_apply_it_says_the_same(rescind: Rescind, shop: ModuleType) -> None:
+    part = ("--action", "price.set", "--action", "letter.send", "--target", "shop", "--exclude", "letter.send")
+
+    shown = rescind(*UNDO, *part, "--json").json
+
+    assert shown["counts"] == {"restore": 1}
+    applied = rescind(*shlex.split(shown["apply"])[1:], "--json")
+    assert applied.json["counts"] == {"restored": 1}
+    assert (shop.shelf["a"], shop.sold) == (1, ["b"])
+
+
+def test_a_mistyped_part_is_refused(rescind: Rescind, shop: ModuleType) -> None:
+    refused = rescind(*UNDO, "--exclude", "letter.sent", "--apply")
+
+    assert refused.status == 2
+    assert "no step, action or target 'letter.sent'; did you mean 'letter.send'?" in refused.err
+    assert shop.shelf["a"] == 100
+
+
+def test_leaving_out_everything_says_so(rescind: Rescind, shop: ModuleType) -> None:
+    shown = rescind(*UNDO, "--action", "letter.send", "--exclude", "letter.send")
+
+    assert "--exclude letter.send leaves out every step, so there is nothing to undo" in shown.out

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from builders import NOON
-from compensation.undo_world import Shop
+from compensation.undo_world import Charging, Shop, decisions
 from rescind.compensation.selection import Selection, select_steps
+from rescind.compensation.survey import make_plan
 from rescind.errors import UsageError
 from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, StepRef
 from rescind.model.outcome import Completed
@@ -121,3 +122,82 @@ def test_a_selection_is_recorded_as_json_values() -> None:
         "run_ids": ["run-1"],
         "since": "2026-11-21T12:00:00Z",
     }
+
+
+# --- parts of runs ---
+
+
+@pytest.fixture
+def parts() -> Shop:
+    """Two runs over two rows, with a charge and a mail."""
+    shop = Shop()
+    shop.set("tea", 1)
+    shop.set("jam", 1)
+    shop.charge()
+    shop.set("tea", 2, run="run-2")
+    shop.mail(run="run-2")
+    return shop
+
+
+RUNS = ("run-1", "run-2")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "steps"),
+    [
+        ({"actions": ("row.set",)}, ["run-1/1", "run-1/2", "run-2/4"]),
+        ({"actions": ("row.set", "mail.send")}, ["run-1/1", "run-1/2", "run-2/4", "run-2/5"]),
+        ({"targets": ("shop/row/tea",)}, ["run-1/1", "run-2/4"]),
+        ({"targets": ("shop/row",)}, ["run-1/1", "run-1/2", "run-2/4"]),
+        ({"targets": ("shop",), "actions": ("row.set",), "exclude": ("shop/row/tea",)}, ["run-1/2"]),
+        ({"exclude": ("run-1/2",)}, ["run-1/1", "run-1/3", "run-2/4", "run-2/5"]),
+        ({"exclude": ("row.set", "run-2/5")}, ["run-1/3"]),
+        ({"exclude": ("shop/row", "card.charge", "mail.send")}, []),
+    ],
+)
+def test_a_part_of_the_runs_can_be_chosen(parts: Shop, conditions: dict[str, Any], steps: list[str]) -> None:
+    assert chosen(parts, run_ids=RUNS, **conditions) == steps
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        ({"actions": ("row.sett",)}, r"no action 'row.sett'; did you mean 'row.set'\?"),
+        ({"targets": ("shop/row/tee",)}, r"no target 'shop/row/tee'; did you mean 'shop/row/tea'\?"),
+        ({"exclude": ("run-1/9",)}, r"no step, action or target 'run-1/9'; did you mean 'run-1/"),
+        ({"exclude": ("zzz",)}, r"no step, action or target 'zzz'; there are: "),
+        ({"exclude": ("",)}, r"excluded name to undo is empty"),
+    ],
+)
+def test_a_name_that_the_runs_do_not_have_is_a_slip(parts: Shop, conditions: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        chosen(parts, run_ids=RUNS, **conditions)
+
+
+def test_leaving_out_alone_chooses_nothing() -> None:
+    with pytest.raises(UsageError, match="choose what to undo"):
+        Selection(exclude=("row.set",))
+
+
+def test_a_step_that_several_runs_have_is_left_out_by_name_only() -> None:
+    shop = Shop()
+    shop.charge(run="run-10", step_id="1")
+    shop.charge(run="run-11", step_id="1")
+
+    with pytest.raises(UsageError, match="could be any of 2"):
+        chosen(shop, run_ids=("run-10", "run-11"), exclude=("run-/1",))
+    assert chosen(shop, run_ids=("run-10", "run-11"), exclude=("run-10/1",)) == ["run-11/1"]
+
+
+@pytest.mark.parametrize("conditions", [{"actions": ("card.charge",)}, {"exclude": ("card.refund",)}])
+def test_what_a_step_left_out_was_declared_to_depend_on_stays(conditions: dict[str, Any]) -> None:
+    """U5."""
+    shop = Shop()
+    other = Charging(name="card.refund")
+    shop.charge()
+    shop.charge(action="card.refund", depends_on=("1",))
+    chosen = Selection(run_ids=("run-1",), **conditions)
+
+    plan = make_plan(shop.journal, chosen, shop.compensators | {"card.refund": other}, shop.clock)
+
+    assert decisions(plan) == (("1", "review: blocked"),)

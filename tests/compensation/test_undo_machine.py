@@ -86,6 +86,19 @@ class UndoMachine(RuleBasedStateMachine):
         with nothing_appended(self.shop):
             self.shop.apply(None, *sorted(runs))
 
+    @rule(row=st.sampled_from(ROWS), leaving_out=st.booleans())
+    def undo_a_part(self, row: str, leaving_out: bool) -> None:
+        """Only what touched a row, or all but that."""
+        there = {step.row for step in self.made}
+        if row not in there:
+            return
+        target = str(row_of(row))
+        selection = {"exclude": (target,)} if leaving_out else {"targets": (target,)}
+        self.shop.apply(self.shop.plan(*RUNS, **selection))
+        for step in reversed(self.made):
+            if (step.row == row) is not leaving_out and step.disposition is None:
+                step.disposition = self.disposition_of(step)
+
     @rule()
     def a_person_asks_for_another_try(self) -> None:
         for task in list_tasks(self.shop.journal)[:1]:

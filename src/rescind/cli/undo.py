@@ -1,19 +1,14 @@
 """`rescind undo`: show what would be undone, and with `--apply` do exactly that."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from rescind.cli.app import APP_VARIABLE
 from rescind.cli.identity import whoami
-from rescind.cli.moments import parse_moment
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
+from rescind.cli.selecting import Chosen, selecting
 from rescind.cli.undo_request import UndoRequest
 from rescind.errors import UsageError
-
-if TYPE_CHECKING:
-    from rescind.compensation.selection import Selection
 
 _DIGITS_MIN = 8
 
@@ -24,14 +19,10 @@ Examples:
   rescind undo --trace 4bf92f35 --app shop.tools
   rescind undo --trace 4bf92f35 --app shop.tools --apply
   rescind undo --agent billing-agent@2.4.0 --since 06:00 --app shop.tools
+  rescind undo --run run_77 --exclude run_77/4 --app shop.tools
 """
 )
-@click.option("--run", "run_ids", multiple=True, metavar="ID", help="This run; may be repeated.")
-@click.option("--trace", "trace_id", metavar="ID", help="This trace; the beginning of an id will do.")
-@click.option("--agent", metavar="NAME[@VERSION]", help="What this agent did.")
-@click.option("--tenant", metavar="NAME", help="What was done for this tenant.")
-@click.option("--since", metavar="TIME", help="What was begun from this moment on.")
-@click.option("--until", metavar="TIME", help="What was begun before this moment.")
+@selecting
 @click.option(
     "--app", envvar=APP_VARIABLE, metavar="MODULE[:GUARD]", help=f"Where your tools are declared, or {APP_VARIABLE}."
 )
@@ -47,12 +38,7 @@ Examples:
 @common
 def undo(
     *,
-    run_ids: tuple[str, ...],
-    trace_id: str | None,
-    agent: str | None,
-    tenant: str | None,
-    since: str | None,
-    until: str | None,
+    chosen: Chosen,
     app: str | None,
     apply: bool,
     shown: str | None,
@@ -81,8 +67,8 @@ def undo(
 
     return run_undo(
         UndoRequest(
-            selection=_selection(run_ids, trace_id, agent, tenant, since, until),
-            as_typed={"since": since or "", "until": until or ""},
+            selection=chosen.selection(to="undo"),
+            as_typed={"since": chosen.since or "", "until": chosen.until or ""},
             app=app,
             store=given_store(),
             apply=apply,
@@ -96,28 +82,6 @@ def undo(
             reason=reason,
         ),
         out,
-    )
-
-
-def _selection(
-    run_ids: tuple[str, ...],
-    trace_id: str | None,
-    agent: str | None,
-    tenant: str | None,
-    since: str | None,
-    until: str | None,
-) -> "Selection":
-    from rescind.compensation.selection import Selection
-
-    if not any((run_ids, trace_id, agent, tenant, since, until)):
-        raise UsageError("say what to undo: --run, --trace, --agent, --tenant, --since, --until, or several of them")
-    return Selection(
-        run_ids=run_ids,
-        trace_id=trace_id,
-        agent=agent,
-        tenant=tenant,
-        since=None if since is None else parse_moment(since, option="--since"),
-        until=None if until is None else parse_moment(until, option="--until"),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rescind.cli.safe import safe
 from rescind.compensation.selection import Selection, select_steps
+from rescind.errors import UsageError
 from rescind.journal.port import Journal
 
 Condition = tuple[str, dict[str, Any]]
@@ -26,6 +27,8 @@ def why_nothing(journal: Journal, selection: Selection) -> str:
     for (words, part), (other_words, other) in combinations(conditions, 2):
         if not _meets(journal, part | other):
             return f"{words} and {other_words} exclude each other: no step meets both"
+    if selection.exclude:
+        return f"{' '.join(f'--exclude {safe(text)}' for text in selection.exclude)} leaves out every step"
     return f"no step meets all of {', '.join(words for words, _ in conditions)}"
 
 
@@ -40,7 +43,13 @@ def _conditions(selection: Selection) -> Iterator[Condition]:
         moment = getattr(selection, name)
         if moment is not None:
             yield f"--{name} {moment.isoformat()}", {name: moment}
+    for option, name in (("action", "actions"), ("target", "targets")):
+        for value in getattr(selection, name):
+            yield f"--{option} {safe(value)}", {name: (value,)}
 
 
 def _meets(journal: Journal, part: dict[str, Any]) -> bool:
-    return bool(select_steps(journal, Selection(**part)))
+    try:
+        return bool(select_steps(journal, Selection(**part)))
+    except UsageError:  # the runs that meet one condition have nothing of the name in the other
+        return False

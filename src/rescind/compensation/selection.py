@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from rescind.compensation.parts import divide
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.history import StepRecord, fold_steps
@@ -14,7 +15,7 @@ from rescind.recovery.reading import every_entry, every_run, the_one_meant, unkn
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """A choice of steps. All conditions that are given must hold; at least one must be given.
+    """A choice of steps. All conditions that are given must hold; at least one must be given besides `exclude`.
 
     Attributes:
         run_ids: The runs, or the only ones whose ids begin so.
@@ -23,6 +24,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         tenant: The tenant.
         since: From this moment on, by the time of intent; aware.
         until: Up to and without this moment; aware.
+        actions: Only steps of these actions.
+        targets: Only steps at these targets: `SYSTEM/KIND/ID`, or the beginning of one, `SYSTEM/KIND` or `SYSTEM`.
+        exclude: Not these: steps (`RUN/STEP`), actions, or targets as above.
 
     Raises: UsageError, for no condition, a time without a zone, or an empty range of time.
     """
@@ -33,10 +37,15 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    actions: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.as_dict():
-            raise UsageError("choose what to undo: a run, a trace, an agent, a tenant, or a range of time")
+        if not self.as_dict().keys() - {"exclude"}:
+            raise UsageError(
+                "choose what to undo: a run, a trace, an agent, a tenant, a range of time, an action, or a target"
+            )
         for name, moment in (("since", self.since), ("until", self.until)):
             if moment is not None and moment.tzinfo is None:
                 raise UsageError(
@@ -44,7 +53,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
                 )
         if self.since is not None and self.until is not None and self.since >= self.until:
             raise UsageError(f"no time lies between since {self.since.isoformat()} and until {self.until.isoformat()}")
-        for name, value in (("trace", self.trace_id), ("agent", self.agent), *(("run", each) for each in self.run_ids)):
+        several = {"run": self.run_ids, "action": self.actions, "target": self.targets, "excluded name": self.exclude}
+        named = [(name, each) for name, values in several.items() for each in values]
+        for name, value in (("trace", self.trace_id), ("agent", self.agent), *named):
             if value is not None and not value.strip():
                 raise UsageError(f"the {name} to undo is empty; give its name, or leave it out")
 
@@ -64,17 +75,17 @@ def select_steps(journal: Journal, selection: Selection) -> list[StepRecord]:
     Only the intent must lie in the range of time: an outcome or a compensation recorded later counts all the same.
     Failed steps are among them; a plan has nothing to do for them.
 
-    Raises: UsageError, for a run, trace, agent or tenant that the journal does not know, with the nearest one it does.
+    Raises: UsageError, for a run, trace, agent or tenant that the journal does not know, and for an action, target or
+        step that the chosen runs do not have, with the nearest one there is.
     """
     return select_and_rest(journal, selection)[0]
 
 
 def select_and_rest(journal: Journal, selection: Selection) -> tuple[list[StepRecord], list[StepRecord]]:
-    """The chosen steps, and those of the same runs that the range of time leaves out. Else as `select_steps`."""
+    """The chosen steps, and those of the same runs that are left out. Else as `select_steps`."""
     runs = select_runs(journal, selection)
     steps = read_steps(journal, (run.run_id for run in runs))
-    chosen = [record for record in steps if selection.covers(record.intended_at)]
-    return chosen, [record for record in steps if not selection.covers(record.intended_at)]
+    return divide(steps, selection)
 
 
 def select_runs(journal: Journal, selection: Selection) -> list[RunInfo]:
