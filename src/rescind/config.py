@@ -116,6 +116,17 @@ class ApprovalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"expire_s is {self.expire_s:g}; it must be from 1 to 604800, which are seven days")
 
 
+class ReviewConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where review tasks are told, besides the journal. An empty `webhook`: nowhere."""
+
+    webhook: str = ""
+    secret_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.webhook and self.secret_file is None:
+            raise ValueError("webhook needs a secret_file beside it, with the whsec_… that signs its messages")
+
+
 NO_WAITING = ApprovalConfig(wait_s=0.0)
 """Ask, and refuse the call at once: for guards that nobody has told how long to wait."""
 
@@ -218,6 +229,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     undo: UndoConfig = UndoConfig()
     switch: SwitchConfig = SwitchConfig()
     approval: ApprovalConfig = ApprovalConfig()
+    review: ReviewConfig = ReviewConfig()
 
 
 class Settings(msgspec.Struct, frozen=True):

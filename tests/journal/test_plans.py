@@ -1,12 +1,13 @@
 """Every query walks an index: none reads all entries, and none sorts a whole result for one page."""
 
+import contextlib
 import itertools
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from builders import NOON
+from builders import NOON, opened
 from rescind.journal.port import Query
 from rescind.journal.queries import Values, entries_plan, runs_plan
 from rescind.journal.sqlite import SqliteJournal
@@ -54,4 +55,25 @@ def test_no_page_of_runs_scans_the_journal(query: Query, tmp_path: Path) -> None
     details = explained(tmp_path / "journal.db", *runs_plan(query))
 
     scans = [line for line in details if line.startswith("SCAN")]
-    assert not scans or (query.reviews and scans == ["SCAN e USING INDEX entries_review"]), details
+    assert not scans or (query.reviews and scans == ["SCAN e USING INDEX entries_of_reviews"]), details
+
+
+def test_a_journal_from_before_tasks_had_notes_gets_the_index_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path)
+    journal.append([opened()])
+    journal.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "DROP INDEX entries_of_reviews; CREATE INDEX entries_review ON entries (sequence)"
+            " WHERE kind IN ('review_opened', 'review_resolved');"
+        )
+
+    journal = SqliteJournal(path)
+    assert [entry.sequence for entry in journal.entries(Query())] == [1]
+    journal.close()
+
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert "entries_of_reviews" in names
+    assert "entries_review" not in names

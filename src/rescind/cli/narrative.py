@@ -18,6 +18,7 @@ from rescind.model.entry import (
     PlanFinished,
     PlanStarted,
     Refused,
+    ReviewNoted,
     ReviewOpened,
     ReviewResolved,
     RunClosed,
@@ -56,8 +57,11 @@ def _words(event: Event) -> str:
         case ReviewOpened():
             steps = count_of(len(event.steps), "step")
             return f"review {event.task_id} opened: {event.action}, {steps}{_because(event.reason)}"
+        case ReviewNoted():
+            return f"review {event.task_id} {_noted(event)}"
         case ReviewResolved():
-            return f"review {event.task_id} resolved as {event.resolution} by {event.actor}{_because(event.note)}"
+            how = event.resolution + (f" ({event.reference})" if event.reference else "")
+            return f"review {event.task_id} resolved as {how} by {event.actor}{_because(event.note)}"
         case PlanStarted():
             return f"undo of {count_of(event.steps, 'step')} begun by {event.actor}{_because(event.reason)}"
         case PlanFinished():
@@ -116,3 +120,17 @@ def _compensation(event: CompensationIntended | CompensationEnded) -> str:
 
 def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
+
+
+def _noted(event: ReviewNoted) -> str:
+    match event.what:
+        case "assigned":
+            return f"assigned to {event.text or 'nobody'} by {event.actor}"
+        case "comment":
+            return f"comment by {event.actor}: {event.text}"
+        case "due":
+            return f"due {event.due_at.isoformat() if event.due_at else 'at no time'}, says {event.actor}"
+        case "exported":
+            return f"told {event.text}: {event.state}"
+        case what:
+            return what

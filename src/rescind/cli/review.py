@@ -6,19 +6,23 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from rescind.cli.durations import is_duration, parse_duration
 from rescind.cli.identity import whoami
-from rescind.cli.moments import ago, spoken
+from rescind.cli.moments import ago, parse_moment, spoken
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, words_of
 from rescind.cli.safe import safe, short
 from rescind.cli.stores import find_store, journal_of, quoted_store
 from rescind.cli.words import count_of
-from rescind.clock import SystemClock
+from rescind.clock import SystemClock, from_us
 from rescind.compensation.port import ReviewReason
-from rescind.recovery.review import find_task, list_tasks, resolve_task
+from rescind.errors import UsageError
+from rescind.recovery.review import assign_task, comment_on, find_task, list_tasks, resolve_task, set_due
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rescind.model.history import ReviewTask
 
 _STEPS_SHOWN = 10
@@ -26,8 +30,11 @@ _STEPS_SHOWN = 10
 _DIFFERS = {ReviewReason.IN_DOUBT, ReviewReason.CONFLICT, ReviewReason.CANNOT_LOOK, ReviewReason.FAILED}
 """Reasons whose details may differ from step to step."""
 
+_DUE_MOST_S = 366 * 86_400.0
+
 _RESOLUTIONS = {
     "done": "put right by hand",
+    "compensated": "offset by hand, by what --reference names",
     "not-needed": "it may stay as it is",
     "retry": "the next undo tries again",
 }
@@ -40,23 +47,36 @@ def review() -> None:
 
 @review.command("list")
 @click.option("--all", "every", is_flag=True, help="Resolved ones, too.")
+@click.option("--assignee", metavar="NAME", help="Only those of this person; an empty name for those of nobody.")
+@click.option("--mine", is_flag=True, help="Only your own.")
+@click.option("--overdue", is_flag=True, help="Only those that should have been decided by now.")
 @common
-def list_(*, every: bool, out: Out) -> int:
+def list_(*, every: bool, assignee: str | None, mine: bool, overdue: bool, out: Out) -> int:
     """List what waits for a decision, oldest first."""
+    if mine and assignee is not None:
+        raise UsageError("--mine and --assignee name two people; give one of them")
+    whose = whoami() if mine else assignee
+    now = from_us(SystemClock().now_us())
     with journal_of(find_store(given_store())) as journal:
-        tasks = list_tasks(journal, open_only=not every)
+        tasks = [
+            task
+            for task in list_tasks(journal, open_only=not every)
+            if (whose is None or task.assignee == whose) and (not overdue or task.is_overdue(now))
+        ]
     if out.json:
         out.emit({"tasks": [_as_json(task) for task in tasks]})
         return 0
     for task in tasks:
         _say_head(task, out)
     if not tasks:
-        out.say("nothing waits for a decision" if not every else "there are no review tasks")
+        among = "nothing of that kind" if whose is not None or overdue else "nothing"
+        out.say(f"{among} waits for a decision" if not every else "there are no review tasks")
     elif any(task.resolution is None for task in tasks):
         out.say()
         store = quoted_store(find_store(given_store()))
         out.say(f"rescind review show{store} ID      what it is about")
-        out.say(f"rescind review resolve{store} ID --as done|not-needed|retry")
+        out.say(f"rescind review assign{store} ID NAME  whose it is")
+        out.say(f"rescind review resolve{store} ID --as {'|'.join(_RESOLUTIONS)}")
     return 0
 
 
@@ -85,6 +105,10 @@ def show(*, task_id: str, every: bool, out: Out) -> int:
             out.say(f"      {safe(arguments)}", style="dim")
     if not every and len(records) > _STEPS_SHOWN:
         out.say(f"  and {len(records) - _STEPS_SHOWN:,} more; --all shows them")
+    if task.comments:
+        out.say()
+    for comment in task.comments:
+        out.say(f"  {spoken(comment.at)}  {safe(comment.actor)}: {safe(comment.text)}")
     _say_what_next(task, find_store(given_store()), out)
     return 0
 
@@ -100,12 +124,21 @@ def show(*, task_id: str, every: bool, out: Out) -> int:
     + ", and where an earlier try may have worked, it may happen twice.",
 )
 @click.option("--note", default="", metavar="TEXT", help="Why, or what was done.")
+@click.option("--reference", default="", metavar="TEXT", help="What was done elsewhere: a ticket, a credit note.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
 @common
-def resolve(*, task_id: str, resolution: str, note: str, actor: str | None, out: Out) -> int:
+def resolve(*, task_id: str, resolution: str, note: str, reference: str, actor: str | None, out: Out) -> int:
     """Record what was decided about one task. It cannot be resolved twice."""
     with journal_of(find_store(given_store())) as journal:
-        task = resolve_task(journal, task_id, resolution, actor=actor or whoami(), note=note, clock=SystemClock())
+        task = resolve_task(
+            journal,
+            task_id,
+            resolution,
+            actor=actor or whoami(),
+            note=note,
+            reference=reference,
+            clock=SystemClock(),
+        )
         waiting = len(list_tasks(journal))
     out.say(f"{safe(task.task_id)} is resolved as {resolution}: {_purpose(resolution, task)}")
     if resolution == "retry":
@@ -115,16 +148,115 @@ def resolve(*, task_id: str, resolution: str, note: str, actor: str | None, out:
     return 0
 
 
+@review.command()
+@click.argument("task_id", metavar="ID")
+@click.argument("assignee", metavar="NAME")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def assign(*, task_id: str, assignee: str, actor: str | None, out: Out) -> int:
+    """Say whose a task is; "" makes it nobody's."""
+    with journal_of(find_store(given_store())) as journal:
+        task = assign_task(journal, task_id, assignee.strip(), actor=actor or whoami(), clock=SystemClock())
+    out.say(f"{safe(task.task_id)} is for {safe(task.assignee) or 'nobody in particular'}")
+    out.emit({"task": _as_json(task)})
+    return 0
+
+
+@review.command(short_help="Say until when it should be decided.")
+@click.argument("task_id", metavar="ID")
+@click.argument("when", metavar="WHEN")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def due(*, task_id: str, when: str, actor: str | None, out: Out) -> int:
+    """Say until when a task should be decided: `4h`, `2d`, a moment like 2026-11-21T06:00:00Z, or `never`.
+
+    An overdue task is shown as such, and stays open.
+    """
+    moment = _due_moment(when)
+    with journal_of(find_store(given_store())) as journal:
+        task = set_due(journal, task_id, moment, actor=actor or whoami(), clock=SystemClock())
+    out.say(f"{safe(task.task_id)} is due {spoken(task.due_at) if task.due_at else 'at no time'}")
+    out.emit({"task": _as_json(task)})
+    return 0
+
+
+@review.command()
+@click.argument("task_id", metavar="ID")
+@click.argument("text", metavar="TEXT")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def comment(*, task_id: str, text: str, actor: str | None, out: Out) -> int:
+    """Say something about a task, for whoever decides."""
+    with journal_of(find_store(given_store())) as journal:
+        task = comment_on(journal, task_id, text, actor=actor or whoami(), clock=SystemClock())
+    out.say(f"{safe(task.task_id)} has {count_of(len(task.comments), 'comment')}")
+    out.emit({"task": _as_json(task)})
+    return 0
+
+
+@review.command(
+    short_help="Tell a webhook what was not told yet.",
+    epilog="""\b
+Examples:
+  rescind review export --webhook https://tickets.example/rescind --secret-file webhook.secret
+  rescind review export                     (as `review:` in rescind.yaml says)
+""",
+)
+@click.option("--webhook", metavar="URL", help="Where to; by default `review.webhook` of rescind.yaml.")
+@click.option("--secret-file", metavar="FILE", help="What to sign with: whsec_…, as `rescind switch` does its alerts.")
+@common
+def export(*, webhook: str | None, secret_file: str | None, out: Out) -> int:
+    """Tell a webhook of every task that was opened or resolved and that it does not know yet.
+
+    Signed CloudEvents, each told at least once and under one id. Exit status 1 if the receiver did not take them all;
+    the rest is told by the next export.
+    """
+    from rescind.cli.review_export import channel_of
+    from rescind.recovery.review_export import export_tasks
+
+    clock = SystemClock()
+    channel = channel_of(webhook, secret_file)
+    with journal_of(find_store(given_store())) as journal:
+        exported = export_tasks(journal, channel, clock=clock)
+    out.say(f"{channel.name} was told {count_of(len(exported.told), 'change')} of review tasks")
+    if exported.problem:
+        out.say(f"{exported.left:,} not told: {safe(exported.problem)}", style="red")
+    out.emit({"to": channel.name, "told": exported.told, "left": exported.left, "problem": exported.problem})
+    return 1 if exported.problem else 0
+
+
+def _due_moment(text: str) -> "datetime | None":
+    if text.strip() == "never":
+        return None
+    if not is_duration(text):
+        return parse_moment(text, option="the deadline")
+    try:
+        seconds = parse_duration(text, least_s=1.0, most_s=_DUE_MOST_S)
+    except ValueError as error:
+        raise UsageError(f"the deadline: {error}") from error
+    clock = SystemClock()
+    return from_us(clock.now_us() + round(seconds * 1e6))
+
+
 def _say_head(task: "ReviewTask", out: Out) -> None:
     state = "open" if task.resolution is None else words_of(task.resolution)
     out.say(f"{safe(task.task_id)}  {count_of(len(task.steps), 'step')} of {safe(task.action)}", style="bold")
     # The detail is of the step that opened the task; where steps fail one by one, it need not hold for the others.
     among = "first of them: " if task.detail and len(task.steps) > 1 and task.reason in _DIFFERS else ""
     out.say(f"  {words_of(task.reason)}: {among}{safe(task.detail) or _meaning(task.reason)}")
-    out.say(f"  {state}, opened {ago(task.opened_at)} ago")
+    out.say(f"  {state}, opened {ago(task.opened_at)} ago{_whose(task)}")
+    if task.due_at is not None and task.resolution is None:
+        overdue = task.is_overdue(from_us(SystemClock().now_us()))
+        out.say(f"  {'overdue since' if overdue else 'due'} {spoken(task.due_at)}", style="red" if overdue else "")
     if task.resolution is not None:
         note = f": {safe(task.note)}" if task.note else ""
-        out.say(f"  resolved by {safe(task.resolved_by)}{note}")
+        reference = f" as {safe(task.reference)}" if task.reference else ""
+        out.say(f"  resolved by {safe(task.resolved_by)}{reference}{note}")
+
+
+def _whose(task: "ReviewTask") -> str:
+    said = f", {count_of(len(task.comments), 'comment')}" if task.comments else ""
+    return (f", for {safe(task.assignee)}" if task.assignee else "") + said
 
 
 def _say_what_next(task: "ReviewTask", store: Path, out: Out) -> None:
@@ -136,7 +268,9 @@ def _say_what_next(task: "ReviewTask", store: Path, out: Out) -> None:
         out.say(f"{words_of(task.reason)}: {meaning}")
     for name in _RESOLUTIONS:
         command = f"rescind review resolve{quoted_store(store)} {safe(task.task_id)}"
-        out.say(f"  {command} --as {name:<11} {_purpose(name, task)}")
+        more = " --reference TEXT" if name == "compensated" else ""
+        out.say(f"  {command} --as {name}{more}")
+        out.say(f"      {_purpose(name, task)}", style="dim")
 
 
 def _purpose(resolution: str, task: "ReviewTask") -> str:

@@ -30,7 +30,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Undo": {
         "undo": ("", "show what would be undone; --apply does it"),
-        "review": ("list|show|resolve", "what only a person can decide"),
+        "review": ("list|resolve…", "what only a person can decide"),
     },
     "Prove": {
         "audit": ("verify|log|orders…", "check, read and export what was recorded"),

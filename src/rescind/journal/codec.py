@@ -8,13 +8,13 @@ import msgspec
 
 from rescind.errors import StoreFormatError, UsageError
 from rescind.journal.port import Draft
-from rescind.model.entry import Event, Intended, ReviewOpened, ReviewResolved
+from rescind.model.entry import Event, Intended, ReviewNoted, ReviewOpened, ReviewResolved
 from rescind.model.step import Target, canonical_json
 
 KIND_OF: dict[type[Event], str] = {event_type: event_type.__struct_config__.tag for event_type in get_args(Event)}
 """The word for each type of event, as it stands in the body and in the column `kind`."""
 
-REVIEW_KINDS = (KIND_OF[ReviewOpened], KIND_OF[ReviewResolved])
+REVIEW_KINDS = (KIND_OF[ReviewOpened], KIND_OF[ReviewNoted], KIND_OF[ReviewResolved])
 
 _AT_US_END = 253_402_300_800_000_000  # The year 10000, which a datetime cannot hold.
 _BODY_BYTES_MAX = 64 * 2**20  # SQLite's own limit is 1 GB; long before that, one entry would stop everybody's commit.

@@ -98,6 +98,8 @@ def open_store(path: Path, *, clock: Clock, ids: IdSource, timeout_s: float) -> 
     with translating(path), contextlib.closing(_connect(path, timeout_s=timeout_s)) as connection:
         if not check_format(connection, path):
             retry_while_busy(lambda: _create(connection, ids), clock=clock, timeout_s=timeout_s)
+        elif not _has_every_index(connection):
+            retry_while_busy(lambda: _add_indexes(connection), clock=clock, timeout_s=timeout_s)
         retry_while_busy(lambda: _use_wal(connection), clock=clock, timeout_s=timeout_s)
 
 
@@ -217,6 +219,20 @@ def _create(connection: sqlite3.Connection, ids: IdSource) -> None:
             f"INSERT INTO journal SELECT '{journal_id}' WHERE NOT EXISTS (SELECT 1 FROM journal);"
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
         )
+    finally:
+        if connection.in_transaction:
+            connection.rollback()
+
+
+def _has_every_index(connection: sqlite3.Connection) -> bool:
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = 'entries_of_reviews'"
+    return connection.execute(query).fetchone() is not None
+
+
+def _add_indexes(connection: sqlite3.Connection) -> None:
+    """A journal of our format from before tasks had notes: what it holds stays as it is, only look-ups change."""
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {schema()} DROP INDEX IF EXISTS entries_review; COMMIT;")
     finally:
         if connection.in_transaction:
             connection.rollback()

@@ -114,13 +114,34 @@ class ReviewOpened(msgspec.Struct, frozen=True, gc=False, tag="review_opened", k
     steps: tuple[StepRef, ...]
 
 
+class ReviewNoted(msgspec.Struct, frozen=True, gc=False, tag="review_noted", kw_only=True):
+    """Something was said of a review task before or after it was decided.
+
+    Attributes:
+        what: `assigned` (`text` is to whom; empty: to nobody any more), `comment` (`text`), `due` (`due_at`; None: at
+            no time any more), or `exported` (`text` is where to, `state` what was told there: `opened` or `resolved`).
+        actor: Who said it.
+    """
+
+    task_id: str
+    what: str
+    actor: str
+    text: str = ""
+    state: str = ""
+    due_at: datetime | None = None
+
+
 class ReviewResolved(msgspec.Struct, frozen=True, gc=False, tag="review_resolved", kw_only=True):
-    """A person decided. `resolution` is `done`, `not_needed` or `retry`."""
+    """A person decided. `resolution` is `done`, `compensated`, `not_needed` or `retry`.
+
+    `reference` names what was done elsewhere: a ticket, a credit note, a booking.
+    """
 
     task_id: str
     resolution: str
     actor: str
     note: str = ""
+    reference: str = ""
 
 
 class PlanStarted(msgspec.Struct, frozen=True, gc=False, tag="plan_started", kw_only=True):
@@ -257,6 +278,7 @@ Event = (
     | CompensationIntended
     | CompensationEnded
     | ReviewOpened
+    | ReviewNoted
     | ReviewResolved
     | PlanStarted
     | PlanFinished

@@ -12,6 +12,7 @@ from rescind.model.entry import (
     Ended,
     Entry,
     Intended,
+    ReviewNoted,
     ReviewOpened,
     ReviewResolved,
     StepRef,
@@ -95,10 +96,24 @@ def _apply(
             record.task_id = event.task_id
 
 
+class Comment(msgspec.Struct, frozen=True):
+    """What somebody said of a review task."""
+
+    actor: str
+    at: datetime
+    text: str
+
+
 class ReviewTask(msgspec.Struct, kw_only=True):
     """Something that a person has to decide.
 
-    `resolution` is None while the task is open, then `done`, `not_needed` or `retry`.
+    Attributes:
+        resolution: None while the task is open, then `done`, `compensated`, `not_needed` or `retry`.
+        reference: What was done elsewhere, by the name it has there; empty if nobody said.
+        assignee: Whose it is; empty for nobody's.
+        due_at: Until when it should be decided; None if nobody said.
+        comments: What people said, oldest first.
+        exported: Where it was told, and what of it: pairs of a place and `opened` or `resolved`.
     """
 
     task_id: str
@@ -112,6 +127,15 @@ class ReviewTask(msgspec.Struct, kw_only=True):
     resolved_by: str = ""
     resolved_at: datetime | None = None
     note: str = ""
+    reference: str = ""
+    assignee: str = ""
+    due_at: datetime | None = None
+    comments: tuple[Comment, ...] = ()
+    exported: tuple[tuple[str, str], ...] = ()
+
+    def is_overdue(self, now: datetime) -> bool:
+        """Whether it should have been decided by now, and is not."""
+        return self.resolution is None and self.due_at is not None and self.due_at <= now
 
 
 def fold_reviews(entries: Iterable[Entry]) -> list[ReviewTask]:
@@ -132,5 +156,21 @@ def fold_reviews(entries: Iterable[Entry]) -> list[ReviewTask]:
         elif isinstance(event, ReviewResolved) and event.task_id in tasks:
             task = tasks[event.task_id]
             task.resolution, task.resolved_by = event.resolution, event.actor
-            task.resolved_at, task.note = entry.recorded_at, event.note
+            task.resolved_at, task.note, task.reference = entry.recorded_at, event.note, event.reference
+        elif isinstance(event, ReviewNoted) and event.task_id in tasks:
+            _note(tasks[event.task_id], event, entry)
     return list(tasks.values())
+
+
+def _note(task: ReviewTask, event: ReviewNoted, entry: Entry) -> None:
+    match event.what:
+        case "assigned":
+            task.assignee = event.text
+        case "comment":
+            task.comments = (*task.comments, Comment(event.actor, entry.recorded_at, event.text))
+        case "due":
+            task.due_at = event.due_at
+        case "exported":
+            task.exported = (*task.exported, (event.text, event.state))
+        case _:  # a newer version's; what it means does not change what was decided
+            pass

@@ -1,20 +1,26 @@
 """Review tasks: what an undo left to a person, and what the person decided.
 
 R1. A task is resolved once. Of two people who resolve it at the same moment, one is told that it is done.
-R2. `done` and `not_needed` settle the task's steps for good; `retry` frees them for the next undo.
+R2. `done`, `compensated` and `not_needed` settle the task's steps for good; `retry` frees them for the next undo.
 R3. Nothing is kept besides the journal: tasks are folded from its entries.
+R4. Who has it, until when it is due and what was said decide nothing: a task that is assigned waits like any other, and
+    one that is overdue stays open.
 """
 
 import enum
+from datetime import datetime
 
 import msgspec
 
-from rescind.clock import Clock
+from rescind.clock import Clock, from_us
 from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
-from rescind.model.entry import ReviewResolved
+from rescind.model.entry import ReviewNoted, ReviewResolved
 from rescind.model.history import ReviewTask, fold_reviews
 from rescind.recovery.reading import every_entry, the_one_meant
+
+TEXT_MAX = 4_000
+"""Characters of a comment, a note or a reference: what somebody reads who has to decide."""
 
 _ATTEMPTS_MAX = 20  # Each means that somebody else wrote to the same plan's run in between.
 
@@ -23,6 +29,7 @@ class Resolution(enum.StrEnum):
     """What a person decided about a task."""
 
     DONE = "done"  # put right by hand
+    COMPENSATED = "compensated"  # offset by hand, by something that has a name: a credit note, a booking
     NOT_NEEDED = "not_needed"  # it may stay as it is
     RETRY = "retry"  # the next undo shall try again
 
@@ -43,7 +50,7 @@ def find_task(journal: Journal, task_id: str) -> ReviewTask:
 
 
 def resolve_task(
-    journal: Journal, task_id: str, resolution: str, *, actor: str, note: str = "", clock: Clock
+    journal: Journal, task_id: str, resolution: str, *, actor: str, note: str = "", reference: str = "", clock: Clock
 ) -> ReviewTask:
     """Record what a person decided; durable on return.
 
@@ -53,12 +60,20 @@ def resolve_task(
         resolution: One of `Resolution`.
         actor: Who decided.
         note: Why, or what was done.
+        reference: What was done elsewhere, by the name it has there; `compensated` needs one.
         clock: The time.
 
     Returns: The task as it is now.
-    Raises: UsageError, for an unknown task or resolution, and for a task that is resolved already (R1).
+    Raises: UsageError, for an unknown task or resolution, for a task that is resolved already (R1), and for a
+        compensation that nobody could find again.
     """
     wanted = _parse_resolution(resolution)
+    if wanted is Resolution.COMPENSATED and not reference.strip():
+        raise UsageError(
+            "compensated by hand needs a reference: the credit note, the booking or the ticket that offsets it, so "
+            "that an auditor finds it"
+        )
+    _refuse_long(note=note, reference=reference)
     for _ in range(_ATTEMPTS_MAX):
         task = find_task(journal, task_id)
         # The end of the run is read before the task is: whatever is appended after this makes the append fail (R1).
@@ -70,7 +85,9 @@ def resolve_task(
                 "it cannot be resolved twice"
             )
         assert head is not None, "the task is in that run"
-        event = ReviewResolved(task_id=task.task_id, resolution=wanted.value, actor=actor, note=note)
+        event = ReviewResolved(
+            task_id=task.task_id, resolution=wanted.value, actor=actor, note=note, reference=reference.strip()
+        )
         draft = Draft(
             run_id=task.plan_run, event=event, recorded_at_us=clock.now_us(), expected_position=head.position + 1
         )
@@ -80,6 +97,62 @@ def resolve_task(
             continue
         return find_task(journal, task.task_id)
     raise UsageError(f"review task {task_id} is being written to by others all the time; try again")
+
+
+def assign_task(journal: Journal, task_id: str, assignee: str, *, actor: str, clock: Clock) -> ReviewTask:
+    """Say whose the task is; an empty `assignee` makes it nobody's. Durable on return.
+
+    Raises: UsageError, for an unknown task, and for one that is resolved.
+    """
+    _refuse_long(assignee=assignee)
+    task = _open_task(journal, task_id)
+    return _noted(journal, ReviewNoted(task_id=task.task_id, what="assigned", actor=actor, text=assignee), task, clock)
+
+
+def set_due(journal: Journal, task_id: str, due_at: datetime | None, *, actor: str, clock: Clock) -> ReviewTask:
+    """Say until when the task should be decided, by an aware moment; None for at no time. Durable on return.
+
+    Raises: UsageError, for an unknown task, one that is resolved, and a moment without a zone or in the past.
+    """
+    if due_at is not None and due_at.tzinfo is None:
+        raise UsageError(f"the deadline {due_at.isoformat()} has no time zone; add one, such as {due_at.isoformat()}Z")
+    if due_at is not None and due_at <= from_us(clock.now_us()):
+        raise UsageError(f"the deadline {due_at.isoformat()} has passed already; give one that is still to come")
+    task = _open_task(journal, task_id)
+    return _noted(journal, ReviewNoted(task_id=task.task_id, what="due", actor=actor, due_at=due_at), task, clock)
+
+
+def comment_on(journal: Journal, task_id: str, text: str, *, actor: str, clock: Clock) -> ReviewTask:
+    """Say something about the task, also about one that is resolved. Durable on return.
+
+    Raises: UsageError, for an unknown task, and for no text.
+    """
+    if not text.strip():
+        raise UsageError("a comment needs a text")
+    _refuse_long(comment=text)
+    task = find_task(journal, task_id)
+    return _noted(journal, ReviewNoted(task_id=task.task_id, what="comment", actor=actor, text=text), task, clock)
+
+
+def _open_task(journal: Journal, task_id: str) -> ReviewTask:
+    task = find_task(journal, task_id)
+    if task.resolution is not None:
+        raise UsageError(
+            f"review task {task.task_id} was resolved as {task.resolution} by {task.resolved_by or 'somebody'}; "
+            "there is nothing left to decide, but it can be commented on"
+        )
+    return task
+
+
+def _noted(journal: Journal, event: ReviewNoted, task: ReviewTask, clock: Clock) -> ReviewTask:
+    journal.append([Draft(run_id=task.plan_run, event=event, recorded_at_us=clock.now_us())])
+    return find_task(journal, task.task_id)
+
+
+def _refuse_long(**texts: str) -> None:
+    for name, text in texts.items():
+        if len(text) > TEXT_MAX:
+            raise UsageError(f"the {name} has {len(text):,} characters; at most {TEXT_MAX:,} are kept with a task")
 
 
 class Resolved(msgspec.Struct, frozen=True):

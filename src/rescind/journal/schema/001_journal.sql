@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS entries (
     hash           BLOB NOT NULL,        -- 32 bytes, see rescind.journal.chain
     body           BLOB NOT NULL         -- the event as JSON
 );
-CREATE INDEX IF NOT EXISTS entries_review ON entries (sequence) WHERE kind IN ('review_opened', 'review_resolved');
+CREATE INDEX IF NOT EXISTS entries_of_reviews ON entries (sequence)
+    WHERE kind IN ('review_opened', 'review_noted', 'review_resolved');
 
 -- What would be indexes of `entries`, filled not with each entry but in order for each 1,024 of them (a span: sequence /
 -- 1024), when these are complete. An index on each entry touches a page for every run and target that is being written,

@@ -35,6 +35,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         switch_id: The switch that says so.
         at: When it happened, aware, UTC.
         data: Plain JSON, not escaped: the documents of `rescind/switch/wire.py`.
+        source: Who says so, if it is no switch: a path such as `/rescind/journal`.
     """
 
     alert_id: str
@@ -46,6 +47,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     switch_id: str
     at: datetime
     data: dict[str, Any] = {}  # msgspec copies an empty default
+    source: str = ""
 
 
 def alert_of_order(order: Order, switch_id: str) -> Alert:

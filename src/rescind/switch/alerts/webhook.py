@@ -106,7 +106,7 @@ def cloud_event(alert: Alert) -> bytes:
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": alert.alert_id,
-        "source": f"/rescind/switch/{quote(alert.switch_id, safe='', errors='backslashreplace')}",
+        "source": alert.source or f"/rescind/switch/{quote(alert.switch_id, safe='', errors='backslashreplace')}",
         "type": f"dev.rescind.{alert.kind}.v1",
         "subject": alert.subject,
         "time": alert.at.astimezone(UTC),
