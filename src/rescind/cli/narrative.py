@@ -17,6 +17,7 @@ from rescind.model.entry import (
     Intended,
     PlanFinished,
     PlanStarted,
+    Read,
     Refused,
     ReviewNoted,
     ReviewOpened,
@@ -47,6 +48,8 @@ def _words(event: Event) -> str:
             return f"step {step.step_id}  intends {step.action}{target}"
         case Ended():
             return f"step {event.step_id}  {_outcome(event.outcome)}"
+        case Read():
+            return f"read {event.target} by {event.action}"
         case Verified():
             holds = "postcondition holds" if event.holds else "postcondition does not hold"
             return f"step {event.step_id}  {holds}{_because(event.detail)}"

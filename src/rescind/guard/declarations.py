@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from rescind.errors import DeclarationError, UsageError
-from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write
+from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, recorded_read
 from rescind.guard.effect import Effect
 from rescind.guard.tool import ReadTool, WriteTool, place_of
 
@@ -37,19 +37,26 @@ class Declarations:
     def _guard(self) -> "Guard":
         return cast("Guard", self)  # it is never anything else
 
-    def read(self, name: str, *, returns: Any = None) -> Callable[[F], F]:
-        """Declare a tool that changes nothing. It goes on under `read_only`, and is not journaled.
+    def read(self, name: str, *, target: Callable[..., Any] | None = None, returns: Any = None) -> Callable[[F], F]:
+        """Declare a tool that changes nothing. It goes on under `read_only`.
+
+        With a target, that the run has read it is journaled, so that an undo can say who has acted on what was wrong
+        (`rescind impact`). The read does not wait for that, and goes on if the journal is away. Without one, nothing is
+        journaled.
 
         Args:
             name: Unique in this guard.
+            target: Makes (system, kind, id) of those of the tool's arguments that it names; None for no record.
             returns: The shape of its results, if its annotation does not say: a type, or a JSON Schema.
 
         Raises: DeclarationError, if the name is taken.
         """
 
         def declare(function: F) -> F:
-            self._add(name, ReadTool(name, place_of(function)))
-            return cast("F", guarded_read(self._guard, name, function, returns))
+            tool = ReadTool(function, name, target=target)
+            self._add(name, tool)
+            guarded = guarded_read(self._guard, name, function, returns)
+            return cast("F", guarded if target is None else recorded_read(self._guard, tool, guarded))
 
         return declare
 

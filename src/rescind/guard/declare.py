@@ -11,8 +11,9 @@ from rescind.guard.drive import drive, drive_async
 from rescind.guard.flow import write_flow
 from rescind.guard.results import Results
 from rescind.guard.run import Run, current_run
-from rescind.guard.tool import WriteTool
-from rescind.guard.watched_read import WatchedRead
+from rescind.guard.tool import ReadTool, WriteTool
+from rescind.guard.watched_read import WatchedRead, is_checking
+from rescind.model.step import Target
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
@@ -125,6 +126,36 @@ def guarded_read(guard: "Guard", name: str, function: Callable[..., Any], return
     return read
 
 
+def recorded_read(guard: "Guard", tool: ReadTool, guarded: Callable[..., Any]) -> Callable[..., Any]:
+    """A guarded read whose target is journaled, once it has returned."""
+
+    def target_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Run, Target | None]:
+        # Before the read, which may change its arguments. What an invariant reads is not read by the run.
+        return _run_of(guard, tool.name), None if is_checking.get() else tool.target_of(args, kwargs)
+
+    if inspect.iscoroutinefunction(guarded):
+
+        @functools.wraps(guarded)
+        async def read_async(*args: Any, **kwargs: Any) -> Any:
+            run, target = target_of(args, kwargs)
+            result = await guarded(*args, **kwargs)
+            if target is not None:
+                run.reads.note(tool.name, target)
+            return result
+
+        return read_async
+
+    @functools.wraps(guarded)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        run, target = target_of(args, kwargs)
+        result = guarded(*args, **kwargs)
+        if target is not None:
+            run.reads.note(tool.name, target)
+        return result
+
+    return read
+
+
 def guarded_write(guard: "Guard", tool: WriteTool) -> Callable[..., Any]:
     """The tool behind gate and journal, with the declarations that may follow hanging on it."""
 
@@ -134,6 +165,8 @@ def guarded_write(guard: "Guard", tool: WriteTool) -> Callable[..., Any]:
             @functools.wraps(tool.function)
             async def write_async(*args: Any, **kwargs: Any) -> Any:
                 run = _run_of(guard, tool.name)
+                if run.reads.seen:
+                    run.reads.flush()
                 return await drive_async(write_flow(WriteCall(tool, run, args, kwargs, key)), guard.journal)
 
             return write_async
@@ -141,6 +174,8 @@ def guarded_write(guard: "Guard", tool: WriteTool) -> Callable[..., Any]:
         @functools.wraps(tool.function)
         def write(*args: Any, **kwargs: Any) -> Any:
             run = _run_of(guard, tool.name)
+            if run.reads.seen:
+                run.reads.flush()
             return drive(write_flow(WriteCall(tool, run, args, kwargs, key)), guard.journal)
 
         return write

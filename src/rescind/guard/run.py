@@ -4,19 +4,22 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import msgspec
+
 from rescind.errors import RescindError, UsageError
 from rescind.guard.gate import UNSEEN, Deny, Halt, Limits, judge
 from rescind.guard.governed import Governed
 from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
+from rescind.guard.reads import ReadLog
 from rescind.guard.strand import Strand, current_strand, strand_of
 from rescind.journal.port import Draft
-from rescind.model.entry import RunClosed
+from rescind.model.entry import Event, RunClosed
 from rescind.model.step import RunInfo
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ class Run(Governed):
     ) -> None:
         super().__init__(guard, info, limits=limits, fallback=fallback, parent=parent)
         self._numbered_after_opening = numbered_after_opening  # others may have begun, or go on with, its chain
+        self._is_announced = False  # whether an opening was handed to the journal, which may not have taken it
+        self.reads = ReadLog(self)
         self._is_forked = self._entered = False
         self._step_prefix = ""
         self._lock = threading.Lock()
@@ -192,11 +197,18 @@ class Run(Governed):
             current_run.reset(run_token)
             current_strand.reset(strand_token)
         self._leave()
-        if not self._is_open and self.watch is None:
+        if self.reads.seen:
+            self.reads.flush()
+        if not self._is_open and self.watch is None and not self.reads.count:
             return ()
         how = "halted" if self.halted else "ended" if error is None else "failed"
         # Only the kind of error: its text may hold what a tool's redact= keeps out of the journal.
-        event = RunClosed(guard_id=self.guard.guard_id, how=how, detail=type(error).__name__ if error else "")
+        event = RunClosed(
+            guard_id=self.guard.guard_id,
+            how=how,
+            detail=type(error).__name__ if error else "",
+            reads=self.reads.count or msgspec.UNSET,
+        )
         closing = self.draft(event)
         if self._is_open:
             return (closing,)
@@ -206,6 +218,17 @@ class Run(Governed):
         return ()
 
     # --- the journal ---
+
+    def submit(self, events: Sequence[Event]) -> None:
+        """Hand events to the journal, without waiting. A run that it does not know is opened with them.
+
+        What the journal was handed may have been lost, so the run's first step opens it once more.
+
+        Raises: UsageError, if one of them cannot be written.
+        """
+        opening = () if self._is_open or self._is_announced else (self._opening(),)
+        self._is_announced = True
+        self.guard.journal.submit((*opening, *map(self.draft, events)))
 
     def opening_alone(self) -> Draft | None:
         """The draft that must open the run before its first step is numbered; None when that is not needed."""
@@ -224,6 +247,8 @@ class Run(Governed):
         self._lock = threading.Lock()
         self._is_open = False
         self._is_forked = self._numbered_after_opening = True
+        self._is_announced = False
+        self.reads = ReadLog(self)
         self.view = UNSEEN
         self._held = {}
         self._steps = itertools.count(1)

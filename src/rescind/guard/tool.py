@@ -2,11 +2,9 @@
 
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
-
-import msgspec
 
 from rescind.errors import DeclarationError
 from rescind.guard.arguments import Signature
@@ -206,27 +204,13 @@ class WriteTool:
         Raises: DeclarationError, if `target=` returns something else than up to three texts.
         """
         if self._target is not None:
-            return self._as_target(self._target(arguments))
+            return as_target(self._target(arguments), self.name, self.place)
         of_effect = getattr(self._given_effect, "target", None)
         return of_effect(arguments) if of_effect is not None else None
 
     def key_of(self, arguments: dict[str, Any]) -> str | None:
         """The idempotency key that `key=` makes of a call; None without one."""
         return None if self._key is None else str(self._key(arguments))
-
-    def _as_target(self, named: Any) -> Target | None:
-        match named:
-            case None | Target():
-                return named
-            case str():
-                return Target.parse(named)
-            case (system, *rest) if system and len(rest) <= 2:
-                kind, identifier = (*(str(part) for part in rest), "", "")[:2]
-                return Target(str(system), kind, identifier)
-            case _:
-                raise DeclarationError(
-                    f"{self.name} ({self.place}): target= returned {named!r}; return (system, kind, id)"
-                )
 
     # --- afterwards ---
 
@@ -268,11 +252,42 @@ class WriteTool:
         return self.effect.restore(step)
 
 
-class ReadTool(msgspec.Struct, frozen=True):
-    """A declared read: it is gated, and leaves no trace in the journal."""
+class ReadTool:
+    """A declared read: it is gated, and leaves no trace in the journal but the target it was declared to read."""
 
-    name: str
-    place: str
+    def __init__(self, function: Callable[..., Any], name: str, *, target: Callable[..., Any] | None = None) -> None:
+        self.name, self.place = name, place_of(function)
+        self._target = Binding(target, role="target=") if target else None
+        if self._target is None:
+            return
+        self._signature = Signature(function)
+        for parameter in sorted(self._target.parameters - set(self._signature.names)):
+            raise DeclarationError(
+                f"{name} ({self.place}): target= takes {parameter!r}, which is no parameter of the tool"
+            )
+
+    def target_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Target | None:
+        """What a call with these arguments reads; None if that is not declared.
+
+        Raises: TypeError, as the tool would for such a call; DeclarationError, if `target=` returns no target.
+        """
+        if self._target is None:
+            return None
+        return as_target(self._target(self._signature.bind(args, kwargs)), self.name, self.place)
+
+
+def as_target(named: Any, action: str, place: str) -> Target | None:
+    """What a `target=` has returned, as a target. Raises: DeclarationError, if it is none."""
+    match named:
+        case None | Target():
+            return named
+        case str():
+            return Target.parse(named)
+        case (system, *rest) if system and len(rest) <= 2:
+            kind, identifier = (*(str(part) for part in rest), "", "")[:2]
+            return Target(str(system), kind, identifier)
+        case _:
+            raise DeclarationError(f"{action} ({place}): target= returned {named!r}; return (system, kind, id)")
 
 
 def place_of(function: Callable[..., Any]) -> str:

@@ -23,11 +23,16 @@ class RunOpened(msgspec.Struct, frozen=True, gc=False, tag="run_opened", kw_only
 
 
 class RunClosed(msgspec.Struct, frozen=True, gc=False, tag="run_closed", kw_only=True):
-    """The process will not act for the run again. `how` is `ended`, `failed` or `halted`."""
+    """The process will not act for the run again. `how` is `ended`, `failed` or `halted`.
+
+    `reads` counts the reads that it gave to the journal; unset, and not written, if none. Fewer `Read` events mean that
+    some were lost.
+    """
 
     guard_id: str
     how: str
     detail: str = ""
+    reads: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Intended(msgspec.Struct, frozen=True, gc=False, tag="intended"):
@@ -42,6 +47,13 @@ class Ended(msgspec.Struct, frozen=True, gc=False, tag="ended", kw_only=True):
     step_id: str
     outcome: Outcome
     after: Snapshot | None = None
+
+
+class Read(msgspec.Struct, frozen=True, gc=False, tag="read", kw_only=True):
+    """The run has read a target. Recorded after the read, without waiting; the same read again may stand for many."""
+
+    action: str
+    target: Target
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False, tag="verified", kw_only=True):
@@ -273,6 +285,7 @@ Event = (
     | RunClosed
     | Intended
     | Ended
+    | Read
     | Verified
     | Refused
     | CompensationIntended
