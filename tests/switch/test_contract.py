@@ -1,4 +1,4 @@
-"""The laws of `Orders`, one test per law, over both stores; and what only files can do wrong."""
+"""The laws of `Orders`, one test per law, over every store; and what only files can do wrong."""
 
 import functools
 import os
@@ -14,20 +14,16 @@ from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.level import Level
 from rescind.model.order import Order, OrderSet
 from rescind.switch import database
-from rescind.switch.memory import MemoryOrders
 from rescind.switch.port import Orders, Standing
 from rescind.switch.store import SqliteOrders, Write
 from rescind.testing.clock import ManualClock
+from switch.stores import STORES, a_store
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORES)
 def orders(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Orders]:
-    if request.param == "memory":
-        yield MemoryOrders()
-        return
-    store = SqliteOrders(tmp_path / "store")
-    yield store
-    store.close()
+    with a_store(request, tmp_path) as store:
+        yield store
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def reopened(store: SqliteOrders) -> SqliteOrders:
     return SqliteOrders(store.directory)
 
 
-# --- both stores ---
+# --- every store ---
 
 
 def test_s1_the_stamp_is_even_at_rest_and_has_moved_after_every_change(orders: Orders) -> None:

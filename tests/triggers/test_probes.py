@@ -1,4 +1,4 @@
-"""The laws of probes (P1 to P5), over both stores; and over threads, processes and restarts."""
+"""The laws of probes (P1 to P5), over every store; and over threads, processes and restarts."""
 
 import os
 import sqlite3
@@ -15,25 +15,19 @@ from builders import NOON_US, a_lift, an_order, at_once
 from rescind.errors import OrdersUnavailable
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order
-from rescind.switch.memory import MemoryOrders
 from rescind.switch.probes import ACTOR, Claim
 from rescind.switch.store import SqliteOrders
 from rescind.triggers.probing import ASK_AGAIN_S, US, Probe, ProbeRule, Round, Wait
-
-Store = MemoryOrders | SqliteOrders
+from switch.stores import STORES, Store, a_store
 
 RULE = ProbeRule.of(cooldown_s=600, probes=3, timeout_s=120)
 COOLED_US = NOON_US + 600 * US
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORES)
 def orders(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "memory":
-        yield MemoryOrders()
-        return
-    store = SqliteOrders(tmp_path / "store")
-    yield store
-    store.close()
+    with a_store(request, tmp_path) as store:
+        yield store
 
 
 def a_trip(order_id: str = "ord-1", scope: str = "action:invoice.void") -> Order:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from rescind.clock import Clock, SystemClock
 from rescind.errors import OrdersUnavailable, StoreFormatError, UsageError
 from rescind.model.order import Lift, Order, OrderSet
-from rescind.switch import database
+from rescind.switch import database, order_rows
 from rescind.switch.port import Standing
 from rescind.switch.stamp import StampPage, create_if_missing, repair, writing
 
@@ -100,32 +100,32 @@ class SqliteOrders:
             if not self._stamp.is_current():
                 self._stamp = self._map_stamp(connection)
             stamp = self._stamp.page[0]  # before the set: see `Standing`
-            extent = database.extent(connection)
+            extent = order_rows.extent(connection)
             if extent[0] < self._extent[0] or extent[1] < self._extent[1]:
                 raise OrdersUnavailable(f"{self._path} has lost orders or lifts since this process read it; {_RESTART}")
             if extent != self._extent:
-                self._standing = database.standing(connection)
+                self._standing = order_rows.standing(connection)
                 self._extent = extent  # last: if a row cannot be understood, the next look fails on it too
             return Standing(stamp, self._standing)
 
     def history(self) -> OrderSet:
         """See `Orders`."""
         with self._reading() as connection, database.transaction(connection, "BEGIN"):
-            return database.history(connection)
+            return order_rows.history(connection)
 
     def place(self, order: Order) -> None:
         """See `Orders`. Placing an order again changes nothing.
 
         Raises: UsageError, if another order has this id.
         """
-        self._change(lambda connection, stamp: database.add_order(connection, order, stamp=stamp))
+        self._change(lambda connection, stamp: order_rows.add_order(connection, order, stamp=stamp))
 
     def lift(self, lift: Lift) -> None:
         """See `Orders`. Adding a lift again changes nothing.
 
         Raises: UsageError, if another lift has this id.
         """
-        self._change(lambda connection, stamp: database.add_lift(connection, lift, stamp=stamp))
+        self._change(lambda connection, stamp: order_rows.add_lift(connection, lift, stamp=stamp))
 
     # --- probes; imported when there are some, for `rescind stop` opens a store too, and is in a hurry ---
 
@@ -254,7 +254,7 @@ class SqliteOrders:
 
     def _make_stamp(self, connection: sqlite3.Connection) -> None:
         if not self._stamp_path.exists():
-            create_if_missing(self._stamp_path, above=database.stamp_remembered(connection), clock=self._clock)
+            create_if_missing(self._stamp_path, above=order_rows.stamp_remembered(connection), clock=self._clock)
 
     def _map_stamp(self, connection: sqlite3.Connection) -> StampPage:
         self._make_stamp(connection)

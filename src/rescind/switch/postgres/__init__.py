@@ -1,0 +1,1 @@
+"""Orders, probes and guards of several machines, in one PostgreSQL."""
