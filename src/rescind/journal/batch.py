@@ -1,12 +1,13 @@
-"""One commit of many appends: the writer's view of the database, and what it writes.
+"""A batch: appends on their way into one commit, as every store on disk places them.
 
-A batch is one transaction. Each append in it is judged against the state that those before it leave, and only then
-placed, so a refused one leaves no trace and disturbs nobody. If the commit fails, every append of the batch fails,
-and the caches, which were ahead of the disk, are thrown away.
+Each append is judged against the state that those before it leave, and only then placed, so a refused one leaves no
+trace and disturbs nobody. Nothing is written here: a store's recorder takes what a batch has come to, writes it in one
+transaction, and answers for it. If that fails, the caches, which were ahead of the disk, are thrown away.
 """
 
-import sqlite3
-from collections.abc import Sequence
+import enum
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -15,40 +16,18 @@ from rescind.journal.admission import Refusal, frees_slot, refusal_of
 from rescind.journal.chain import entry_hash, genesis
 from rescind.journal.codec import Prepared
 from rescind.journal.port import Appended, Slot, SlotClaim
-from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, SPAN_SHIFT, Held, row_of, run_of
+from rescind.journal.rows import Held
 from rescind.model.entry import CompensationEnded, Ended, Event, Intended, RunOpened
 from rescind.model.step import RunInfo
 
 _CACHED_MAX = 20_000  # Runs, or held keys, kept in memory: about 10 MB. Beyond it they are looked up again.
 
-_INSERT_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_PUT_HEAD = "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)"
-_INDEX_SPAN = (
-    "INSERT OR IGNORE INTO run_entries SELECT run_key, sequence FROM entries"
-    " WHERE sequence BETWEEN :first AND :last ORDER BY run_key, sequence",
-    "INSERT OR IGNORE INTO target_entries SELECT target, sequence FROM entries"
-    " WHERE sequence BETWEEN :first AND :last AND target IS NOT NULL ORDER BY target, sequence",
-    "INSERT OR REPLACE INTO spans SELECT :span, min(recorded_at_us), max(recorded_at_us) FROM entries"
-    " WHERE sequence BETWEEN :first AND :last",
-)
-_EXTENT = "SELECT (SELECT coalesce(max(sequence), 0) FROM entries), (SELECT coalesce(max(span), -1) + 1 FROM spans)"
-_FIND_RUN = (
-    f"SELECT {RUN_COLUMNS}, h.position, h.hash, EXISTS (SELECT 1 FROM slots s WHERE s.run_key = r.run_key)"  # noqa: S608  # put together from our own constants
-    " FROM runs r JOIN heads h ON h.run_key = r.run_key WHERE r.run_id = ?"
-)
-_HELD = f"SELECT {HELD_COLUMNS} FROM slots s JOIN runs r ON r.run_key = s.run_key"  # noqa: S608  # put together from our own constants
-_FIND_HELD = f"{_HELD} WHERE s.tenant = ? AND s.key = ?"
-_FIND_HELD_BY = f"{_HELD} WHERE s.run_key = ? AND s.step_id = ?"
-_CLAIM = "INSERT INTO slots VALUES (?, ?, ?, ?, ?, ?, NULL)"
-_SETTLE = "UPDATE slots SET outcome_sequence = ? WHERE tenant = ? AND key = ?"
-_FREE = "DELETE FROM slots WHERE tenant = ? AND key = ?"
-
-_EntryRow = tuple[int, int, int, int, str, bytes | None, bytes, bytes]
+EntryRow = tuple[int, int, int, int, str, bytes | None, bytes, bytes]
+"""Sequence, run key, position, time in µs, kind, target, hash, body: the columns of `entries`, in their order."""
 
 
-class _Head:
-    """The end of a run's chain, as far as this batch has got."""
+class Head:
+    """The end of a run's chain, as far as a batch has got."""
 
     __slots__ = ("hash", "keyed", "position", "run", "run_key", "sequence")
 
@@ -58,35 +37,56 @@ class _Head:
         self.sequence = 0
 
 
-class Recorder:
-    """Places appends in the journal, one transaction at a time. Not thread-safe: it belongs to the writer.
+class SlotChange(enum.Enum):
+    """What an entry does to a slot."""
 
-    Use: `begin`, `append` as often as wanted, then `commit`; after any exception of these, `rollback`.
+    CLAIM = "claim"
+    SETTLE = "settle"
+    FREE = "free"
+
+
+class Tables(Protocol):
+    """What a batch asks of what is committed."""
+
+    def find_head(self, run_id: str) -> Head | None:
+        """A run and the end of its chain; None for an unknown run."""
+        ...
+
+    def find_held(self, tenant: str, key: str) -> Held | None:
+        """Who holds a key."""
+        ...
+
+    def find_held_by(self, run_key: int, step_id: str) -> Held | None:
+        """Which key a step holds."""
+        ...
+
+    def find_body(self, sequence: int) -> bytes:
+        """The body of an entry that is there."""
+        ...
+
+
+class Batch:
+    """What the next commit will hold, and caches of what was committed before. Not thread-safe.
+
+    Attributes:
+        last_sequence: Of the last entry placed.
+        rows: The entries placed.
+        touched: The heads that moved.
+        opened: The heads of new runs.
+        slot_changes: What becomes of slots, in order.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._data_version = -1
-        self._last_sequence = 0
-        self._next_span = 0
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self.last_sequence = 0
         self._first_pending = 1
-        self._begun = False  # Whether there is a batch under way.
-        self._forget()
+        self.forget()
 
     def begin(self) -> None:
-        """Take the write lock. What other processes wrote since the last commit is known after this."""
-        if self._begun or self._connection.in_transaction:
-            self.rollback()  # A Ctrl-C came into a rollback; it is made good here.
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._begun = True
-        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._data_version:
-            self._forget()
-            self._data_version = version
-            self._last_sequence, self._next_span = self._connection.execute(_EXTENT).fetchone()
+        """Nothing is placed yet."""
         if len(self._heads) + len(self._held_by) > _CACHED_MAX:
-            self._forget()
-        self._first_pending = self._last_sequence + 1
+            self.forget()
+        self._first_pending = self.last_sequence + 1
 
     def append(self, drafts: Sequence[Prepared]) -> Appended | Refusal:
         """Place all drafts, or say why not and place none."""
@@ -96,34 +96,59 @@ class Recorder:
             return unreadable
         if refusal is not None:
             return refusal
-        first = self._last_sequence + 1
+        first = self.last_sequence + 1
         positions = tuple([self._place(prepared) for prepared in drafts])
         return Appended(tuple(range(first, first + len(positions))), positions)
 
-    def commit(self) -> int:
-        """Make the batch durable. How many entries it had."""
-        rows, put_all = self._rows, self._connection.executemany
-        if rows:
-            put_all(_INSERT_ENTRY, rows)
-            put_all(_PUT_HEAD, [(head.run_key, head.sequence, head.position, head.hash) for head in self._touched])
-            while self._next_span < (self._last_sequence + 1) >> SPAN_SHIFT:
-                self._index_span()
-        for head in self._opened:
-            self._connection.execute(_INSERT_RUN, row_of(head.run_key, head.run))
-        for statement, values in self._slot_changes:
-            self._connection.execute(statement, values)
-        self._connection.execute("COMMIT")
+    def committed(self) -> int:
+        """What was placed is durable. How many entries that were."""
+        entries = len(self.rows)
         self._clear_pending()
-        self._begun = False
-        return len(rows)
+        return entries
 
-    def rollback(self) -> None:
-        """Forget the batch, and everything known from it."""
-        self._forget()
-        self._data_version = -1
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        self._begun = False
+    def forget(self) -> None:
+        """Throw away what was placed and everything known."""
+        self._heads: dict[str, Head] = {}
+        self._held: dict[tuple[str, str], Held | None] = {}
+        self._held_by: dict[tuple[int, str], Held | None] = {}
+        self._clear_pending()
+
+    # --- looking up ahead, for stores where each question is a journey ---
+
+    def unknown_runs(self, drafts: Iterable[Prepared]) -> set[str]:
+        """The runs that these drafts will ask for and that are not known yet."""
+        return {prepared.draft.run_id for prepared in drafts} - self._heads.keys()
+
+    def unknown_slots(self, drafts: Iterable[Prepared]) -> tuple[set[tuple[str, str]], set[tuple[int, str]]]:
+        """The keys (tenant, key), and the steps (run key, step id), that these drafts will ask for.
+
+        Ask after the heads are known: steps of runs that are not, or that hold no key, need no look-up.
+        """
+        keys: set[tuple[str, str]] = set()
+        steps: set[tuple[int, str]] = set()
+        for prepared in drafts:
+            claim, event, head = prepared.draft.claim, prepared.draft.event, self._heads.get(prepared.draft.run_id)
+            if claim is not None:
+                keys.add((claim.tenant, claim.key))
+            if head is None or not head.keyed:
+                continue
+            if claim is not None and isinstance(event, Intended):
+                steps.add((head.run_key, event.step.step_id))
+            elif isinstance(event, Ended | CompensationEnded):
+                steps.add((head.run_key, event.step_id))
+        return keys - self._held.keys(), steps - self._held_by.keys()
+
+    def learn_heads(self, heads: Iterable[Head]) -> None:
+        """What was found of the runs that were asked for."""
+        for head in heads:
+            self._heads[head.run.run_id] = head
+
+    def learn_slots(self, keys: set[tuple[str, str]], steps: set[tuple[int, str]], found: Iterable[Held]) -> None:
+        """What was found of the keys and steps that were asked for; the others are free."""
+        self._held |= dict.fromkeys(keys)
+        self._held_by |= dict.fromkeys(steps)
+        for held in found:
+            self._remember(held)
 
     # --- what `refusal_of` asks ---
 
@@ -149,7 +174,7 @@ class Recorder:
     def _place(self, prepared: Prepared) -> int:
         draft = prepared.draft
         event, at_us = draft.event, draft.recorded_at_us
-        self._last_sequence = sequence = self._last_sequence + 1
+        self.last_sequence = sequence = self.last_sequence + 1
         head = self._heads.get(draft.run_id)
         if head is None:
             assert isinstance(event, RunOpened)
@@ -157,8 +182,8 @@ class Recorder:
         head.position = position = head.position + 1
         head.hash = digest = entry_hash(head.hash, position, at_us, prepared.body)
         head.sequence = sequence
-        self._touched.add(head)
-        self._rows.append(
+        self.touched.add(head)
+        self.rows.append(
             (sequence, head.run_key, position, at_us, prepared.kind, prepared.target, digest, prepared.body)
         )
         if draft.claim is not None:
@@ -167,18 +192,17 @@ class Recorder:
             self._settle(head.run_key, event, sequence)
         return position
 
-    def _open(self, run: RunInfo, sequence: int) -> _Head:
-        head = _Head(run, sequence, -1, genesis(run.run_id), keyed=False)
+    def _open(self, run: RunInfo, sequence: int) -> Head:
+        head = Head(run, sequence, -1, genesis(run.run_id), keyed=False)
         self._heads[run.run_id] = head
-        self._opened.append(head)
+        self.opened.append(head)
         return head
 
-    def _claim(self, claim: SlotClaim, head: _Head, event: Event, sequence: int) -> None:
+    def _claim(self, claim: SlotClaim, head: Head, event: Event, sequence: int) -> None:
         assert isinstance(event, Intended)
         step_id = event.step.step_id
         held = Held(claim.tenant, claim.key, claim.digest, head.run_key, head.run.run_id, step_id, sequence)
-        values = (held.tenant, held.key, held.digest, held.run_key, held.step_id, held.intent)
-        self._slot_changes.append((_CLAIM, values))
+        self.slot_changes.append((SlotChange.CLAIM, held))
         self._remember(held)
         head.keyed = True
 
@@ -189,29 +213,20 @@ class Recorder:
         if held is None:
             return
         if frees_slot(event):
-            self._slot_changes.append((_FREE, (held.tenant, held.key)))
+            self.slot_changes.append((SlotChange.FREE, held))
             self._held[held.tenant, held.key] = None
             self._held_by[run_key, event.step_id] = None
         elif isinstance(event, Ended):
-            self._slot_changes.append((_SETTLE, (sequence, held.tenant, held.key)))
-            self._remember(msgspec.structs.replace(held, outcome=sequence))
-
-    def _index_span(self) -> None:
-        first = self._next_span << SPAN_SHIFT
-        span = {"span": self._next_span, "first": first, "last": first + (1 << SPAN_SHIFT) - 1}
-        for statement in _INDEX_SPAN:
-            self._connection.execute(statement, span)
-        self._next_span += 1
+            settled = msgspec.structs.replace(held, outcome=sequence)
+            self.slot_changes.append((SlotChange.SETTLE, settled))
+            self._remember(settled)
 
     # --- looking up, through the caches ---
 
-    def _load_head(self, run_id: str) -> _Head | None:
-        row = self._connection.execute(_FIND_RUN, (run_id,)).fetchone()
-        if row is None:
-            return None
-        run_key, run = run_of(row)
-        position, digest, keyed = row[9:]
-        head = self._heads[run_id] = _Head(run, run_key, position, digest, keyed=bool(keyed))
+    def _load_head(self, run_id: str) -> Head | None:
+        head = self._tables.find_head(run_id)
+        if head is not None:
+            self._heads[run_id] = head
         return head
 
     def _find_held(self, tenant: str, key: str) -> Held | None:
@@ -219,13 +234,13 @@ class Recorder:
         try:
             return self._held[tenant, key]
         except KeyError:
-            return _held_of(self._connection.execute(_FIND_HELD, (tenant, key)).fetchone())
+            return self._tables.find_held(tenant, key)
 
     def _find_held_by(self, run_key: int, step_id: str) -> Held | None:
         try:
             return self._held_by[run_key, step_id]
         except KeyError:
-            return _held_of(self._connection.execute(_FIND_HELD_BY, (run_key, step_id)).fetchone())
+            return self._tables.find_held_by(run_key, step_id)
 
     def _remember(self, held: Held) -> None:
         self._held[held.tenant, held.key] = held
@@ -233,22 +248,11 @@ class Recorder:
 
     def _body(self, sequence: int) -> bytes:
         if sequence >= self._first_pending:
-            return self._rows[sequence - self._first_pending][7]
-        body: bytes = self._connection.execute("SELECT body FROM entries WHERE sequence = ?", (sequence,)).fetchone()[0]
-        return body
-
-    def _forget(self) -> None:
-        self._heads: dict[str, _Head] = {}
-        self._held: dict[tuple[str, str], Held | None] = {}
-        self._held_by: dict[tuple[int, str], Held | None] = {}
-        self._clear_pending()
+            return self.rows[sequence - self._first_pending][7]
+        return self._tables.find_body(sequence)
 
     def _clear_pending(self) -> None:
-        self._rows: list[_EntryRow] = []
-        self._touched: set[_Head] = set()
-        self._opened: list[_Head] = []
-        self._slot_changes: list[tuple[str, tuple[object, ...]]] = []
-
-
-def _held_of(row: tuple[str, str, str, int, str, str, int, int | None] | None) -> Held | None:
-    return None if row is None else Held(*row)
+        self.rows: list[EntryRow] = []
+        self.touched: set[Head] = set()
+        self.opened: list[Head] = []
+        self.slot_changes: list[tuple[SlotChange, Held]] = []

@@ -19,9 +19,10 @@ from rescind.journal.codec import decode_event, prepare
 from rescind.journal.connection import connect_reader, connect_writer, open_store, translating
 from rescind.journal.port import PAGE_LIMIT, Appended, ChainHead, Draft, Query, Slot, SlotTaken
 from rescind.journal.queries import BOUNDS, EXTENT, Plan, Values, entries_plan, runs_plan, time_values, windows
+from rescind.journal.recorder import Connect, SqliteRecorder
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
 from rescind.journal.seal import SEAL_EVERY, seal
-from rescind.journal.writer import Connect, Writer
+from rescind.journal.writer import Writer
 from rescind.model.entry import Entry
 from rescind.model.step import RunInfo
 
@@ -67,9 +68,10 @@ class SqliteJournal:
         open_store(self.path, clock=clock, ids=ids or SystemIds(), timeout_s=busy_timeout_s)
         self._readers = Readers(self.path, timeout_s=busy_timeout_s)
         sealer = _Sealer(self.path, clock)
-        self._writer = Writer(
+        recorder = SqliteRecorder(
             self.path, connect=connect, after_commit=sealer, clock=clock, busy_timeout_s=busy_timeout_s
         )
+        self._writer = Writer(recorder)
         self._runs: dict[int, RunInfo] = {}
         # Whoever forgets to close still gets his submitted entries recorded, when the journal or the process ends.
         self._finalizer = weakref.finalize(self, _close, self._writer, self._readers)

@@ -5,26 +5,23 @@ and wait; the writer takes all that is there, commits it as one batch, and wakes
 next batch gathers by itself. A thread that finds nobody at work and nobody waiting commits its append itself.
 
 States: no thread, until the first append; running; closed. Before a fork the writer comes to rest between two batches
-and closes its connection, because a SQLite connection must not exist on both sides of a fork; the parent's thread then
+and closes its connection, because no database's connection may exist on both sides of a fork; the parent's thread then
 opens a new one, and the child begins again without a thread.
+
+What a commit is, a recorder knows: there is one for each store on disk.
 """
 
 import asyncio
 import logging
 import os
-import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from rescind.clock import Clock
 from rescind.errors import JournalUnavailable, RescindError
 from rescind.journal.admission import Refusal
-from rescind.journal.batch import Recorder
 from rescind.journal.codec import Prepared
-from rescind.journal.connection import retry_while_busy, translate
 from rescind.journal.port import Appended, SlotTaken
 
 _LOG = logging.getLogger(__name__)
@@ -37,22 +34,66 @@ _BATCH_ENTRIES_MAX = 1_000
 # behind does not catch up: then it is better to refuse writes than to run out of memory.
 _QUEUE_MAX = 65_536
 
+_ATTEMPTS_MAX = (
+    3  # A second one follows a connection that was lost, a third a writer that came between. More is trouble.
+)
+
 _Answer = Appended | Refusal | RescindError
 
 
-class Connect(Protocol):
-    """Opens the connection that appends."""
+class Overtaken(Exception):
+    """Raised by a recorder: nothing of the batch was recorded, nor will be, and it is to be judged once more."""
 
-    def __call__(self, path: Path) -> sqlite3.Connection:
-        """May raise sqlite3.Error."""
+
+class Recorder(Protocol):
+    """Places appends in a store, one transaction at a time, on one connection of its own. Not thread-safe.
+
+    Use: `begin`, `append` as often as wanted, then `commit`; after any exception of these, `rollback`.
+    """
+
+    name: str
+    """What messages call the journal. Holds no secret."""
+
+    def begin(self) -> None:
+        """Connect if need be. What other writers have committed is known after this, or found out by `commit`."""
         ...
 
+    def look_ahead(self, drafts: Sequence[Prepared]) -> None:
+        """These are appended next: what they will ask for may be looked up at once."""
+        ...
 
-class AfterCommit(Protocol):
-    """Called on the writer's thread, between batches, when the waiters of a batch have been woken."""
+    def append(self, drafts: Sequence[Prepared]) -> Appended | Refusal:
+        """Place all drafts, or say why not and place none."""
+        ...
 
-    def __call__(self, connection: sqlite3.Connection, entries: int, *, last: bool) -> None:
-        """`entries` is how many the batch had; `last`, that the writer is closing."""
+    def commit(self) -> int:
+        """Make the batch durable. How many entries it had.
+
+        Raises: Overtaken; or whatever went wrong, and then nothing of the batch will appear (J7).
+        """
+        ...
+
+    def rollback(self) -> None:
+        """Forget the batch, and everything known from it. Never fails."""
+        ...
+
+    def disconnect(self) -> None:
+        """Let go of the connection; the next `begin` makes a new one."""
+        ...
+
+    def abandon(self) -> None:
+        """In a forked child: forget the connection without a word to the server, for it is the parent's."""
+        ...
+
+    def explain(self, error: BaseException) -> RescindError | None:
+        """What an error of the driver means to our callers; None if it is not one."""
+        ...
+
+    def tidy(self, entries: int, *, last: bool) -> None:
+        """Between batches, when the waiters are awake: `entries` were committed; `last`, that the writer is closing.
+
+        Raises: OSError or RescindError; it is logged, and nobody's append fails.
+        """
         ...
 
 
@@ -72,11 +113,8 @@ class _Ticket:
 class Writer:
     """Commits appends to one journal. Thread-safe."""
 
-    def __init__(
-        self, path: Path, *, connect: Connect, after_commit: AfterCommit, clock: Clock, busy_timeout_s: float
-    ) -> None:
-        self._path, self._connect, self._after_commit = path, connect, after_commit
-        self._clock, self._busy_timeout_s = clock, busy_timeout_s
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._closed = False
         self._begin_anew()
 
@@ -124,7 +162,7 @@ class Writer:
     def before_fork(self) -> None:
         """Come to rest: no batch is under way and no connection is open, until one of the two methods below."""
         self._at_work.acquire()
-        self._disconnect()
+        self._recorder.disconnect()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -132,6 +170,7 @@ class Writer:
 
     def after_fork_in_child(self) -> None:
         """Begin anew: the thread, and what waits in the queue, are the parent's."""
+        self._recorder.abandon()
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -141,9 +180,6 @@ class Writer:
         self._queue: SimpleQueue[_Ticket | None] = SimpleQueue()
         self._last_put: _Ticket | None = None
         self._thread: threading.Thread | None = None
-        self._connection: sqlite3.Connection | None = None
-        self._recorder: Recorder | None = None
-        self._identity: tuple[int, int] | None = None  # Of the file that the connection has open.
         self._ended = self._closed  # Nobody will take from the queue any more.
 
     def _append_here(self, ticket: _Ticket) -> None:
@@ -156,7 +192,7 @@ class Writer:
                     ticket.answer = self._closed_error()
                 else:
                     # Only this one: should a Ctrl-C come now, no other caller waits for what we had in hand.
-                    self._tidy(self._write([ticket], ()), last=False)
+                    self._tidy(self._write([ticket], _nobody), last=False)
             finally:
                 self._here = 0
 
@@ -164,7 +200,9 @@ class Writer:
         """Let the writer's thread commit it."""
         if self._here == threading.get_ident():
             # Waiting for ourselves would last for ever: this is a signal handler, above an append of the same thread.
-            raise JournalUnavailable(f"the journal {self._path} is in the middle of an append of this very thread")
+            raise JournalUnavailable(
+                f"the journal {self._recorder.name} is in the middle of an append of this very thread"
+            )
         # A bare lock, acquired twice, is the cheapest thing a thread can wait on.
         ticket.lock = lock = threading.Lock()
         lock.acquire()
@@ -175,7 +213,7 @@ class Writer:
         if self._thread is None:
             self._start()
         if self._queue.qsize() >= _QUEUE_MAX:
-            raise JournalUnavailable(f"the journal {self._path} is {_QUEUE_MAX} appends behind; slow down")
+            raise JournalUnavailable(f"the journal {self._recorder.name} is {_QUEUE_MAX} appends behind; slow down")
         self._last_put = ticket  # The queue is in order: once this one is answered, all before it are.
         self._queue.put(ticket)
         if self._ended:
@@ -195,7 +233,7 @@ class Writer:
         while (ticket := self._queue.get()) is not None:
             with self._at_work:
                 batch = [ticket]
-                entries = self._write(batch, self._waiting(len(ticket.drafts)))
+                entries = self._write(batch, self._waiting)
                 _wake(batch)
                 self._tidy(entries, last=False)
         self._finish()
@@ -203,87 +241,78 @@ class Writer:
     def _finish(self) -> None:
         with self._at_work:
             self._tidy(0, last=True)
-            self._disconnect()
+            self._recorder.disconnect()
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._recorder = None
-
-    def _write(self, batch: list[_Ticket], more: Iterable[_Ticket]) -> int:
+    def _write(self, batch: list[_Ticket], more: Callable[[int], list[_Ticket]]) -> int:
         """Commit the batch and what joins it; put its answer on each ticket. How many entries there were."""
-        try:
-            recorder = retry_while_busy(self._begin, clock=self._clock, timeout_s=self._busy_timeout_s)
-            for ticket in batch:
-                ticket.answer = recorder.append(ticket.drafts)
-            # Only now, since more has come while we waited for the lock.
-            for ticket in more:
-                batch.append(ticket)
-                ticket.answer = recorder.append(ticket.drafts)
-            return recorder.commit()
-        except BaseException as error:
-            # Even a refusal is withdrawn: it may have been decided on what now never was.
-            for ticket in batch:
-                ticket.answer = self._unavailable(error)
-            self._roll_back()
-            if not isinstance(error, Exception):
-                raise
-            return 0
+        attempt = 1
+        while True:
+            try:
+                self._recorder.begin()
+                self._place(batch, more)
+                return self._recorder.commit()
+            except Overtaken as overtaken:
+                self._recorder.rollback()
+                attempt += 1
+                if attempt > _ATTEMPTS_MAX:
+                    self._refuse(batch, overtaken.__cause__ or overtaken)
+                    return 0
+            except BaseException as error:
+                # Even a refusal is withdrawn: it may have been decided on what now never was.
+                self._refuse(batch, error)
+                self._recorder.rollback()
+                if not isinstance(error, Exception):
+                    raise
+                return 0
 
-    def _waiting(self, entries: int) -> Iterator[_Ticket]:
+    def _place(self, batch: list[_Ticket], more: Callable[[int], list[_Ticket]]) -> None:
+        # What waits joins only now, since more has come while we waited for the lock; and more comes while we place it.
+        entries = sum(len(ticket.drafts) for ticket in batch)
+        joining = more(entries)
+        batch += joining
+        due: Sequence[_Ticket] = batch[:]
+        while due:
+            self._recorder.look_ahead([prepared for ticket in due for prepared in ticket.drafts])
+            for ticket in due:
+                ticket.answer = self._recorder.append(ticket.drafts)
+            entries += sum(len(ticket.drafts) for ticket in joining)
+            due = joining = more(entries)
+            batch += joining
+
+    def _refuse(self, batch: Sequence[_Ticket], error: BaseException) -> None:
+        for ticket in batch:
+            ticket.answer = self._unavailable(error)
+
+    def _waiting(self, entries: int) -> list[_Ticket]:
         """What is in the queue, until a batch that has `entries` already is full."""
+        found: list[_Ticket] = []
         while entries < _BATCH_ENTRIES_MAX and self._queue.qsize():
             ticket = self._queue.get_nowait()  # Nobody but this thread takes from the queue while it runs.
             if ticket is None:
                 self._queue.put(None)  # The end: for `_work` to see.
-                return
+                break
             entries += len(ticket.drafts)
-            yield ticket
-
-    def _begin(self) -> Recorder:
-        if self._recorder is None:
-            self._connection = self._connect(self._path)
-            self._recorder = Recorder(self._connection)
-            self._identity = _identity(self._path)
-        elif _identity(self._path) != self._identity:
-            # SQLite would go on writing to a file that has no name any more, and no undo would ever find it.
-            raise JournalUnavailable(
-                f"the journal {self._path} was deleted or replaced while it was in use, and nothing was recorded; "
-                "put it back, or restart this program to begin a new one"
-            )
-        self._recorder.begin()
-        return self._recorder
-
-    def _roll_back(self) -> None:
-        if self._recorder is None:
-            return
-        try:
-            self._recorder.rollback()
-        except sqlite3.Error:
-            # A connection that cannot even roll back is of no use; a new one starts from what is on disk.
-            self._disconnect()
+            found.append(ticket)
+        return found
 
     def _unavailable(self, error: BaseException) -> RescindError:
         if isinstance(error, JournalUnavailable):
             return error
-        if isinstance(error, sqlite3.Error):
-            translated = translate(error, self._path)
-        else:
-            translated = JournalUnavailable(f"the journal {self._path} failed, nothing was recorded: {error!r}")
+        translated = self._recorder.explain(error) or JournalUnavailable(
+            f"the journal {self._recorder.name} failed, nothing was recorded: {error!r}"
+        )
         translated.__cause__ = error
         return translated
 
     def _tidy(self, entries: int, *, last: bool) -> None:
-        if self._connection is None:
-            return
         try:
-            self._after_commit(self._connection, entries, last=last)
-        except (sqlite3.Error, OSError, RescindError) as error:
+            self._recorder.tidy(entries, last=last)
+        except (OSError, RescindError) as error:
             # Seals come again; what they cover is durable already, so nobody's append depends on them.
-            _LOG.warning("the journal %s could not be sealed: %s", self._path, error)
+            _LOG.warning("the journal %s could not be tidied up: %s", self._recorder.name, error)
 
     def _closed_error(self) -> JournalUnavailable:
-        return JournalUnavailable(f"the journal {self._path} is closed; open it again to append")
+        return JournalUnavailable(f"the journal {self._recorder.name} is closed; open it again to append")
 
     def _answer_stragglers(self) -> None:
         stragglers: list[_Ticket] = []
@@ -298,12 +327,8 @@ class Writer:
         _wake(stragglers)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+def _nobody(entries: int) -> list[_Ticket]:
+    return []
 
 
 def _open_answer(answer: _Answer | None) -> Appended | SlotTaken:
