@@ -88,11 +88,11 @@ class Postgres:
         """For psycopg; with the scheme `postgresql+psycopg` for SQLAlchemy."""
         return f"{scheme}://test@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """The URL of a database that nobody has used yet."""
+    def new_database(self, *, like: str = "template1") -> str:
+        """The URL of a database that nobody has used yet: empty, or a copy of one that nobody is connected to."""
         name = f"test_{next(self._numbers)}"
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like}".encode())
         return self.url(name)
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builders import NOON, NOON_US, a_draft, a_run, a_step, at_once, ended, intended, opened
-from journal.stores import CLAIM, everything, new_journal, open_runs, run_ids, sequences
+from journal.stores import CLAIM, everything, journal_database, new_journal, open_runs, run_ids, sequences
 from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.chain import Link, entry_hash, genesis, verify_chain
 from rescind.journal.codec import prepare
@@ -31,9 +31,11 @@ from rescind.model.outcome import Completed, Failed, Outcome, Unknown
 from rescind.model.step import Target
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
-    journal = new_journal(request.param, tmp_path)
+    kind = request.param
+    place = journal_database(request.getfixturevalue("postgres")) if kind == "postgres" else tmp_path
+    journal = new_journal(kind, place)
     yield journal
     journal.close()
 

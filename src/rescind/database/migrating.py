@@ -40,37 +40,38 @@ class Part(msgspec.Struct, frozen=True):
         return f"{self.name}_version"
 
 
-def ensure(connection: "psycopg.Connection[Any]", address: Address, part: Part) -> None:
+def ensure(connection: "psycopg.Connection[Any]", address: Address, part: Part, *, schema: str = SCHEMA) -> None:
     """Bring the part's tables up to date, if they are not (laws M1 to M3).
 
     Args:
         connection: To the database, outside any transaction.
         address: Where it is.
         part: Whose tables.
+        schema: Where they stand. Revisions find it as the first one on the search path.
 
     Raises: StoreFormatError, if a newer rescind made them; UsageError, if Alembic is needed and not installed;
         psycopg.Error.
     """
-    if _revision(connection, part) != part.newest:
-        _refuse_newer(connection, address, part)
-        _upgrade(address, part)
+    if _revision(connection, part, schema) != part.newest:
+        _refuse_newer(connection, address, part, schema)
+        _upgrade(address, part, schema)
 
 
-def exists(connection: "psycopg.Connection[Any]", part: Part) -> bool:
+def exists(connection: "psycopg.Connection[Any]", part: Part, *, schema: str = SCHEMA) -> bool:
     """Whether the database has tables of this part, of whatever revision."""
-    return _revision(connection, part) is not None
+    return _revision(connection, part, schema) is not None
 
 
-def _revision(connection: "psycopg.Connection[Any]", part: Part) -> str | None:
-    there = connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.{part.version_table}",)).fetchone()
+def _revision(connection: "psycopg.Connection[Any]", part: Part, schema: str) -> str | None:
+    there = connection.execute("SELECT to_regclass(%s)", (f"{schema}.{part.version_table}",)).fetchone()
     if there is None or there[0] is None:
         return None
-    row = connection.execute(f"SELECT version_num FROM {SCHEMA}.{part.version_table}".encode()).fetchone()  # noqa: S608  # constants only
+    row = connection.execute(f"SELECT version_num FROM {schema}.{part.version_table}".encode()).fetchone()  # noqa: S608  # names only
     return None if row is None else str(row[0])
 
 
-def _refuse_newer(connection: "psycopg.Connection[Any]", address: Address, part: Part) -> None:
-    revision = _revision(connection, part)
+def _refuse_newer(connection: "psycopg.Connection[Any]", address: Address, part: Part, schema: str) -> None:
+    revision = _revision(connection, part, schema)
     if revision is not None and revision > part.newest:
         raise StoreFormatError(
             f"the {part.name} in {address} were written by a newer rescind (revision {revision}, this one knows up to "
@@ -78,7 +79,7 @@ def _refuse_newer(connection: "psycopg.Connection[Any]", address: Address, part:
         )
 
 
-def _upgrade(address: Address, part: Part) -> None:
+def _upgrade(address: Address, part: Part, schema: str) -> None:
     try:
         from alembic import command
         from alembic.config import Config
@@ -107,8 +108,10 @@ def _upgrade(address: Address, part: Part) -> None:
         with _alembic, engine.begin() as connection:
             # Held to the end of the transaction: who comes second finds the revisions applied.
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-            config.attributes.update(connection=connection, version_table=part.version_table)
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+            # Temporary tables come last: else anybody could put one in the place of ours, and functions would use it.
+            connection.execute(text(f"SET LOCAL search_path TO {schema}, pg_temp"))
+            config.attributes.update(connection=connection, version_table=part.version_table, schema=schema)
             command.upgrade(config, "head")
     except CommandError as error:  # a newer rescind came in between
         raise StoreFormatError(f"the {part.name} in {address} cannot be brought up to date: {error}") from error

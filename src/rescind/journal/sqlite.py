@@ -5,9 +5,7 @@ what is committed and never wait for a writer. Beside the file are SQLite's `-wa
 """
 
 import contextlib
-import os
 import sqlite3
-import threading
 import weakref
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -17,8 +15,10 @@ import msgspec
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds, from_us
 from rescind.journal.codec import decode_event, prepare
 from rescind.journal.connection import connect_reader, connect_writer, open_store, translating
+from rescind.journal.forking import survive_forks
 from rescind.journal.port import PAGE_LIMIT, Appended, ChainHead, Draft, Query, Slot, SlotTaken
 from rescind.journal.queries import BOUNDS, EXTENT, Plan, Values, entries_plan, runs_plan, time_values, windows
+from rescind.journal.readers import Readers
 from rescind.journal.recorder import Connect, SqliteRecorder
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
 from rescind.journal.seal import SEAL_EVERY, seal
@@ -63,10 +63,10 @@ class SqliteJournal:
             StoreFormatError: The file is of a newer rescind, or no journal. It was left alone.
             JournalUnavailable: The file cannot be opened or made.
         """
-        self.path = Path(path).absolute()
+        self.path = path = Path(path).absolute()
         clock = clock or SystemClock()
         open_store(self.path, clock=clock, ids=ids or SystemIds(), timeout_s=busy_timeout_s)
-        self._readers = Readers(self.path, timeout_s=busy_timeout_s)
+        self._readers = Readers(lambda: connect_reader(path, timeout_s=busy_timeout_s))
         sealer = _Sealer(self.path, clock)
         recorder = SqliteRecorder(
             self.path, connect=connect, after_commit=sealer, clock=clock, busy_timeout_s=busy_timeout_s
@@ -75,7 +75,7 @@ class SqliteJournal:
         self._runs: dict[int, RunInfo] = {}
         # Whoever forgets to close still gets his submitted entries recorded, when the journal or the process ends.
         self._finalizer = weakref.finalize(self, _close, self._writer, self._readers)
-        _OPEN.add(self)
+        survive_forks(self)
 
     def append(self, drafts: Sequence[Draft]) -> Appended | SlotTaken:
         """See `Journal`."""
@@ -91,19 +91,19 @@ class SqliteJournal:
 
     def slot(self, tenant: str, key: str) -> Slot | None:
         """See `Journal`."""
-        with self._readers.reading() as connection:
+        with self._reading() as connection:
             row = connection.execute(_SLOT, (tenant, key)).fetchone()
         return None if row is None else Held(*row[:8]).slot(row[8], row[9])
 
     def entries(self, query: Query, *, after: int = 0, limit: int = PAGE_LIMIT) -> list[Entry]:
         """See `Journal`."""
-        with self._readers.reading() as connection:
+        with self._reading() as connection:
             return [self._entry(connection, row) for row in _entry_rows(connection, query, after, limit)]
 
     def runs(self, query: Query, *, after_run: str = "", limit: int = PAGE_LIMIT) -> list[RunInfo]:
         """See `Journal`."""
         sql, values = runs_plan(query)
-        with self._readers.reading() as connection:
+        with self._reading() as connection:
             extent = _extent(connection, query)
             page: Values = {"after": extent.first - 1, "upto": extent.last, "tail": extent.indexed}
             page |= {"after_run": after_run, "limit": max(0, limit)}
@@ -111,13 +111,13 @@ class SqliteJournal:
 
     def run(self, run_id: str) -> RunInfo | None:
         """See `Journal`."""
-        with self._readers.reading() as connection:
+        with self._reading() as connection:
             row = connection.execute(_RUN, (run_id,)).fetchone()
         return None if row is None else run_of(row)[1]
 
     def head(self, run_id: str) -> ChainHead | None:
         """See `Journal`."""
-        with self._readers.reading() as connection:
+        with self._reading() as connection:
             row = connection.execute(_HEAD, (run_id,)).fetchone()
         return None if row is None else ChainHead(run_id, row[0], row[1].hex())
 
@@ -140,6 +140,17 @@ class SqliteJournal:
         self._readers.after_fork_in_child()
         self._writer.after_fork_in_child()
 
+    @contextlib.contextmanager
+    def _reading(self) -> Generator[sqlite3.Connection]:
+        """A connection in a transaction of its own: all that is read in the block is of one moment."""
+        with translating(self.path), self._readers.lent() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
     def _entry(self, connection: sqlite3.Connection, row: tuple[int, int, int, int, bytes, bytes]) -> Entry:
         sequence, position, run_key, at_us, digest, body = row
         return Entry(
@@ -157,81 +168,6 @@ class SqliteJournal:
             self._runs = {}
         self._runs[run_key] = run
         return run
-
-
-class Readers:
-    """Connections that only read: one to a caller at a time, a few kept for the next. Thread-safe."""
-
-    _IDLE_MAX = 8  # More readers than this at once are rare, and opening one costs 0.2 ms.
-
-    def __init__(self, path: Path, *, timeout_s: float) -> None:
-        self._path, self._timeout_s = path, timeout_s
-        self._closed = False
-        self._begin_anew()
-
-    @contextlib.contextmanager
-    def reading(self) -> Generator[sqlite3.Connection]:
-        """A connection in a transaction of its own: all that is read in the block is of one moment."""
-        with translating(self._path):
-            connection = self._take()
-            try:
-                connection.execute("BEGIN")
-                yield connection
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                self._give_back(connection)
-
-    def close(self) -> None:
-        """Close what is idle; what is in use is closed when it comes back."""
-        with self._changed:
-            self._closed = True
-            self._close_idle()
-
-    def before_fork(self) -> None:
-        """Wait until nobody reads, let nobody begin, and close all."""
-        self._changed.acquire()
-        self._changed.wait_for(lambda: self._in_use == 0)
-        self._close_idle()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        self._changed.release()
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew: the lock may be known to threads that are not here."""
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._idle: list[sqlite3.Connection] = []
-        self._in_use = 0
-
-    def _take(self) -> sqlite3.Connection:
-        with self._changed:
-            self._in_use += 1
-            if self._idle:
-                return self._idle.pop()
-        try:
-            return connect_reader(self._path, timeout_s=self._timeout_s)
-        except BaseException:
-            with self._changed:
-                self._in_use -= 1
-                self._changed.notify_all()
-            raise
-
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        with self._changed:
-            self._in_use -= 1
-            if self._closed or len(self._idle) >= self._IDLE_MAX:
-                connection.close()
-            else:
-                self._idle.append(connection)
-            self._changed.notify_all()
-
-    def _close_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
 
 
 class _Sealer:
@@ -285,32 +221,6 @@ def _extent(connection: sqlite3.Connection, query: Query) -> _Extent:
     return _Extent(first, last, indexed, end)
 
 
-def _close(writer: Writer, readers: Readers) -> None:
+def _close(writer: Writer, readers: Readers[sqlite3.Connection]) -> None:
     writer.close()
     readers.close()
-
-
-_OPEN: weakref.WeakSet[SqliteJournal] = weakref.WeakSet()
-
-
-# Those that came to rest before the fork under way; others may be opened or dropped meanwhile.
-_RESTING: list[SqliteJournal] = []
-
-
-def _before_fork() -> None:
-    for journal in list(_OPEN):
-        journal.before_fork()
-        _RESTING.append(journal)
-
-
-def _after_fork_in_parent() -> None:
-    while _RESTING:
-        _RESTING.pop().after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    while _RESTING:
-        _RESTING.pop().after_fork_in_child()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

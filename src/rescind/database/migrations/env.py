@@ -2,13 +2,11 @@
 
 from alembic import context
 
-from rescind.database import SCHEMA
-
 _given = context.config.attributes
 context.configure(
     connection=_given["connection"],
     version_table=_given["version_table"],
-    version_table_schema=SCHEMA,
+    version_table_schema=_given["schema"],
     transactional_ddl=True,
 )
 with context.begin_transaction():

@@ -1,0 +1,308 @@
+"""How a batch comes into PostgreSQL: one call of the function `append`, and what is done when its answer is lost.
+
+Sequences are given in the order of commits, without gaps, over the writers of all machines (J1). So all batches pass
+through the lock of one row. While a writer is alone, it does not take that lock before it judges: it places its batch
+behind the last sequence that it knows, and `append` does nothing if that is not the last one any more. A batch then
+costs one journey to the server. When somebody came between, the batch is judged anew, now with the lock held from the
+first look to the commit, and so are the next ones, until nobody else has written for a while.
+
+A request whose connection breaks may have been recorded, or may be on its way still. Whoever waits for it must be told
+which (J7), so the writer connects again and asks `settle_batch`: it is there, or from now on it never will be, because
+`append` does nothing for a batch that was voided. Only if the server cannot be asked in time is the doubt handed on,
+in words; it is settled before the next batch. What was handed on as doubtful may then turn out to be recorded: to an
+undo, an intent whose effect never ran is a step in doubt, which is looked at, and never a reason to do anything.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+
+from rescind.clock import Clock, IdSource
+from rescind.database.address import Address
+from rescind.errors import JournalUnavailable, RescindError
+from rescind.journal.admission import Refusal
+from rescind.journal.batch import Batch, Head, SlotChange
+from rescind.journal.codec import Prepared
+from rescind.journal.port import Appended
+from rescind.journal.postgres.connection import explain
+from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, row_of, run_of
+from rescind.journal.writer import Overtaken
+
+_LOG = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[Any]
+
+_DOUBT_PAUSE_S = (
+    0.1  # Between two attempts to ask what became of a batch: a server that restarts takes a second or two.
+)
+_TIDY_EVERY_S = 3_600.0  # How often to look whether a partition is missing; they are made two months ahead.
+
+_BEGIN = "BEGIN; SELECT lock_journal()"
+_APPEND = (
+    "SELECT append(%s::bigint, %s, %s::bigint, %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::bytea[],"
+    " %s::bytea[], %s::bytea[], %s::json, %s::json, %s::json)"
+)
+_FIND_HEADS = (
+    f"SELECT {RUN_COLUMNS}, h.position, h.hash, EXISTS (SELECT 1 FROM slots s WHERE s.run_key = r.run_key)"  # noqa: S608  # our own constants
+    " FROM runs r JOIN heads h ON h.run_key = r.run_key WHERE r.run_id = ANY(%s)"
+)
+_HELD = f"SELECT {HELD_COLUMNS} FROM slots s JOIN runs r ON r.run_key = s.run_key"  # noqa: S608  # our own constants
+_FIND_HELD = f"{_HELD} JOIN unnest(%s::text[], %s::text[]) AS asked (of, name) ON of = s.tenant AND name = s.key"
+_FIND_HELD_BY = (
+    f"{_HELD} JOIN unnest(%s::bigint[], %s::text[]) AS asked (run, step) ON run = s.run_key AND step = s.step_id"
+)
+_FIND_BODY = "SELECT body FROM entries WHERE sequence = %s"
+
+_RUN_NAMES = tuple(column.removeprefix("r.") for column in RUN_COLUMNS.split(", "))
+
+
+class PostgresRecorder:
+    """A `Recorder` over one database. Not thread-safe: it belongs to the writer."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        connect: Callable[[], Connection],
+        clock: Clock,
+        ids: IdSource,
+        doubt_timeout_s: float,
+    ) -> None:
+        self.name = str(address)
+        self._address, self._connect = address, connect
+        self._clock, self._ids, self._doubt_timeout_s = clock, ids, doubt_timeout_s
+        self._batch = Batch(self)
+        self._connection: Connection | None = None
+        self._writer = ids.new_id("wrt")
+        self._number = 0  # Of the last batch that was sent.
+        self._doubted: int | None = None  # The number of a batch that could not be settled yet.
+        self._alone = False  # Whether nobody else has appended since our last batch, as far as we know.
+        self._known = -1  # The last sequence when we last held the lock or appended.
+        self._tidied_s: float | None = None
+
+    def begin(self) -> None:
+        """See `Recorder`. Takes the lock, unless this writer has been alone so far."""
+        if self._connection is None:
+            self._connection = self._connect()
+        if self._doubted is not None:
+            self._settle_old_doubt(self._doubted)
+        if not self._alone:
+            self._lock()
+        self._batch.begin()
+
+    def look_ahead(self, drafts: Sequence[Prepared]) -> None:
+        """See `Recorder`. At most three questions, however many drafts there are."""
+        runs = self._batch.unknown_runs(drafts)
+        if runs:
+            self._batch.learn_heads(self._find_heads(list(runs)))
+        keys, steps = self._batch.unknown_slots(drafts)
+        found: list[Held] = []
+        if keys:
+            found += self._find_slots(_FIND_HELD, *zip(*keys, strict=True))
+        if steps:
+            found += self._find_slots(_FIND_HELD_BY, *zip(*steps, strict=True))
+        self._batch.learn_slots(keys, steps, found)
+
+    def append(self, drafts: Sequence[Prepared]) -> Appended | Refusal:
+        """See `Recorder`."""
+        return self._batch.append(drafts)
+
+    def commit(self) -> int:
+        """See `Recorder`. If this raises something else than `JournalUnavailable`, nothing was recorded for certain."""
+        expected = self._batch.last_sequence - len(self._batch.rows)
+        self._number += 1
+        try:
+            before = self._send(expected)
+        except psycopg.Error as error:
+            if not self._is_lost():
+                raise  # The server itself said no, and has rolled it back.
+            self.disconnect()
+            if not self._is_recorded(self._number, error):
+                raise Overtaken from error
+            before = expected
+        if before != expected:
+            self._alone = False
+            raise Overtaken
+        return self._batch.committed()
+
+    def rollback(self) -> None:
+        """See `Recorder`."""
+        self._batch.forget()
+        self._alone = False
+        if self._connection is None:
+            return
+        try:
+            if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                self._connection.rollback()
+        except psycopg.Error:
+            self.disconnect()
+        if self._is_lost():
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        """See `Recorder`."""
+        connection, self._connection = self._connection, None
+        self._alone = False
+        if connection is not None:
+            connection.close()
+
+    def abandon(self) -> None:
+        """See `Recorder`. The child is a writer of its own."""
+        self._connection, self._alone, self._known, self._tidied_s = None, False, -1, None
+        self._writer, self._number, self._doubted = self._ids.new_id("wrt"), 0, None
+        self._batch.forget()
+
+    def explain(self, error: BaseException) -> RescindError | None:
+        """See `Recorder`."""
+        return explain(error, self._address)
+
+    def tidy(self, entries: int, *, last: bool) -> None:
+        """See `Recorder`. Makes partitions ahead."""
+        now_s = self._clock.monotonic_s()
+        if self._connection is None or last or (self._tidied_s is not None and now_s < self._tidied_s + _TIDY_EVERY_S):
+            return
+        self._tidied_s = now_s
+        try:
+            self._connection.execute("SELECT make_partitions()")
+        except psycopg.Error as error:
+            raise self.explain(error) or error from error
+
+    # --- one batch ---
+
+    def _lock(self) -> None:
+        cursor = self._ask_here().execute(_BEGIN)
+        cursor.nextset()
+        row = cursor.fetchone()
+        assert row is not None
+        last = int(row[0])
+        self._alone = last == self._known
+        if not self._alone:
+            self._batch.forget()
+        self._batch.last_sequence = self._known = last
+
+    def _send(self, expected: int) -> int | None:
+        connection, batch = self._ask_here(), self._batch
+        locked = connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+        before: int | None = expected
+        if batch.rows or not locked:
+            before = self._one(_APPEND, self._arguments(expected))
+        if locked:
+            connection.execute("COMMIT")
+        if before == expected:
+            self._known = batch.last_sequence
+        return before
+
+    def _arguments(self, expected: int) -> tuple[Any, ...]:
+        batch = self._batch
+        columns: list[list[Any]] = (
+            [list(column) for column in zip(*batch.rows, strict=True)] if batch.rows else [[]] * 8
+        )
+        slots = _slots_json(batch.slot_changes)
+        # Without the sequences: the server counts for itself.
+        return (expected, self._writer, self._number, *columns[1:], _runs_json(batch.opened), *slots)
+
+    def _is_recorded(self, number: int, cause: Exception) -> bool:
+        """What became of a batch whose answer was lost. If it is not recorded, it never will be.
+
+        Raises: JournalUnavailable, if the server cannot be asked: then nobody knows.
+        """
+        give_up_s = self._clock.monotonic_s() + self._doubt_timeout_s
+        while True:
+            try:
+                self._connection = self._connect()
+                return self._settle(number)
+            except psycopg.Error as error:
+                self.disconnect()
+                if self._clock.monotonic_s() >= give_up_s:
+                    self._doubted = number
+                    raise JournalUnavailable(
+                        f"the connection to the journal {self.name} broke while a batch was being recorded, and the "
+                        f"server cannot be asked what became of it ({self._address.scrub(str(cause))}): whether it was "
+                        "recorded is not known. Take it for not recorded, and look again when the server is back"
+                    ) from error
+                self._clock.sleep(_DOUBT_PAUSE_S)
+
+    def _settle_old_doubt(self, number: int) -> None:
+        recorded = self._settle(number)
+        self._doubted = None
+        _LOG.warning(
+            "the journal %s: a batch of which it was not known whether it was recorded %s",
+            self.name,
+            "was recorded" if recorded else "was not recorded, and never will be",
+        )
+
+    def _settle(self, number: int) -> bool:
+        return bool(self._one("SELECT settle_batch(%s, %s)", (self._writer, number)))
+
+    def _is_lost(self) -> bool:
+        return self._connection is None or self._connection.closed
+
+    def _one(self, sql: str, values: tuple[Any, ...]) -> Any:
+        """The one value that a question is answered with."""
+        row = self._ask_here().execute(sql.encode(), values, binary=True).fetchone()
+        assert row is not None
+        return row[0]
+
+    def _ask_here(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    # --- what the batch asks ---
+
+    def find_head(self, run_id: str) -> Head | None:
+        """See `Tables`."""
+        return next(iter(self._find_heads([run_id])), None)
+
+    def find_held(self, tenant: str, key: str) -> Held | None:
+        """See `Tables`."""
+        return next(iter(self._find_slots(_FIND_HELD, [tenant], [key])), None)
+
+    def find_held_by(self, run_key: int, step_id: str) -> Held | None:
+        """See `Tables`."""
+        return next(iter(self._find_slots(_FIND_HELD_BY, [run_key], [step_id])), None)
+
+    def find_body(self, sequence: int) -> bytes:
+        """See `Tables`."""
+        return bytes(self._one(_FIND_BODY, (sequence,)))
+
+    def _find_heads(self, run_ids: list[str]) -> list[Head]:
+        rows = self._ask_here().execute(_FIND_HEADS.encode(), (run_ids,), binary=True).fetchall()
+        return [Head(run, run_key, row[9], row[10], keyed=row[11]) for row in rows for run_key, run in [run_of(row)]]
+
+    def _find_slots(self, sql: str, *columns: Sequence[Any]) -> list[Held]:
+        rows = self._ask_here().execute(sql.encode(), [list(column) for column in columns], binary=True).fetchall()
+        return [Held(*row) for row in rows]
+
+
+def _runs_json(opened: Sequence[Head]) -> str | None:
+    rows = [dict(zip(_RUN_NAMES, row_of(head.run_key, head.run), strict=True)) for head in opened]
+    return msgspec.json.encode(rows).decode() if rows else None
+
+
+def _slots_json(changes: Sequence[tuple[SlotChange, Held]]) -> tuple[str | None, str | None]:
+    """Which slots are to be removed, and then which are to be as they stand here."""
+    freed: set[tuple[str, str]] = set()
+    put: dict[tuple[str, str], Held] = {}
+    for change, held in changes:
+        name = (held.tenant, held.key)
+        if change is SlotChange.FREE:
+            freed.add(name)
+            put.pop(name, None)
+        else:
+            put[name] = held
+    free_rows = [{"tenant": tenant, "key": key} for tenant, key in freed]
+    put_rows = [
+        {
+            "tenant": held.tenant, "key": held.key, "digest": held.digest, "run_key": held.run_key,
+            "step_id": held.step_id, "intent_sequence": held.intent, "outcome_sequence": held.outcome,
+        }
+        for held in put.values()
+    ]  # fmt: skip
+    return _json_or_none(free_rows), _json_or_none(put_rows)
+
+
+def _json_or_none(rows: list[dict[str, Any]]) -> str | None:
+    return msgspec.json.encode(rows).decode() if rows else None
