@@ -7,7 +7,8 @@ import rescind
 
 PROMISED = {
     "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "IdempotencyConflict",
-    "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "RescindError",
+    "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "Probe",
+    "RescindError",
     "Run", "RunHalted", "Snapshot", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError",
     "VerificationFailed", "idempotency_key", "report",
 }  # fmt: skip

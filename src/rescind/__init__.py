@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from rescind.guard.call import idempotency_key
-    from rescind.guard.effect import Effect, PastStep
+    from rescind.guard.effect import Effect, PastStep, Probe
     from rescind.guard.guard import Guard
     from rescind.guard.reporting import report
     from rescind.guard.run import Run
@@ -56,6 +56,7 @@ _HOMES = {
     "NothingChanged": "rescind.errors",
     "OutcomeNotRecorded": "rescind.errors",
     "PastStep": "rescind.guard.effect",
+    "Probe": "rescind.guard.effect",
     "RescindError": "rescind.errors",
     "Run": "rescind.guard.run",
     "RunHalted": "rescind.errors",
@@ -85,6 +86,7 @@ __all__ = [
     "NothingChanged",
     "OutcomeNotRecorded",
     "PastStep",
+    "Probe",
     "RescindError",
     "Run",
     "RunHalted",

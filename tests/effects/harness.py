@@ -1,7 +1,12 @@
 """Performs a write as a guard would, and keeps its snapshots as a journal would: as JSON."""
 
+import gc
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from linecache import getline
+from types import FrameType
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +16,8 @@ from rescind.model.outcome import Completed
 from rescind.model.step import RunInfo, Snapshot
 
 Tool = Callable[..., Any]
+TraceFunction = Callable[[FrameType, str, Any], Any]
+EFFECTS = os.path.join("rescind", "compensation", "effects")
 RUN = RunInfo(run_id="run-1", agent_name="billing-agent")
 
 
@@ -59,14 +66,67 @@ def version_now(effect: Effect, step: PastStep) -> str:
     return recorded(effect.observe(step)).version
 
 
+def the_way_back(step: PastStep) -> PastStep:
+    """The undo of the undo of the step."""
+    return msgspec.structs.replace(step, before_snapshot=step.after_snapshot, after_snapshot=step.before_snapshot)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def lines_of(work: Callable[[], Any], *, die_at: int | None = None) -> int:
+    """Do the work, which dies at its line with that number, counting those of effects only.
+
+    Not at a `with`: its line comes again when the block is left, and there a lock would stay locked, which no process
+    leaves behind. What else it held is let go of, as when a process ends.
+
+    Returns: how many such lines it ran through.
+    """
+    count = 0
+
+    def local(frame: FrameType, event: str, _: Any) -> TraceFunction:
+        nonlocal count
+        if event == "line" and not getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+            count += 1
+            if count == die_at:
+                raise Killed
+        return local
+
+    def each(frame: FrameType, event: str, _: Any) -> TraceFunction | None:
+        return local if EFFECTS in frame.f_code.co_filename else None
+
+    earlier = sys.gettrace()
+    sys.settrace(each)
+    try:
+        work()
+    except Killed:
+        pass
+    finally:
+        sys.settrace(earlier)
+    gc.collect(1)  # what died is young
+    return count
+
+
 @dataclass(kw_only=True)
 class World:
-    """A target, an effect on it, a tool that writes to it, and somebody else who does."""
+    """A target, an effect on it, a tool that writes to it, and somebody else who does.
+
+    Attributes:
+        meddle: Somebody else changes what the step left.
+        mend: And changes it back, so that the content is the step's again.
+        cut_off: Nobody can reach the target from here on; None for a target in our own memory.
+        undo_can_be_undone: Otherwise `restore` says so, by a conflict.
+    """
 
     effect: Effect
     tool: Tool
     meddle: Callable[[], Any]
+    mend: Callable[[], Any]
     content: Callable[[], Any]
+    cut_off: Callable[[], Any] | None
+    sees_aba: bool = False
+    undo_can_be_undone: bool = True
     arguments: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     abandons: bool = True  # whether it can tell, after the tool raised, that nothing changed
     rolls_back: bool = False  # whether it takes back what a tool did that raised

@@ -1,13 +1,29 @@
-"""The laws of `Effect`, E1 to E5, over every ready-made effect."""
+"""The laws of `Effect`, E1 to E7, over every ready-made effect.
 
+What an effect cannot do by its nature its world declares, and the suite checks that the effect says so.
+"""
+
+import functools
+import threading
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy.engine import Engine
 
-from effects.harness import World, a_past_step, opened, perform, recorded, version_now
+from effects.harness import (
+    World,
+    a_past_step,
+    lines_of,
+    opened,
+    perform,
+    recorded,
+    the_way_back,
+    version_now,
+)
 from effects.worlds import WORLDS
-from rescind.errors import Conflict
+from rescind.errors import Conflict, Transient
+from rescind.guard.effect import PastStep, Probe
 from rescind.model.action import EffectClass
 
 
@@ -95,3 +111,133 @@ def test_without_a_recorded_end_nothing_is_touched_unless_nothing_happened(world
 def test_without_anything_recorded_it_is_a_conflict(world: World) -> None:
     with pytest.raises(Conflict, match="nothing to put back"):
         world.effect.restore(a_past_step(None, None, world.arguments))
+
+
+def test_e4_who_changed_it_and_changed_it_back_is_seen_or_has_changed_nothing(world: World) -> None:
+    before = world.content()
+    step = perform(world.effect, world.tool, **world.arguments)
+    after = world.content()
+    world.meddle()
+    assert world.content() != after
+    world.mend()
+    assert world.content() == after
+    assert bool(getattr(world.effect, "sees_aba", False)) is world.sees_aba
+    if world.sees_aba:
+        with pytest.raises(Conflict, match="not as the step left it"):
+            world.effect.restore(step)
+        assert world.content() == after
+    else:
+        world.effect.restore(step)
+        assert world.content() == before
+
+
+def test_e1_e6_looking_and_probing_change_nothing(world: World) -> None:
+    step = perform(world.effect, world.tool, **world.arguments)
+    content = world.content()
+    for _ in range(2):
+        version_now(world.effect, step)
+        probe(world, step)
+    assert world.content() == content
+    world.effect.restore(step)
+
+
+POINTS_MAX = 20
+
+
+def test_e5_a_restore_that_died_anywhere_is_finished_by_the_next(world: World) -> None:
+    content = world.content()
+    step = perform(world.effect, world.tool, **world.arguments)
+    lines = lines_of(functools.partial(world.effect.restore, step))
+    assert world.content() == content
+    for point in sorted({1 + number * lines // POINTS_MAX for number in range(POINTS_MAX)} | {lines}):
+        step = perform(world.effect, world.tool, **world.arguments)
+        assert lines_of(functools.partial(world.effect.restore, step), die_at=point) == point
+        world.effect.restore(step)
+        assert world.content() == content, f"died at line {point} of {lines}"
+
+
+def test_e5_two_restorers_at_once_are_one(world: World) -> None:
+    content = world.content()
+    for _ in range(5):
+        step = perform(world.effect, world.tool, **world.arguments)
+        raised = at_once(*[functools.partial(world.effect.restore, step)] * 3)
+        assert all(error is None or isinstance(error, Conflict | Transient) for error in raised), raised
+        if None not in raised:  # each was in the others' way, and nothing happened
+            world.effect.restore(step)
+        assert world.content() == content
+
+
+def at_once(*works: Any) -> list[BaseException | None]:
+    """Do them in threads that start together. Returns: what each raised."""
+    together = threading.Barrier(len(works))
+    raised: list[BaseException | None] = []
+
+    def run(work: Any) -> None:
+        together.wait()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # it is looked at below
+            raised.append(error)
+        else:
+            raised.append(None)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def probe(world: World, step: PastStep) -> Probe:
+    return cast("Any", world.effect).probe(step)  # type: ignore[no-any-return]
+
+
+def test_e6_a_probe_finds_what_is_there_and_nothing_else(world: World) -> None:
+    step = perform(world.effect, world.tool, **world.arguments)
+    assert probe(world, step) is Probe.FOUND
+    world.effect.restore(step)
+    assert probe(world, step) is Probe.NOT_FOUND
+
+
+def test_e6_a_probe_of_a_step_in_doubt_does_not_guess(world: World) -> None:
+    touch = opened(world.effect, **world.arguments)
+    touch.abandon()
+    step = a_past_step(recorded(touch.before), None, world.arguments)
+    assert probe(world, step) is Probe.NOT_FOUND
+    perform(world.effect, world.tool, **world.arguments)
+    assert probe(world, step) is not Probe.NOT_FOUND
+
+
+def test_e6_a_probe_that_nothing_was_recorded_for_cannot_tell(world: World) -> None:
+    assert probe(world, a_past_step(None, None, world.arguments)) is Probe.CANNOT_TELL
+
+
+def test_e6_a_target_that_cannot_be_reached_gives_no_answer(world: World) -> None:
+    step = perform(world.effect, world.tool, **world.arguments)
+    if world.cut_off is None:
+        pytest.skip("it is in our own memory")
+    world.cut_off()
+    try:
+        answer = probe(world, step)
+    except Exception:  # noqa: BLE001  # whatever the target raises is no answer
+        return
+    assert answer is Probe.CANNOT_TELL
+
+
+def test_e7_the_undo_can_be_undone_or_says_that_it_cannot(world: World) -> None:
+    before = world.content()
+    step = perform(world.effect, world.tool, **world.arguments)
+    after = world.content()
+    world.effect.restore(step)
+    if not world.undo_can_be_undone:
+        with pytest.raises(Conflict):
+            world.effect.restore(the_way_back(step))
+        assert world.content() == before
+        return
+    world.effect.restore(the_way_back(step))
+    assert world.content() == after
+    world.effect.restore(the_way_back(step))
+    assert world.content() == after
+    world.effect.restore(step)
+    assert world.content() == before

@@ -1,5 +1,6 @@
 """The worlds that the contract suite runs over."""
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from effects.harness import Tool, World
 from rescind.compensation.effects import Files, MappingKey, SqlRows
 
 Place = tuple[Path, Engine]
+GONE = ...
 
 SCHEMA = """
 CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT UNIQUE, plan TEXT, credit NUMERIC(12, 4), seen DATETIME,
@@ -82,7 +84,7 @@ def tool_on(effect: SqlRows, *statements: str) -> Tool:
 
 
 def _sql(
-    table: str, *statements: str, rows: Any, meddle: str, arguments: dict[str, Any]
+    table: str, *statements: str, rows: Any, meddle: str, mend: str, arguments: dict[str, Any]
 ) -> Callable[[Literal["effect", "tool"]], Callable[[Place], World]]:
     def in_transaction(transaction: Literal["effect", "tool"]) -> Callable[[Place], World]:
         def build(place: Place) -> World:
@@ -92,6 +94,8 @@ def _sql(
                 effect=effect,
                 tool=tool_on(effect, *statements),
                 meddle=lambda: execute(engine, meddle),
+                mend=lambda: execute(engine, mend),
+                cut_off=lambda: _lose(engine),
                 content=lambda: content_of(engine),
                 arguments=arguments,
                 rolls_back=transaction == "effect",
@@ -102,12 +106,19 @@ def _sql(
     return in_transaction
 
 
+def _lose(engine: Engine) -> None:
+    """The database file is replaced by something that is none."""
+    engine.dispose()
+    Path(str(engine.url.database)).write_text("no database")
+
+
 SQL = {
     "update": _sql(
         "customers",
         "UPDATE customers SET plan = 'free', credit = 1, photo = NULL, profile = '{}', seen = NULL WHERE id = :id",
         rows=lambda id: {"id": id},
         meddle="UPDATE customers SET name = 'Anna' WHERE id = 'c-1'",
+        mend="UPDATE customers SET name = 'Ann' WHERE id = 'c-1'",
         arguments={"id": "c-1"},
     ),
     "insert": _sql(
@@ -115,6 +126,7 @@ SQL = {
         "INSERT INTO customers (id, name) VALUES (:id, 'Cid')",
         rows=lambda id: {"id": id},
         meddle="UPDATE customers SET plan = 'free' WHERE id = 'c-3'",
+        mend="UPDATE customers SET plan = NULL WHERE id = 'c-3'",
         arguments={"id": "c-3"},
     ),
     "insert with a key of the database's": _sql(
@@ -122,6 +134,7 @@ SQL = {
         "INSERT INTO orders (customer, sum) VALUES (:customer, 3)",
         rows=lambda customer: {"customer": customer},
         meddle="UPDATE orders SET sum = 4 WHERE id = 4",
+        mend="UPDATE orders SET sum = 3 WHERE id = 4",
         arguments={"customer": "c-2"},
     ),
     "delete": _sql(
@@ -129,6 +142,7 @@ SQL = {
         "DELETE FROM orders WHERE customer = :customer",
         rows=lambda customer: {"customer": customer},
         meddle="INSERT INTO orders VALUES (2, 'c-2', 1)",
+        mend="DELETE FROM orders WHERE id = 2",
         arguments={"customer": "c-1"},
     ),
     "everything at once, composite key": _sql(
@@ -138,12 +152,15 @@ SQL = {
         "INSERT INTO stock VALUES (:shop, 3, 5), (:shop, 4, NULL)",
         rows=lambda shop: [{"shop": shop, "article": article} for article in (1, 2, 3, 4)],
         meddle="DELETE FROM stock WHERE shop = 'north' AND article = 1",
+        mend="INSERT INTO stock VALUES ('north', 1, 11)",
         arguments={"shop": "north"},
     ),
 }
 
 
-def _files(tool: Callable[[Path], Any], meddle: Callable[[Path], Any]) -> Callable[[Place], World]:
+def _files(
+    tool: Callable[[Path], Any], meddle: Callable[[Path], Any], mend: Callable[[Path], Any]
+) -> Callable[[Place], World]:
     def build(place: Place) -> World:
         root = place[0] / "root"
         tree = root / "work"
@@ -158,6 +175,8 @@ def _files(tool: Callable[[Path], Any], meddle: Callable[[Path], Any]) -> Callab
             effect=effect,
             tool=lambda path: tool(tree),
             meddle=lambda: meddle(tree),
+            mend=lambda: mend(tree),
+            cut_off=lambda: shutil.move(root, place[0] / "elsewhere"),
             content=lambda: tree_content(root),
             arguments={"path": "work"},
         )
@@ -194,9 +213,17 @@ def _swap_types(tree: Path) -> None:
 
 
 FILES = {
-    "a tree rewritten": _files(_rewrite, lambda tree: (tree / "a.txt").write_text("others")),
-    "files and folders swapped": _files(_swap_types, lambda tree: (tree / "a.txt" / "inside").write_text("y")),
-    "a tree deleted": _files(shutil.rmtree, lambda tree: tree.write_text("others")),
+    "a tree rewritten": _files(
+        _rewrite,
+        lambda tree: (tree / "a.txt").write_text("others"),
+        lambda tree: (tree / "a.txt").write_text("changed"),
+    ),
+    "files and folders swapped": _files(
+        _swap_types,
+        lambda tree: (tree / "a.txt" / "inside").write_text("y"),
+        lambda tree: (tree / "a.txt" / "inside").write_text("x"),
+    ),
+    "a tree deleted": _files(shutil.rmtree, lambda tree: tree.write_text("others"), lambda tree: tree.unlink()),
 }
 
 
@@ -204,13 +231,24 @@ def _mapping(tool: Callable[[dict[str, Any]], Any], meddled: Any) -> Callable[[P
     def build(_: Place) -> World:
         store: dict[str, Any] = {"plan:ann": {"name": "gold", "seats": [1, 2]}, "plan:bob": "free"}
 
+        left: list[Any] = []
+
         def meddle() -> None:
+            left.append(copy.deepcopy(store.get("plan:ann", GONE)))
             store["plan:ann"] = meddled
+
+        def mend() -> None:
+            if left[-1] is GONE:
+                del store["plan:ann"]
+            else:
+                store["plan:ann"] = left[-1]
 
         return World(
             effect=MappingKey(store, key=lambda user: f"plan:{user}"),
             tool=lambda user: tool(store),
             meddle=meddle,
+            mend=mend,
+            cut_off=None,
             content=lambda: repr(sorted(store.items())),
             arguments={"user": "ann"},
         )

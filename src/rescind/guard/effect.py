@@ -11,9 +11,13 @@ E2. After `settle` has returned, the effect is as durable as the target can make
 E3. `abandon` says True only if the target is certainly as `open` found it.
 E4. `restore` raises `Conflict` and changes nothing, if the target is not at the version that the step left.
 E5. A `restore` that returned leaves `observe` equal to the step's `before`; doing it twice is doing it once: a target
-    that is at the `before` version already is left alone.
+    that is at the `before` version already is left alone. One that was interrupted anywhere is finished by the next.
+E6. `probe`, where an effect has it, changes nothing and never guesses: see `Probe`.
+E7. A restore has a way back: with `before` and `after` exchanged, `restore` puts the step's effect there again,
+    exactly, or raises `Conflict` and changes nothing.
 """
 
+import enum
 from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
@@ -73,6 +77,14 @@ class PastStep(msgspec.Struct, frozen=True, kw_only=True):
         return self.after_snapshot.image if self.after_snapshot else None
 
 
+class Probe(enum.StrEnum):
+    """Whether the effect of a step is there, asked of its target (E6)."""
+
+    FOUND = "found"  # it certainly happened, and is there
+    NOT_FOUND = "not_found"  # it certainly is not there, and will not come
+    CANNOT_TELL = "cannot_tell"  # anything else
+
+
 class Touch(Protocol):
     """One write in progress. Exactly one of `settle` and `abandon` is called, in the thread of `open`."""
 
@@ -120,3 +132,28 @@ class Effect(Protocol):
             Transient: Nothing happened, and trying again may help.
         """
         ...
+
+
+class Probing(Protocol):
+    """What an effect may have besides: it can say of a step in doubt whether it took effect.
+
+    An effect may also have an attribute `sees_aba`: whether its versions are the target's own, so that somebody who
+    changed the target and changed it back is seen (True), or its content (False, the default).
+    """
+
+    def probe(self, step: PastStep) -> Probe | Awaitable[Probe]:
+        """Whether the step took effect (E6).
+
+        Raises: whatever the target raises; that is no answer, like `CANNOT_TELL`.
+        """
+        ...
+
+
+def probe_by_version(step: PastStep, now: Snapshot | None) -> Probe:
+    """What the target's version says of a step: `FOUND` where the step left it, `NOT_FOUND` where it found it."""
+    before, after = step.before_snapshot, step.after_snapshot
+    if now is None or before is None or not now.version:
+        return Probe.CANNOT_TELL
+    if now.version == before.version:
+        return Probe.NOT_FOUND
+    return Probe.FOUND if after is not None and now.version == after.version else Probe.CANNOT_TELL

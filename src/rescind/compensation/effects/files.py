@@ -11,7 +11,7 @@ from rescind.compensation.effects.files_restore import restore_tree
 from rescind.compensation.effects.manifest import Scan, as_name, as_text, folder_below
 from rescind.errors import Conflict, UsageError
 from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep
+from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
 from rescind.model.action import EffectClass
 from rescind.model.step import Snapshot, Target
 
@@ -27,7 +27,8 @@ class Files:
 
     Before the call every file's content is copied into `keep`, once per content. The undo applies if every path is as
     the call left it, or is back already; one that is neither is a conflict that names it, and nothing is changed.
-    Interrupted in the middle, it is finished by the next one.
+    Interrupted in the middle, it is finished by the next one. What the call left is kept too, as far as `bytes_max`
+    goes, so that an undo can itself be undone; where it did not go so far, that is a conflict.
 
     Types, contents, permission bits and link targets are kept; owners, times, extended attributes and shared inodes are
     not. Links are kept as links and never followed, neither below `path` nor on the way to it once it is recorded.
@@ -90,6 +91,10 @@ class Files:
         """See `Effect`."""
         return self.look(step.before["path"], self.scan()) if step.before else None
 
+    def probe(self, step: PastStep) -> Probe:
+        """See `Probing`: the tree as the step left it, as it found it, or neither."""
+        return probe_by_version(step, self.observe(step))
+
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
         before, after = step.before_snapshot, step.after_snapshot
@@ -120,6 +125,12 @@ class Files:
                 raise Conflict(f"{path} changed while it was put back: {error}") from error
             except (BlobDamaged, UsageError, PermissionError, NotADirectoryError) as error:
                 raise Conflict(f"{path}: {error}") from error
+
+    def look_after(self, path: str, before: Snapshot) -> Snapshot:
+        """The path after the tool, made durable; contents are kept for the way back, as far as `bytes_max` allows."""
+        scan = Scan(self._entries_max, keep=self._blobs, bytes_left=self._bytes_max, keep_all=False)
+        scan.sync_unless = before.image["entries"]
+        return self.look(path, scan)
 
     def scan(self) -> Scan:
         """A walk that keeps nothing aside."""
@@ -178,9 +189,7 @@ class _FilesTouch:
 
     def settle(self, result: Any) -> Snapshot:
         """See `Touch`."""
-        scan = self._effect.scan()
-        scan.sync_unless = self.before.image["entries"]
-        return self._effect.look(self._path, scan)
+        return self._effect.look_after(self._path, self.before)
 
     def abandon(self) -> bool:
         """See `Touch`."""

@@ -38,12 +38,14 @@ class Scan:
         entries_max: How many paths there may be.
         keep: Where contents are copied; None to hash only.
         bytes_left: How many bytes may still be copied.
+        keep_all: Whether more than that is refused; otherwise the rest is hashed only.
         sync_unless: If given, files that differ from this manifest, and all folders, are made durable.
     """
 
     entries_max: int
     keep: Blobs | None = None
     bytes_left: int = 0
+    keep_all: bool = True
     sync_unless: Manifest | None = None
     manifest: Manifest = field(default_factory=lambda: Manifest())
     signatures: dict[str, Signature] = field(default_factory=lambda: dict[str, Signature]())
@@ -84,9 +86,10 @@ class Scan:
 
     def _visit_file(self, folder: int, name: str, key: str, mode: int) -> None:
         with opened(name, _FILE, folder) as file:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{name!r} became something else while it was read; nothing was done, try again")
-            if self.keep is None:
+            if self.keep is None or not (self.keep_all or status.st_size <= self.bytes_left):
                 sha256, size = hash_of(file)
             else:
                 sha256, size = self.keep.keep(file, bytes_max=self.bytes_left)
@@ -118,9 +121,8 @@ def folder_below(start: int | Path, names: tuple[str, ...], *, make_missing: boo
             assert name not in ("", ".", ".."), "a path out of a manifest leaves it"
             if make_missing:
                 _make_folder(name, here)
-            below = os.open(name, _FOLDER, dir_fd=here)
-            os.close(here)
-            here = below
+            here, above = os.open(name, _FOLDER, dir_fd=here), here
+            os.close(above)  # no longer `here`: an interrupt between the two lines closes nothing twice
         yield here
     finally:
         os.close(here)

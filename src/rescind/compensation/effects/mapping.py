@@ -9,7 +9,7 @@ import msgspec
 
 from rescind.errors import Conflict, UsageError
 from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep
+from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
 from rescind.model.action import EffectClass
 from rescind.model.step import Snapshot, Target, canonical_json
 
@@ -78,6 +78,10 @@ class MappingKey:
     def observe(self, step: PastStep) -> Snapshot | None:
         """See `Effect`."""
         return self.look(step.before["key"]) if step.before else None
+
+    def probe(self, step: PastStep) -> Probe:
+        """See `Probing`: the key as the step left it, as it found it, or neither."""
+        return probe_by_version(step, self.observe(step))
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""

@@ -19,7 +19,7 @@ from rescind.compensation.effects.sql_touch import EffectTouch, Subject, ToolTou
 from rescind.compensation.effects.sql_transaction import check, is_transient, transaction_on
 from rescind.errors import Conflict, DeclarationError, Transient, UsageError
 from rescind.guard.binding import Binding, MissingArgument
-from rescind.guard.effect import Call, PastStep, Touch
+from rescind.guard.effect import Call, PastStep, Probe, Touch, probe_by_version
 from rescind.model.action import EffectClass
 from rescind.model.step import Snapshot, Target
 
@@ -170,6 +170,10 @@ class SqlRows:
             except MissingArgument:  # it was left out of the journal, so the rows cannot be found again
                 return None
             return subject.snapshot(subject.look(connection, keys))
+
+    def probe(self, step: PastStep) -> Probe:
+        """See `Probing`: the rows as the step left them, as it found them, or neither."""
+        return probe_by_version(step, self.observe(step))
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`.

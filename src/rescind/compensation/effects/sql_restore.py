@@ -24,7 +24,7 @@ def restore_rows(connection: Connection, table: RowTable, before: Snapshot, afte
     """
     if table.name != before.image["table"]:
         raise Conflict(f"the step touched table {before.image['table']}, and its effect is now about {table.name}")
-    was, left = rows_in(before), rows_in(before) | rows_in(after)
+    was, left = rows_in(before), dict.fromkeys(rows_in(before)) | rows_in(after)
     changes = _changes(table, was, left, table.read_keys(connection, left, limit=len(left)))
     if not changes:
         return
