@@ -29,6 +29,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "incidents": ("list|show…", "what was noticed, done about it, and is held"),
     },
     "Undo": {
+        "impact": ("", "who acted on what these steps wrote"),
         "undo": ("", "show what would be undone; --apply does it"),
         "review": ("list|resolve…", "what only a person can decide"),
     },
@@ -58,6 +59,7 @@ MODULES = {
     "approvals": "rescind.cli.approvals:approvals",
     "incidents": "rescind.cli.incidents:incidents",
     "baseline": "rescind.cli.baseline:baseline",
+    "impact": "rescind.cli.impact:impact",
     "undo": "rescind.cli.undo:undo",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
