@@ -8,6 +8,7 @@ from rescind.model.entry import (
     ApprovalUsed,
     CompensationEnded,
     CompensationIntended,
+    EffectHeld,
     Ended,
     Entry,
     Event,
@@ -19,6 +20,7 @@ from rescind.model.entry import (
     PlanStarted,
     Read,
     Refused,
+    Released,
     ReviewNoted,
     ReviewOpened,
     ReviewResolved,
@@ -29,7 +31,7 @@ from rescind.model.entry import (
     Verified,
 )
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
-from rescind.model.step import RunInfo
+from rescind.model.step import HeldUntil, RunInfo
 
 
 def tell(entry: Entry) -> str:
@@ -45,7 +47,12 @@ def _words(event: Event) -> str:
             return f"{event.how}{_because(event.detail)}"
         case Intended(step):
             target = f" on {step.target}" if step.target else ""
-            return f"step {step.step_id}  intends {step.action}{target}"
+            held = f", held until {_held_until(step.held)}" if isinstance(step.held, HeldUntil) else ""
+            return f"step {step.step_id}  intends {step.action}{target}{held}"
+        case Released():
+            return f"step {event.step_id}  released"
+        case EffectHeld():
+            return f"holds {event.step}  {event.action}"
         case Ended():
             return f"step {event.step_id}  {_outcome(event.outcome)}"
         case Read():
@@ -137,3 +144,7 @@ def _noted(event: ReviewNoted) -> str:
             return f"told {event.text}: {event.state}"
         case what:
             return what
+
+
+def _held_until(held: HeldUntil) -> str:
+    return "its run has ended" if held.at is None else held.at.isoformat()

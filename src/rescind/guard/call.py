@@ -13,6 +13,7 @@ from rescind.guard.arguments import own_copy, record_arguments, record_value, re
 from rescind.guard.asking import use_of
 from rescind.guard.effect import Call, PastStep
 from rescind.guard.gate import AwaitApproval
+from rescind.guard.held import HELD_AGENT, HeldEffect, NoTouch, held_run_of
 from rescind.guard.probing import hand_back
 from rescind.guard.reporting import Collecting
 from rescind.guard.strand import Strand, strand_of
@@ -20,16 +21,17 @@ from rescind.guard.tool import WriteTool
 from rescind.journal.port import Appended, Draft, SlotClaim
 from rescind.model.approval import Approval, approval_id_of
 from rescind.model.compact import KIND_OF_EFFECT_CLASS
-from rescind.model.entry import Ended, Event, Intended, StepRef
+from rescind.model.entry import EffectHeld, Ended, Event, Intended, Released, RunOpened, StepRef
 from rescind.model.outcome import Completed, Outcome
-from rescind.model.step import Arguments, Compensation, Snapshot, Step, Target, digest_of
+from rescind.model.step import Arguments, Compensation, HeldUntil, RunInfo, Snapshot, Step, Target, digest_of
 from rescind.triggers.facts import End
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from rescind.guard.run import Run
     from rescind.guard.watching import Asked
+    from rescind.model.history import StepRecord
     from rescind.switch.probes import Claim
     from rescind.triggers.facts import ToolReport
 
@@ -85,6 +87,9 @@ class WriteCall:
         self._invoked = False
         self._problem = ""  # of its result, for its declared shape
         self._probe: Claim | None = None  # of open breakers
+        self._until: datetime | None = None  # when a held effect may be released
+        self._released: Step | None = None  # the held step that this call lets go
+        self._was_approved = False  # before it was held
 
     # --- before the effect ---
 
@@ -96,7 +101,7 @@ class WriteCall:
     def check_orders(self) -> None:
         """The gate once more, now that the intent is durable (W2). Costs one look at the page if nothing moved."""
         awaits = self.run.check_orders(self.action, writes=True)
-        if awaits is not None and self.approval is None:
+        if awaits is not None and self.approval is None and not self._was_approved:
             raise awaits.came_too_late(self.action)
         self._probe = self.run.claim_probe(self.action)
 
@@ -212,6 +217,12 @@ class WriteCall:
         self.step_id = self.run.next_step_id()
         if not self.step_is_keyed:
             self.idempotency_key = f"{self.run.info.run_id}/{self.step_id}"
+        if self.is_held:
+            return NoTouch()
+        return self.look_at_target()
+
+    def look_at_target(self) -> Any:
+        """Look at the target, of a step that has its number."""
         call = Call(
             run=self.run.info,
             step_id=self.step_id,
@@ -304,14 +315,70 @@ class WriteCall:
                 kind=KIND_OF_EFFECT_CLASS[declared.effect_class],
                 allowed_until=None if within is None else from_us(now_us) + within,
             ),
+            held=HeldUntil(at=self._held_until(now_us)) if self.is_held else msgspec.UNSET,
         )
         claim = None
         if self.step_is_keyed:
             claim = SlotClaim(self.run.info.tenant, self.idempotency_key, self.arguments_digest)
         draft = Draft(run_id=self.run.info.run_id, event=Intended(step), recorded_at_us=now_us, claim=claim)
         drafts = (draft,) if self.approval is None else (draft, *use_of(self, self.approval))
+        if self.is_held:
+            drafts = (*drafts, *self._listing())
         opening = self.run.opening_with_intent()
         return drafts if opening is None else (opening, *drafts)
+
+    # --- held; see `held` ---
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the tool is to run later."""
+        return self.tool.hold is not None and self._released is None
+
+    def held_effect(self, step: StepRef | None = None) -> HeldEffect:
+        """What the caller is told of this call, or of the step that holds its idempotency key."""
+        return HeldEffect(step or self._ref, self.action, self._until)
+
+    def _held_until(self, now_us: int) -> "datetime | None":
+        hold = self.tool.hold
+        self._until = None if hold is None or isinstance(hold, str) else from_us(now_us) + hold
+        return self._until
+
+    def _listing(self) -> tuple[Draft, ...]:
+        """The drafts by which the step is found without reading every run."""
+        info, now_us = self.run.info, self.run.guard.clock.now_us()
+        listing = RunInfo(run_id=held_run_of(info), agent_name=HELD_AGENT, tenant=info.tenant)
+        events = (
+            RunOpened(run=listing, guard_id=self.run.guard.guard_id),
+            EffectHeld(step=self._ref, action=self.action),
+        )
+        return tuple(Draft(run_id=listing.run_id, event=event, recorded_at_us=now_us) for event in events)
+
+    @classmethod
+    def of_held(cls, tool: WriteTool, run: "Run", record: "StepRecord") -> "WriteCall":
+        """The call of a step that was held, to be released: bound again from what the journal has of it.
+
+        Raises: TypeError, if the tool cannot be called like that any more.
+        """
+        step = record.step
+        call = cls(tool, run, (), tool.signature.typed_arguments(step.arguments), None)
+        call._declared = tool.action
+        call._arguments = tool.signature.bind((), call._kwargs)
+        call._recorded, call._target = step.arguments, step.target
+        call.step_is_keyed, call.idempotency_key = step.keyed, step.idempotency_key
+        call.step_id, call._released = step.step_id, step
+        call._was_approved = isinstance(step.approval_id, str)
+        return call
+
+    def release(self, before: Snapshot | None, position: int) -> Draft:
+        """The draft that lets the step go: only at this position of its run's chain (HE2)."""
+        self._before = before
+        event = Released(step_id=self.step_id, releaser=self.run.guard.guard_id, before=before)
+        return msgspec.structs.replace(self.draft(event), expected_position=position)
+
+    def take_off_again(self) -> None:
+        """The released step counts as in flight from here. Its place among the others was decided when it was held."""
+        self._ref = StepRef(self.run.info.run_id, self.step_id)
+        self.run.guard.in_flight_steps[self._ref] = None
 
     def intent_is_durable(self) -> None:
         """With the first intent of a run, its opening became durable."""

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from rescind.errors import DeclarationError, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, recorded_read
@@ -74,6 +74,7 @@ class Declarations:
         cancellable: bool = False,
         spawns: bool = False,
         returns: Any = None,
+        hold: timedelta | Literal["run"] | None = None,
     ) -> Callable[[Callable[P, R]], GuardedWrite[P, R]]:
         """Declare a tool that changes something. Its effect class must be chosen before its first call.
 
@@ -92,6 +93,8 @@ class Declarations:
                 is refused where the fan-out of its run is blocked.
             returns: The shape of its results, if its annotation does not say: a type, or a JSON Schema. A result that
                 differs is told to the policy.
+            hold: Journal the call, answer it with a `HeldEffect`, and let a worker run the tool later: once the run has
+                ended (`"run"`), or after this time. A stop or an undo of the run drops what is still held.
 
         Raises: DeclarationError, if the name is taken or the declaration contradicts itself.
         """
@@ -110,6 +113,7 @@ class Declarations:
                 cancellable=cancellable,
                 spawns=spawns,
                 returns=returns,
+                hold=hold,
             )
             self._add(name, tool)
             if spawns:

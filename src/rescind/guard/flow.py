@@ -36,7 +36,7 @@ from rescind.guard.asking import keep_to_approval, used_by_another, wait_for_app
 from rescind.guard.effect import Touch
 from rescind.guard.request import Answer, Append, Boundary, LookUp, Perform, Request, Returned, Threw, WriteFlow
 from rescind.journal.port import Appended, Slot, SlotState, SlotTaken
-from rescind.model.entry import Verified
+from rescind.model.entry import StepRef, Verified
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
 from rescind.model.step import Snapshot
 
@@ -88,50 +88,53 @@ def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
         answer = yield Append(call.intent(touch.before))
     except BaseException as error:  # noqa: BLE001
         # Whether the intent became durable or not: the tool has not run, and that is what the next line tries to say.
-        yield from _let_go(touch)
+        yield from let_go(touch)
         if not isinstance(error, RescindError):
-            yield from _try_append(call, Failed(f"interrupted before the tool ran: {_name(error)}"), error)
+            yield from try_append(call, Failed(f"interrupted before the tool ran: {name_of(error)}"), error)
         if isinstance(error, SequenceConflict) and call.approval is not None:
             return Threw(used_by_another(call, call.approval))
         return Threw(error)
     if isinstance(answer, SlotTaken):
-        yield from _let_go(touch)
+        yield from let_go(touch)
         try:
             return Returned(_answer_from(answer.slot, call))
         except RescindError as error:
             return Threw(error)
     call.intent_is_durable()
+    if call.is_held:
+        return Returned(call.held_effect())
     try:
         call.check_orders()
         call.check_unchanged()
         yield Boundary()
     except BaseException as error:  # noqa: BLE001
-        yield from _let_go(touch)
-        yield from _try_append(call, Failed(f"refused before the tool ran: {_name(error)}"), error)
+        yield from let_go(touch)
+        yield from try_append(call, Failed(f"refused before the tool ran: {name_of(error)}"), error)
         return Threw(error)
-    return (yield from _invoke(call, touch))
+    return (yield from invoke(call, touch))
 
 
-def _invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
+def invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
+    """From the tool on, of a step whose intent is durable and which is in flight."""
     try:
         result = yield Perform(call.invoke)
     except BaseException as error:  # noqa: BLE001
-        unchanged = (yield from _let_go(touch)) or isinstance(error, NothingChanged)
-        reason = call.scrub(call.cut_short or _name(error))
+        unchanged = (yield from let_go(touch)) or isinstance(error, NothingChanged)
+        reason = call.scrub(call.cut_short or name_of(error))
         outcome = Failed(reason) if unchanged else Unknown(reason)
-        yield from _try_append(call, outcome, error)
+        yield from try_append(call, outcome, error)
         return Threw(error)
     try:
         after = yield Perform(lambda: touch.settle(result))
     except BaseException as error:  # noqa: BLE001
-        reason = f"the tool returned, settling its effect did not: {call.scrub(_name(error))}"
+        reason = f"the tool returned, settling its effect did not: {call.scrub(name_of(error))}"
         outcome = Failed(reason) if isinstance(error, NothingChanged) else Unknown(reason)
-        yield from _try_append(call, outcome, error)
+        yield from try_append(call, outcome, error)
         return Threw(error)
     return (yield from _completed(call, result, after))
 
 
-def _let_go(touch: Touch) -> Generator[Request, Answer, bool]:
+def let_go(touch: Touch) -> Generator[Request, Answer, bool]:
     """Abandon the effect; whether it vouches that nothing changed."""
     try:
         return bool((yield Perform(touch.abandon)))
@@ -169,7 +172,7 @@ def _verify(
         if holds is False:
             detail = "the verification said no"
     except Exception as error:  # noqa: BLE001  # a verification that fails has not verified
-        detail = call.scrub(_name(error))
+        detail = call.scrub(name_of(error))
     except BaseException as error:  # noqa: BLE001
         return error
     verified = Verified(step_id=call.step_id, holds=not detail, detail=detail)
@@ -186,7 +189,8 @@ def _verify(
     )
 
 
-def _try_append(call: "WriteCall", outcome: Outcome, error: BaseException) -> Generator[Request, Answer, None]:
+def try_append(call: "WriteCall", outcome: Outcome, error: BaseException) -> Generator[Request, Answer, None]:
+    """Record the outcome on the way out with this error."""
     # On the way out with an error of the caller's. If the outcome cannot be recorded either, the intent without an end
     # says "go and look", which is right; the caller's own error is what he has to see.
     if isinstance(outcome, Unknown):
@@ -206,6 +210,8 @@ def _answer_from(slot: Slot, call: "WriteCall") -> Any:
             if slot.completed is None or not slot.completed.result_recorded:
                 raise ResultNotRecorded(key=slot.claim.key, action=call.action)
             return call.typed_result(slot.completed.result)
+        case SlotState.OPEN if call.is_held:
+            return call.held_effect(StepRef(slot.run_id, slot.step_id))
         case SlotState.OPEN:
             reason = "it was begun and has no recorded end: it still runs, or its process died"
         case SlotState.UNKNOWN:
@@ -215,7 +221,8 @@ def _answer_from(slot: Slot, call: "WriteCall") -> Any:
     raise StepInDoubt(key=slot.claim.key, action=call.action, run_id=slot.run_id, step_id=slot.step_id, reason=reason)
 
 
-def _name(error: BaseException) -> str:
+def name_of(error: BaseException) -> str:
+    """An exception in words, for the journal."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001  # an exception that cannot even be shown is still one

@@ -149,6 +149,17 @@ class Governed:
         above_is_spent = self.parent is not None and self.parent.is_spent()
         return next(self._calls) > self._limits.calls_max or above_is_spent
 
+    def foresee(self, action: str) -> Verdict:
+        """What the gate would say to a write now. Nothing is recorded, latched or counted."""
+        if self._page[0] != self.view.stamp:
+            self.guard.refresh(self)
+        silence = self._lease.level_at(self._boot_s())
+        here = self._held_here(action, writes=True)
+        verdict = self._halt or judge(
+            self.view, self._subject, action, writes=True, limits=self._limits, silence=silence
+        )
+        return verdict if here is None or not isinstance(verdict, Allow) else here
+
     def claim_probe(self, action: str) -> "Claim | None":
         """Right before a write's tool runs: the probe that it is, if breakers are open; None if none is.
 

@@ -4,13 +4,14 @@ import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from rescind.errors import DeclarationError
 from rescind.guard.arguments import Signature
 from rescind.guard.binding import Binding
 from rescind.guard.effect import Effect, PastStep
 from rescind.guard.handlers import Handler, HandlerEffect
+from rescind.guard.held import check_hold
 from rescind.guard.results import Results
 from rescind.model.action import Action, EffectClass
 from rescind.model.history import StepRecord
@@ -45,8 +46,10 @@ class WriteTool:
         cancellable: bool = False,
         spawns: bool = False,
         returns: Any = None,
+        hold: "timedelta | Literal['run'] | None" = None,
     ) -> None:
         self.spawns = spawns
+        self.hold = hold
         self.results = Results(function, name, returns)
         self.function, self.name = function, name
         self.is_async = inspect.iscoroutinefunction(function)
@@ -76,6 +79,8 @@ class WriteTool:
                 "drop cancellable=True, or make it a coroutine"
             )
         self._check_names()
+        if hold is not None:
+            check_hold(self, function)
 
     # --- declaration ---
 
@@ -130,6 +135,11 @@ class WriteTool:
     def _seal(self) -> Action:
         if not self.is_async:
             self._refuse_async_handlers()
+        if self.hold is not None and self._effect_class() is EffectClass.REVERSIBLE:
+            raise DeclarationError(
+                f"{self.name} ({self.place}) can be put back, so it need not be held; hold= is for what cannot be: a "
+                "mail, a post, a payout"
+            )
         return Action(
             name=self.name,
             effect_class=self._effect_class(),

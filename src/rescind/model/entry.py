@@ -41,6 +41,17 @@ class Intended(msgspec.Struct, frozen=True, gc=False, tag="intended"):
     step: Step
 
 
+class Released(msgspec.Struct, frozen=True, gc=False, tag="released", kw_only=True):
+    """A held step is about to run. Durable before its tool starts; there is at most one for a step.
+
+    `before` is the target as it was found then; `releaser` the guard that does it.
+    """
+
+    step_id: str
+    releaser: str
+    before: Snapshot | None = None
+
+
 class Ended(msgspec.Struct, frozen=True, gc=False, tag="ended", kw_only=True):
     """The step has an outcome. `after` is what was seen at the target right after the effect."""
 
@@ -114,6 +125,13 @@ class StepRef(msgspec.Struct, frozen=True, gc=False, order=True):
 
     def __str__(self) -> str:
         return f"{self.run_id}/{self.step_id}"
+
+
+class EffectHeld(msgspec.Struct, frozen=True, gc=False, tag="effect_held", kw_only=True):
+    """A step was intended and held. In the run that lists what its run holds, together with the intent."""
+
+    step: StepRef
+    action: str
 
 
 class ReviewOpened(msgspec.Struct, frozen=True, gc=False, tag="review_opened", kw_only=True):
@@ -284,10 +302,12 @@ Event = (
     RunOpened
     | RunClosed
     | Intended
+    | Released
     | Ended
     | Read
     | Verified
     | Refused
+    | EffectHeld
     | CompensationIntended
     | CompensationEnded
     | ReviewOpened

@@ -12,6 +12,7 @@ from rescind.model.entry import (
     Ended,
     Entry,
     Intended,
+    Released,
     ReviewNoted,
     ReviewOpened,
     ReviewResolved,
@@ -19,7 +20,7 @@ from rescind.model.entry import (
     Verified,
 )
 from rescind.model.outcome import Outcome
-from rescind.model.step import RunInfo, Snapshot, Step
+from rescind.model.step import HeldUntil, RunInfo, Snapshot, Step
 
 
 class StepRecord(msgspec.Struct, kw_only=True, gc=False):
@@ -27,6 +28,7 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
 
     Attributes:
         intended_sequence: Where in the journal it was intended; orders steps in time.
+        released: Whether a held step was let go: its tool has begun since.
         ended_sequence: Where its outcome stands; None if it has none.
         outcome: None if no end was recorded: it is in flight, or its process died.
         after: What was seen at the target right after the effect.
@@ -41,6 +43,7 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     step: Step
     intended_sequence: int
     intended_at: datetime
+    released: bool = False
     ended_sequence: int | None = None
     ended_at: datetime | None = None
     outcome: Outcome | None = None
@@ -53,9 +56,22 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     task_id: str | None = None
 
     @property
+    def is_held(self) -> bool:
+        """Whether its tool has certainly not begun, and may still be let go."""
+        return (
+            isinstance(self.step.held, HeldUntil)
+            and not self.released
+            and self.outcome is None
+            and self.disposition is None
+        )
+
+    @property
     def ref(self) -> StepRef:
         """The step's name outside its run."""
         return StepRef(self.run.run_id, self.step.step_id)
+
+
+_OF_A_STEP = Released | Ended | Verified | CompensationIntended | CompensationEnded
 
 
 def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
@@ -70,7 +86,7 @@ def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
                 intended_sequence=entry.sequence,
                 intended_at=entry.recorded_at,
             )
-        elif isinstance(event, Ended | Verified | CompensationIntended | CompensationEnded):
+        elif isinstance(event, _OF_A_STEP):
             record = records.get(StepRef(run_id, event.step_id))
             if record is not None:
                 _apply(record, event, entry)
@@ -78,9 +94,13 @@ def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
 
 
 def _apply(
-    record: StepRecord, event: Ended | Verified | CompensationIntended | CompensationEnded, entry: Entry
+    record: StepRecord, event: Released | Ended | Verified | CompensationIntended | CompensationEnded, entry: Entry
 ) -> None:
     match event:
+        case Released():
+            record.released = True
+            if event.before is not None:
+                record.step = msgspec.structs.replace(record.step, before=event.before)
         case Ended():
             record.outcome, record.after = event.outcome, event.after
             record.ended_sequence, record.ended_at = entry.sequence, entry.recorded_at

@@ -117,6 +117,12 @@ class Compensation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     allowed_until: datetime | None = None
 
 
+class HeldUntil(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """When a held effect may be released: at a moment, or once its run has ended (`at` is None)."""
+
+    at: datetime | None = None
+
+
 class Imported(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What an import said in other words than an export would: fields `given` as they came, and those left out."""
 
@@ -143,6 +149,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         compensation: Kind and deadline.
         imported: What an export needs to say again exactly what an import said; unset, and not written, if nothing.
         approval_id: The approval that it was begun with; unset, and not written, if it needed none.
+        held: When its effect may be released; unset, and not written, if it was not held: its tool ran at once.
     """
 
     step_id: str
@@ -160,6 +167,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     compensation: Compensation | None = None
     imported: Imported | msgspec.UnsetType = msgspec.UNSET
     approval_id: str | msgspec.UnsetType = msgspec.UNSET
+    held: HeldUntil | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def arguments(self) -> Arguments:
