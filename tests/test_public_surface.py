@@ -6,7 +6,8 @@ import sys
 import rescind
 
 PROMISED = {
-    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "IdempotencyConflict",
+    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "HeldEffect",
+    "IdempotencyConflict",
     "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "Probe",
     "RescindError",
     "Run", "RunHalted", "Snapshot", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError",

@@ -123,6 +123,7 @@ with guard.run("docs@1"):
     write_report("summer", "hot")
     set_plan("ada", "free")
     assert charge("c-1", "4242", 500) == "ch_c-1"
+    assert "was not done yet" in str(send_newsletter("ada"))
 guard.close()
 """
     (tmp_path / "page.py").write_text(code, encoding="utf-8")

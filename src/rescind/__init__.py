@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rescind.guard.call import idempotency_key
     from rescind.guard.effect import Effect, PastStep, Probe
     from rescind.guard.guard import Guard
+    from rescind.guard.held import HeldEffect
     from rescind.guard.reporting import report
     from rescind.guard.run import Run
     from rescind.model.level import Level
@@ -49,6 +50,7 @@ _HOMES = {
     "Effect": "rescind.guard.effect",
     "Files": "rescind.compensation.effects",
     "Guard": "rescind.guard.guard",
+    "HeldEffect": "rescind.guard.held",
     "IdempotencyConflict": "rescind.errors",
     "JournalUnavailable": "rescind.errors",
     "Level": "rescind.model.level",
@@ -79,6 +81,7 @@ __all__ = [
     "Effect",
     "Files",
     "Guard",
+    "HeldEffect",
     "IdempotencyConflict",
     "JournalUnavailable",
     "Level",

@@ -12,6 +12,7 @@ from rescind.compensation.decision import (
     AlreadyUndone,
     Compensate,
     Decision,
+    Drop,
     Plan,
     PlanItem,
     Restore,
@@ -44,6 +45,7 @@ _RUN_TAIL = 4  # Characters of a run's id beside a step: enough to tell the runs
 _VERBS = {
     "restore": "restore",
     "compensate": "compensate",
+    "drop": "drop",
     "settle": "record only",
     "review": "review",
     "already_undone": "done before",
@@ -82,6 +84,7 @@ def summary_of(plan: Plan) -> str:
     words = {
         "restore": "to restore",
         "compensate": "to compensate",
+        "drop": "still held, to drop",
         "settle": "only to record",
         "review": "for a person",
         "already_in_review": "in review already",
@@ -145,6 +148,8 @@ def why_of(decision: Decision) -> str:
     match decision:
         case Restore(note=note) | Compensate(note=note):
             return safe(note)
+        case Drop():
+            return "still held: nothing was done yet"
         case Settle(because=because):
             return safe(because)
         case Review(reason, detail):

@@ -26,6 +26,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "lease": ("RUN", "whether it may act, and under which number"),
         "queues": ("watch|list…", "hold jobs back in their queues"),
         "approvals": ("list|approve…", "what waits for a person's yes or no"),
+        "held": ("list|drop|release", "effects that are journaled and not done yet"),
         "incidents": ("list|show…", "what was noticed, done about it, and is held"),
     },
     "Undo": {
@@ -57,6 +58,7 @@ MODULES = {
     "lease": "rescind.cli.lease:lease",
     "queues": "rescind.cli.queues:queues",
     "approvals": "rescind.cli.approvals:approvals",
+    "held": "rescind.cli.held:held",
     "incidents": "rescind.cli.incidents:incidents",
     "baseline": "rescind.cli.baseline:baseline",
     "impact": "rescind.cli.impact:impact",

@@ -52,6 +52,10 @@ class Review(msgspec.Struct, frozen=True, gc=False, tag="review", tag_field="do"
     detail: str
 
 
+class Drop(msgspec.Struct, frozen=True, gc=False, tag="drop", tag_field="do"):
+    """Drop it: it is still held, and its tool has not run."""
+
+
 class AlreadyUndone(msgspec.Struct, frozen=True, gc=False, tag="already_undone", tag_field="do"):
     """Nothing is to be done, and nothing to be recorded. `disposition` is where the step stands."""
 
@@ -66,7 +70,7 @@ class AlreadyInReview(msgspec.Struct, frozen=True, gc=False, tag="already_in_rev
     reason: str
 
 
-Decision = Restore | Compensate | Settle | Review | AlreadyUndone | AlreadyInReview
+Decision = Restore | Compensate | Drop | Settle | Review | AlreadyUndone | AlreadyInReview
 
 
 def is_undo(decision: Decision) -> bool:
@@ -182,7 +186,7 @@ def _essence(item: PlanItem) -> list[Any]:
     match item.decision:
         case Restore(leaves, expects):
             facts = [leaves, expects]
-        case Compensate() | AlreadyInReview():
+        case Compensate() | Drop() | AlreadyInReview():
             facts = []
         case Settle(disposition, _, expects):
             facts = [disposition.value, expects]

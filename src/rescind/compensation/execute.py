@@ -12,6 +12,8 @@ U12. *No task is lost.* A review task and the ends of its steps are one append: 
 U13. *Twice is once.* Applying again what is settled appends nothing.
 U14. *Parallel is declared.* Of steps whose handlers were not declared parallel, one is under way at a time, from its
      first look to its last. Nobody can see in a handler whether it shares a file with another.
+U15. *Held is dropped first.* What is still held is dropped before anything is undone, and whoever released it a moment
+     before wins: the step then moved on, and is planned again.
 
 U10 needs no lock and no expected position: positions move with every other append to the run, while first place in the
 journal is something each runner can see for itself by reading on from where it planned. A lock around planning and
@@ -40,6 +42,7 @@ from rescind.compensation.decision import (
     AlreadyInReview,
     AlreadyUndone,
     Compensate,
+    Drop,
     Plan,
     PlanItem,
     Restore,
@@ -202,6 +205,7 @@ class _Undo:
         """Carry out what is pending. `opening` is for `Paperwork.open`. Raises: as `apply_plan`."""
         try:
             self.paper.open(*opening)
+            self._know(self.paper.drop(self._drops()))
             self._know(self.paper.settle(self._settles()))
             self._know(self.paper.open_tasks(self._reviews()))
             self._work(waiter, parallel, tries_max)
@@ -210,6 +214,9 @@ class _Undo:
                 self.paper.finish(self.result)
         except JournalUnavailable as error:
             raise UndoStopped(self.result, cause=str(error)) from error
+
+    def _drops(self) -> list[PlanItem]:
+        return [item for item in self.pending if isinstance(item.decision, Drop)]
 
     def _settles(self) -> list[tuple[PlanItem, Settle]]:
         found = [(item, item.decision) for item in self.pending if not is_work(item.decision)]

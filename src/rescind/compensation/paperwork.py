@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rescind.clock import Clock
 from rescind.compensation.decision import Plan, PlanItem, Review, Settle
-from rescind.compensation.result import StepResult, UndoResult, result_of
+from rescind.compensation.result import StepResult, UndoResult, moved_on, result_of
 from rescind.journal.port import Appended, Draft, Journal
 from rescind.model.entry import (
     CompensationEnded,
@@ -18,6 +18,7 @@ from rescind.model.entry import (
     RunOpened,
 )
 from rescind.model.step import RunInfo, canonical_json
+from rescind.recovery.held import drop_held
 
 UNDO_AGENT = "rescind-undo"
 """The agent name of the runs that plans are recorded in."""
@@ -65,6 +66,21 @@ class Paperwork:
         appended = self._journal.append(drafts)
         assert isinstance(appended, Appended), "nothing here claims a slot"
         return appended
+
+    def drop(self, items: Sequence[PlanItem]) -> Iterator[StepResult]:
+        """Drop what is held, run by run; what is held no more has moved on."""
+        by_run: defaultdict[str, list[PlanItem]] = defaultdict(list)
+        for item in items:
+            by_run[item.step.run_id].append(item)
+        for run_id, held in by_run.items():
+            because = f"undo {self._plan.digest[:16]}"
+            step_ids = {item.step.step_id for item in held}
+            dropped = drop_held(self._journal, run_id, step_ids, because=because, clock=self._clock)
+            for item in held:
+                if item.step.step_id in dropped:
+                    yield result_of(item, Disposition.NEVER_TOOK_EFFECT, detail="dropped while it was held")
+                else:
+                    yield moved_on(item, None)
 
     def settle(self, settles: Sequence[tuple[PlanItem, Settle]]) -> Iterator[StepResult]:
         """Record steps that need no undo, some hundred in one append."""

@@ -17,6 +17,7 @@ U7. *Once is enough.* What an undo or a person has settled is planned as settled
 How each step is decided, first rule first:
 
     settled by an undo or a person, or failed       -> nothing
+    still held                                      -> drop
     waiting for a person                            -> nothing yet
     in a cycle of declared dependencies             -> review
     action not declared, or declared otherwise      -> review (or with other parameters)
@@ -37,6 +38,7 @@ from rescind.compensation.decision import (
     AlreadyUndone,
     Compensate,
     Decision,
+    Drop,
     Plan,
     PlanItem,
     Restore,
@@ -273,6 +275,8 @@ def _decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> 
     settled = _settled(record, known)
     if settled is not None:
         return settled
+    if record.is_held:
+        return Drop()
     if in_cycle:
         return Review(ReviewReason.CYCLE, "its declared dependencies form a cycle, so there is no right order")
     action = known.actions.get(record.step.action)
@@ -373,7 +377,7 @@ def _foresee(record: StepRecord, decision: Decision, site: Site, known: Known) -
             site.later.append(record)
         case Review() | AlreadyInReview():
             site.staying.append(record.ref)
-        case Settle() | AlreadyUndone():
+        case Drop() | Settle() | AlreadyUndone():
             pass
 
 
