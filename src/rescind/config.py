@@ -11,6 +11,9 @@
     undo:
       parallel: 8                # compensations at the same time
       retries: 3                 # for transient errors
+      within_s: 600              # begin no further step after so long; left out: take all the time it needs
+      systems:                   # what may be asked of each target system; `*` is every other one
+        stripe: {parallel: 2, rate_per_s: 25, burst: 5}
     switch:
       urls: [https://a:7443, https://b:7443]   # any one of them can stop the guards of this program
       token_file: agent.token    # what to show them; relative to this file. Or RESCIND_TOKEN
@@ -62,13 +65,43 @@ JOURNAL_NAME = "journal.db"
 """The journal's file in a store. Here, since commands look for it without importing the journal."""
 
 
+EVERY_SYSTEM = "*"
+"""Stands for every target system that is not named."""
+
+
+class SystemLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an undo may ask of one target system.
+
+    Attributes:
+        parallel: Steps that are undone there at once; None for as many as there are.
+        rate_per_s: Tries per second; None for as many as it takes.
+        burst: Tries that may come at once, after a time without any.
+    """
+
+    parallel: int | None = None
+    rate_per_s: float | None = None
+    burst: int = 1
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None and not 1 <= self.parallel <= 64:
+            raise ValueError(f"parallel is {self.parallel}; it must be from 1 to 64")
+        if self.rate_per_s is not None and not 0.001 <= self.rate_per_s <= 100_000:
+            raise ValueError(f"rate_per_s is {self.rate_per_s:g}; it must be from 0.001 to 100000")
+        if not 1 <= self.burst <= 100_000:
+            raise ValueError(f"burst is {self.burst}; it must be from 1 to 100000")
+
+
 class UndoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How undos are applied."""
+    """How undos are applied. `within_s`: after so many seconds no further step is begun; None for no such deadline."""
 
     parallel: int = 8
     retries: int = 3
+    within_s: float | None = None
+    systems: dict[str, SystemLimits] = {}
 
     def __post_init__(self) -> None:
+        if self.within_s is not None and not 1 <= self.within_s <= 604_800:
+            raise ValueError(f"within_s is {self.within_s:g}; it must be from 1 to 604800, which are seven days")
         if not 1 <= self.parallel <= 64:
             raise ValueError(f"parallel is {self.parallel}; it must be from 1 to 64")
         if not 0 <= self.retries <= 20:
@@ -390,6 +423,19 @@ def _refuse_unknown_keys(raw: Any, kind: type[msgspec.Struct], source: Path, pre
         inner = hints[key]
         if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             _refuse_unknown_keys(value, inner, source, f"{prefix}{key}.")
+        elif isinstance(value, dict) and inner == dict[str, SystemLimits]:
+            for name, limits in _inside(value):
+                if isinstance(limits, dict):
+                    _refuse_unknown_keys(limits, SystemLimits, source, f"{prefix}{key}.{name}.")
+
+
+_NUMBERS: dict[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    int | None: (int, type(None)),
+    float | None: (int, float, type(None)),
+}
+"""What a key of this type may hold; a truth value is none of it."""
 
 
 def _refuse_other_types(raw: Any, kind: type[msgspec.Struct], source: Path, prefix: str) -> None:
@@ -401,12 +447,21 @@ def _refuse_other_types(raw: Any, kind: type[msgspec.Struct], source: Path, pref
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {prefix}{key} must hold keys and values, and is {_said(value)}")
             _refuse_other_types(value, inner, source, f"{prefix}{key}.")
-        elif inner in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, inner))):
-            raise ConfigError(f"{source}: {prefix}{key} must be a number, and is {_said(value)}")
+        elif inner in _NUMBERS:
+            if isinstance(value, bool) or not isinstance(value, _NUMBERS[inner]):
+                raise ConfigError(f"{source}: {prefix}{key} must be a number, and is {_said(value)}")
+        elif inner == dict[str, SystemLimits]:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {prefix}{key} must hold names of systems, and is {_said(value)}")
+            for name, limits in _inside(value):
+                if not isinstance(name, str) or not isinstance(limits, dict):
+                    what = f"{prefix}{key}.{name}"
+                    raise ConfigError(f"{source}: {what} must hold keys and values, such as {{parallel: 2}}")
+                _refuse_other_types(limits, SystemLimits, source, f"{prefix}{key}.{name}.")
         elif inner == tuple[str, ...]:
             if not _is_list_of_texts(value):
                 raise ConfigError(f"{source}: {prefix}{key} must be a list of texts, and is {_said(value)}")
-        elif inner not in (int, float) and not isinstance(value, str) and not (value is None and inner is not str):
+        elif not isinstance(value, str) and not (value is None and inner is not str):
             raise ConfigError(f"{source}: {prefix}{key} must be text, and is {_said(value)}")
 
 

@@ -315,7 +315,14 @@ class Conflict(RescindError):
 
 
 class Transient(RescindError):
-    """Raised *by a compensation* to vouch that nothing happened and that trying again may help."""
+    """Raised *by a compensation* to vouch that nothing happened and that trying again may help.
+
+    `retry_after_s`, from a header such as Retry-After, holds back everything for the same target system for so long.
+    """
+
+    def __init__(self, *args: object, retry_after_s: float = 0.0) -> None:
+        super().__init__(*args)
+        self.retry_after_s = retry_after_s
 
 
 class RunStillLive(RescindError):

@@ -1,5 +1,6 @@
 """An undo among others: people who decide, a second runner, an interrupt, a journal that fails."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,16 +140,25 @@ def test_an_interrupt_lets_what_is_under_way_finish_and_begins_no_more(shop: Sho
         shop.charge()
     shop.mail()
     calls: list[StepResult] = []
+    told = threading.Event()
+
+    def wait_in_the_second(record: StepRecord) -> None:
+        if len(shop.charging.order) == 1:
+            assert told.wait(timeout=20)
 
     def interrupt_once(result: StepResult) -> None:
         calls.append(result)
-        if len(calls) == 3:
+        if len(calls) == 1:
+            # The handler waits for us, so that the undo is in the middle of it; the runner takes note before it ends.
+            threading.Timer(0.05, told.set).start()
             raise KeyboardInterrupt
 
+    shop.charging.before_undo = wait_in_the_second
     result = shop.apply(progress=interrupt_once)
     assert result.interrupted
     assert not result.is_complete
-    assert result.counts["not_reached"] >= 2
+    assert result.counts["not_reached"] >= 3
+    assert result.left_because == "interrupted"
     assert sum(shop.charging.refunds.values()) == result.counts["compensated"]
     assert not any(isinstance(entry.event, PlanFinished) for entry in shop.entries())
 

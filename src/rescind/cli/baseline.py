@@ -124,10 +124,10 @@ def _learn(
 def _facts_of(entries: "Iterable[Entry]") -> "Iterator[RunInfo | Call | End]":
     """The calls of a journal and their ends, and each run's beginning: one that only reads has nothing else in it."""
     from rescind.cli.judging import VERDICT_AGENT
-    from rescind.compensation.paperwork import UNDO_AGENT
     from rescind.containment.incident import INCIDENT_AGENT
     from rescind.model.approval import APPROVAL_AGENT
     from rescind.model.entry import RunOpened
+    from rescind.recovery.control import UNDO_AGENT
     from rescind.triggers.recorded import calls_of
 
     ours = {UNDO_AGENT, INCIDENT_AGENT, APPROVAL_AGENT, VERDICT_AGENT}

@@ -8,6 +8,7 @@ from rescind.model.entry import (
     ApprovalUsed,
     CompensationEnded,
     CompensationIntended,
+    CompensationWithdrawn,
     EffectHeld,
     Ended,
     Entry,
@@ -16,7 +17,9 @@ from rescind.model.entry import (
     IncidentNoted,
     IncidentOpened,
     Intended,
+    PlanControlled,
     PlanFinished,
+    PlanLeft,
     PlanStarted,
     Read,
     Refused,
@@ -62,7 +65,7 @@ def _words(event: Event) -> str:
             return f"step {event.step_id}  {holds}{_because(event.detail)}"
         case Refused():
             return f"refused {event.action} at level {event.level}{_because(event.reason)}"
-        case CompensationIntended() | CompensationEnded():
+        case CompensationIntended() | CompensationEnded() | CompensationWithdrawn():
             return f"step {event.step_id}  {_compensation(event)}"
         case ReviewOpened():
             steps = count_of(len(event.steps), "step")
@@ -77,6 +80,10 @@ def _words(event: Event) -> str:
         case PlanFinished():
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in event.counts.items())
             return f"undo finished: {counts or 'nothing to do'}"
+        case PlanLeft():
+            return f"undo left unfinished, {event.why.replace('_', ' ')}{_because(event.detail)}"
+        case PlanControlled():
+            return f"{event.what} of the undo ordered by {event.actor}{_because(event.reason)}"
         case Signalled():
             return _signal(event)
         case ApprovalAsked():
@@ -121,10 +128,12 @@ def _outcome(outcome: Outcome) -> str:
             return f"unknown whether it took effect{_because(reason)}"
 
 
-def _compensation(event: CompensationIntended | CompensationEnded) -> str:
+def _compensation(event: CompensationIntended | CompensationEnded | CompensationWithdrawn) -> str:
     if isinstance(event, CompensationIntended):
         attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
         return f"{event.kind} begun{attempt}"
+    if isinstance(event, CompensationWithdrawn):
+        return f"compensation withdrawn, it has not happened{_because(event.detail)}"
     return f"accounted for: {event.disposition.replace('_', ' ')}{_because(event.reason)}"
 
 

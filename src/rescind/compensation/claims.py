@@ -1,12 +1,11 @@
 """Who came first: law U10 of `execute`."""
 
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rescind.compensation.selection import read_run
-from rescind.journal.port import Journal, Query
+from rescind.journal.port import Appended, Draft, Journal, Query
 from rescind.model.entry import CompensationIntended, StepRef
+from rescind.model.history import fold_steps
 from rescind.recovery.reading import every_entry
 
 if TYPE_CHECKING:
@@ -14,29 +13,46 @@ if TYPE_CHECKING:
 
 
 class Claims:
-    """The runs of a plan as they stand when it begins, and who intended which of their steps first since then."""
+    """The runs of a plan as they stand when it begins, and who intended which of their steps first since then.
+
+    Whoever appends in one thread, and says so here in the same order, need not read what he wrote himself: positions of
+    a run have no gaps (law J5), so an entry at the position after the last known one has nobody else's before it.
+    """
 
     def __init__(self, journal: Journal, run_ids: Iterable[str]) -> None:
         self._journal = journal
-        self._lock = threading.Lock()
-        self._read_up_to: dict[str, int] = {}
+        self._known: dict[str, tuple[int, int]] = {}
         self._first: dict[StepRef, int] = {}
         self.records: dict[StepRef, StepRecord] = {}
         for run_id in run_ids:
-            records, self._read_up_to[run_id] = read_run(journal, run_id)
-            self.records.update({record.ref: record for record in records})
+            entries = list(every_entry(journal, Query(run_id=run_id)))
+            self._known[run_id] = (entries[-1].sequence, entries[-1].position) if entries else (0, -1)
+            self.records.update({record.ref: record for record in fold_steps(entries)})
+
+    def note(self, drafts: Sequence[Draft], appended: Appended) -> None:
+        """These drafts were appended there."""
+        for draft, sequence, position in zip(drafts, appended.sequences, appended.positions, strict=True):
+            known = self._known.get(draft.run_id)
+            if known is None:  # the run of the plan itself
+                continue
+            if position == known[1] + 1:
+                self._known[draft.run_id] = (sequence, position)
+                self._take(draft.run_id, draft.event, sequence)
+            elif position > known[1]:
+                self._read_on(draft.run_id, after=known[0])
 
     def is_first(self, ref: StepRef, sequence: int) -> bool:
-        """Whether the intent at this sequence, which is durable, is the first of its step since the beginning.
+        """Whether the intent at this sequence, durable and noted, is the first of its step since the beginning.
 
         Whatever stands before it is visible by now (law J1), so every runner comes to the same answer.
         """
-        with self._lock:
-            self._read_on(ref.run_id)
-            return self._first[ref] == sequence
+        return self._first[ref] == sequence
 
-    def _read_on(self, run_id: str) -> None:
-        for entry in every_entry(self._journal, Query(run_id=run_id), after=self._read_up_to[run_id]):
-            self._read_up_to[run_id] = entry.sequence
-            if isinstance(entry.event, CompensationIntended):
-                self._first.setdefault(StepRef(run_id, entry.event.step_id), entry.sequence)
+    def _read_on(self, run_id: str, *, after: int) -> None:
+        for entry in every_entry(self._journal, Query(run_id=run_id), after=after):
+            self._known[run_id] = (entry.sequence, entry.position)
+            self._take(run_id, entry.event, entry.sequence)
+
+    def _take(self, run_id: str, event: object, sequence: int) -> None:
+        if isinstance(event, CompensationIntended):
+            self._first.setdefault(StepRef(run_id, event.step_id), sequence)

@@ -10,10 +10,20 @@ U10. *One runner per step.* Of all runners that intend a step after the state th
 U11. *Look again.* A restore counts as done when the target is seen at the version from before the step.
 U12. *No task is lost.* A review task and the ends of its steps are one append: all of it is durable, or nothing.
 U13. *Twice is once.* Applying again what is settled appends nothing.
-U14. *Parallel is declared.* Of steps whose handlers were not declared parallel, one is under way at a time, from its
-     first look to its last. Nobody can see in a handler whether it shares a file with another.
+U14. *Parallel is declared.* Of steps whose handlers were not declared parallel, one is under way at a time, from the
+     beginning of a try to its end. Nobody can see in a handler whether it shares a file with another.
 U15. *Held is dropped first.* What is still held is dropped before anything is undone, and whoever released it a moment
      before wins: the step then moved on, and is planned again.
+U16. *A pause outlives its runner.* While a pause stands in the journal no step begins and none is tried again, whoever
+     applies the plan or the rest of it, wherever that is; what is under way comes to its end.
+U17. *A cancel is the end.* After it, nothing begins; what is under way comes to its end, and all the rest is not
+     reached, which the journal says. It counts for what was asked for before it, however often that is continued.
+U18. *Waiting holds nobody up.* A step that waits, for another try or for its system, has no thread and no place among
+     the steps under way: others go on. What waits for it by the plan goes on waiting.
+U19. *A system that does not answer costs a few tries, not all.* Then it rests, one step probes it, and if it stays away
+     its other steps are not reached: nothing was tried, so nobody is asked to decide about them.
+U20. *Never late.* A step whose `allowed_until` passes before its turn, or between two tries that changed nothing, goes
+     to a person as past its deadline. It is never tried after that moment.
 
 U10 needs no lock and no expected position: positions move with every other append to the run, while first place in the
 journal is something each runner can see for itself by reading on from where it planned. A lock around planning and
@@ -30,12 +40,13 @@ next plan decides about it again.
 """
 
 import contextvars
+import queue
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, assert_never
 
-from rescind.clock import Clock, IdSource
+from rescind.clock import Clock, IdSource, from_us
 from rescind.compensation.awaiting import Waiter
 from rescind.compensation.claims import Claims
 from rescind.compensation.decision import (
@@ -56,29 +67,37 @@ from rescind.compensation.flow import (
     Done,
     Ending,
     ForPerson,
-    Intend,
     Job,
     MovedOn,
+    NotReached,
     Observe,
-    Record,
     Request,
     Undo,
-    Wait,
+    UndoFlow,
+    late_words,
     undo_flow,
 )
 from rescind.compensation.held import Held
+from rescind.compensation.limits import Limiter, Limits, TokenBuckets
 from rescind.compensation.paperwork import Paperwork, plan_run_of
 from rescind.compensation.plan import blocked_by, outcome_word
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.result import StepResult, UndoResult, UndoStopped, moved_on, result_of
-from rescind.compensation.schedule import Schedule
+from rescind.compensation.runner import Runner
+from rescind.compensation.schedule import Schedule, system_of
 from rescind.compensation.staying import Staying
+from rescind.compensation.stopping import Stopping
+from rescind.compensation.systems import Systems
 from rescind.errors import JournalUnavailable, UsageError
-from rescind.journal.port import Journal
-from rescind.model.entry import Disposition, StepRef
+from rescind.journal.port import Draft, Journal
+from rescind.model.entry import CompensationIntended, Disposition, Event, StepRef
 from rescind.model.history import StepRecord
+from rescind.recovery.control import ControlReader
 
 Progress = Callable[[StepResult], None]
+
+NO_LIMITS = Limits()
+"""What systems take by themselves."""
 
 
 def apply_plan(
@@ -90,6 +109,10 @@ def apply_plan(
     *,
     parallel: int = 8,
     retries: int = 3,
+    limits: Limits = NO_LIMITS,
+    limiter: Limiter | None = None,
+    within_s: float | None = None,
+    asked_at: int | None = None,
     actor: str,
     reason: str = "",
     progress: Progress | None = None,
@@ -106,9 +129,15 @@ def apply_plan(
         compensators: The declared actions by name.
         clock: The time, and the waiting between tries.
         ids: The name of this runner.
-        parallel: Steps that are undone at once, at most; 1 means one by one in the plan's order. Of steps whose
-            handlers were not declared parallel there is never more than one.
+        parallel: Steps that are undone at once, at most; 1 means that they are begun one by one in the plan's order. Of
+            steps whose handlers were not declared parallel there is never more than one.
         retries: Further tries of a step, where trying again may help and is safe.
+        limits: What may be asked of each target system.
+        limiter: Counts the tries per second; by default this process counts its own, within `limits`.
+        within_s: Seconds after which no further step is begun, and none tried again; None for no such deadline. What is
+            not reached by then is left to a later undo.
+        asked_at: Where in the journal this application was asked for, if it goes on with what another process left: a
+            cancel after that counts (U17). By default, it is asked for now.
         actor: Who applies it.
         reason: Why.
         progress: Told each result as it is known, in the calling thread; must not raise.
@@ -119,15 +148,60 @@ def apply_plan(
     """
     if parallel < 1 or retries < 0:
         raise UsageError(f"an undo needs parallel >= 1 and retries >= 0, not {parallel} and {retries}")
-    undo = _Undo(plan, journal, compensators, clock, progress)
+    if within_s is not None and not within_s > 0:
+        raise UsageError(f"an undo needs some time: within_s is {within_s}, and must be above 0, or None")
+    news: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
+    stopping = Stopping(clock, within_s=within_s)
+    undo = _Undo(plan, journal, compensators, clock, stopping, None if progress is None else news.put)
     if undo.pending:
-        with Waiter() as waiter:
-            undo.run(waiter, parallel, retries + 1, (ids.new_id("undo"), actor, reason))
+        systems = Systems(limits, limiter or TokenBuckets(limits, clock), rests_max=retries + 1)
+        opening = (ids.new_id("undo"), actor, reason)
+        _aside(lambda: undo.run(systems, parallel, retries + 1, opening, asked_at), stopping, news, progress)
     return undo.result
 
 
+def _aside(
+    work: Callable[[], None],
+    stopping: Stopping,
+    news: "queue.SimpleQueue[StepResult | None]",
+    progress: Progress | None,
+) -> None:
+    """Do the work in a thread of its own, where no interrupt can tear it apart, and tell its news in this one.
+
+    Raises: what the work raises; KeyboardInterrupt, at the second one.
+    """
+    failures: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # raised below, in the thread that asked for the work
+            failures.append(error)
+        finally:
+            news.put(None)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(do,), name="rescind-undo")
+    thread.start()
+    try:
+        while True:
+            try:
+                while (result := news.get()) is not None:
+                    if progress is not None:
+                        progress(result)
+                break
+            except KeyboardInterrupt:
+                if stopping.interrupted:
+                    raise
+                stopping.interrupt()
+    finally:
+        stopping.interrupt()  # only if something was raised here is there anything left to stop
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
 class _Undo:
-    """One application of a plan: what is known so far, and the threads that find out the rest."""
+    """One application of a plan: what is known so far. Its methods are called in the runner's thread, but `perform`."""
 
     def __init__(
         self,
@@ -135,17 +209,19 @@ class _Undo:
         journal: Journal,
         compensators: Mapping[str, Compensator],
         clock: Clock,
-        progress: Progress | None,
+        stopping: Stopping,
+        tell: Progress | None,
     ) -> None:
-        self._plan, self._compensators, self._clock, self._progress = plan, compensators, clock, progress
+        self._plan, self._compensators, self._clock, self._tell = plan, compensators, clock, tell
+        self._journal, self._stopping = journal, stopping
         self.paper = Paperwork(plan, journal, clock)
         self._results: dict[StepRef, StepResult] = {}
         self._late: dict[StepRef, tuple[PlanItem, Review]] = {}
+        self._left: dict[StepRef, str] = {}
+        self._lost: dict[str, str] = {}
         self._held = Held()
         self._undone = 0
         self._tries: Counter[StepRef] = Counter()
-        self._interrupted = False
-        self._failure: BaseException | None = None
         self._claims = Claims(journal, () if plan.is_settled else plan.runs)
         self.pending = [item for item in plan.items if not self._is_over(item)]
         for item in self.pending:
@@ -190,30 +266,55 @@ class _Undo:
     @property
     def result(self) -> UndoResult:
         """What is known by now."""
-        not_reached = (result_of(item, None) for item in self._plan.items)
+        steps = [self._results.get(item.step) or self._not_reached(item) for item in self._plan.items]
         return UndoResult(
             plan_digest=self._plan.digest,
             plan_run=plan_run_of(self._plan) if self.pending else "",
-            steps=tuple([self._results.get(result.step, result) for result in not_reached]),
+            steps=tuple(steps),
             tasks=tuple(self.paper.tasks),
-            interrupted=self._interrupted,
+            interrupted=self._stopping.why == "interrupted",
+            left_because=self._stopping.why,
+            left_detail=self._stopping.detail,
+            lost_systems=self._lost,
         )
+
+    def _not_reached(self, item: PlanItem) -> StepResult:
+        lost = self._lost.get(system_of(item)) if is_work(item.decision) else None
+        words = "" if lost is None else f"{system_of(item)} does not answer: {lost}"
+        return result_of(item, None, detail=self._left.get(item.step, words))
 
     # --- the whole ---
 
-    def run(self, waiter: Waiter, parallel: int, tries_max: int, opening: tuple[str, str, str]) -> None:
+    def run(
+        self, systems: Systems, parallel: int, tries_max: int, opening: tuple[str, str, str], asked_at: int | None
+    ) -> None:
         """Carry out what is pending. `opening` is for `Paperwork.open`. Raises: as `apply_plan`."""
         try:
-            self.paper.open(*opening)
+            begun_at = self.paper.open(*opening)
+            control = ControlReader(
+                self._journal,
+                digest=self._plan.digest,
+                selection=self._plan.selection,
+                asked_at=begun_at if asked_at is None else asked_at,
+            )
+            self._stopping.obey(control)
             self._know(self.paper.drop(self._drops()))
             self._know(self.paper.settle(self._settles()))
             self._know(self.paper.open_tasks(self._reviews()))
-            self._work(waiter, parallel, tries_max)
+            self._work(systems, parallel, tries_max)
             self._know(self.paper.open_tasks(self._late.values()))
-            if self.result.is_complete:
-                self.paper.finish(self.result)
+            self._close()
         except JournalUnavailable as error:
             raise UndoStopped(self.result, cause=str(error)) from error
+
+    def _close(self) -> None:
+        result = self.result
+        if result.is_complete:
+            self.paper.finish(result)
+            return
+        lost = ", ".join(f"{name}: {heard}" for name, heard in self._lost.items())
+        why = self._stopping.why or ("unavailable" if lost else "overtaken")
+        self.paper.leave(result, why, self._stopping.detail or lost)
 
     def _drops(self) -> list[PlanItem]:
         return [item for item in self.pending if isinstance(item.decision, Drop)]
@@ -228,109 +329,48 @@ class _Undo:
     def _know(self, results: Iterable[StepResult]) -> None:
         for result in results:
             self._results[result.step] = result
-            if self._progress is not None:
-                self._progress(result)
+            if self._tell is not None:
+                self._tell(result)
 
-    # --- work ---
+    # --- work: see `runner.Work` ---
 
-    def _work(self, waiter: Waiter, parallel: int, tries_max: int) -> None:
+    def _work(self, systems: Systems, parallel: int, tries_max: int) -> None:
         work = {item.step for item in self.pending if is_work(item.decision)}
         if not work:
             return
         alone = {
             item.step for item in self.pending if item.step in work and not self._compensators[item.action].parallel
         }
-        schedule = Schedule(self._plan, work, alone)
-        running: dict[Future[Ending], PlanItem] = {}
-        with ThreadPoolExecutor(min(parallel, len(work)), "rescind-undo") as pool:
-            while True:
-                try:
-                    if not self._is_stopping:
-                        self._begin(schedule, running, pool, waiter, parallel, tries_max)
-                    if running:
-                        self._collect(schedule, running)
-                    elif self._is_stopping or not self._held:
-                        break
-                    else:
-                        self._turn_to_held(schedule)
-                except KeyboardInterrupt:
-                    if self._interrupted:
-                        raise
-                    self._interrupted = True
-        if self._failure is not None:
-            raise self._failure
+        self._schedule, self._tries_max = Schedule(self._plan, work, alone), tries_max
+        runner = Runner(self, self._schedule, systems, self._stopping, self._clock, parallel=min(parallel, len(work)))
+        try:
+            with Waiter() as self._waiter:
+                runner.run()
+        finally:
+            self._lost = systems.lost
 
-    @property
-    def _is_stopping(self) -> bool:
-        return self._interrupted or self._failure is not None
+    def end_at_once(self, item: PlanItem) -> Ending | None:
+        """See `Work`."""
+        if not is_undo(item.decision):
+            return None
+        blocker = self._staying.blocker_of(item.step)
+        if blocker is not None:
+            review = blocked_by(blocker)
+            return ForPerson(review.reason, review.detail)
+        if self.is_late(item):
+            return ForPerson(ReviewReason.PAST_DEADLINE, late_words(self._claims.records[item.step]))
+        return None
 
-    def _begin(
-        self,
-        schedule: Schedule,
-        running: dict[Future[Ending], PlanItem],
-        pool: ThreadPoolExecutor,
-        waiter: Waiter,
-        parallel: int,
-        tries_max: int,
-    ) -> None:
-        while len(running) < parallel:
-            item = schedule.next()
-            if item is None:
-                return
-            blocker = self._staying.blocker_of(item.step) if is_undo(item.decision) else None
-            if blocker is not None:
-                review = blocked_by(blocker)
-                self._end(item, ForPerson(review.reason, review.detail), schedule)
-                continue
-            self._held.begin(item, undone=self._undone)
-            worker = _Worker(self, item, waiter, tries_max)
-            # The handlers see the context variables of whoever applies the plan, each a copy of its own.
-            running[pool.submit(contextvars.copy_context().run, worker.drive)] = item
+    def is_late(self, item: PlanItem) -> bool:
+        """See `Work`."""
+        compensation = self._claims.records[item.step].step.compensation
+        until = None if compensation is None else compensation.allowed_until
+        return until is not None and is_undo(item.decision) and from_us(self._clock.now_us()) >= until
 
-    def _collect(self, schedule: Schedule, running: dict[Future[Ending], PlanItem]) -> None:
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=lambda each: running[each].intended_sequence):
-            error = future.exception()
-            if error is None:
-                self._end(running[future], future.result(), schedule)
-            else:
-                self._failure = self._failure or error
-            del running[future]
-
-    def _turn_to_held(self, schedule: Schedule) -> None:
-        """Nothing is ready or under way: try those again that may succeed now, or else give up the newest."""
-        hopeful = self._held.take_hopeful(undone=self._undone)
-        for item in hopeful:
-            schedule.again(item.step)
-        if not hopeful:
-            item, conflict = self._held.take_newest()
-            self._end_for_person(item, conflict, schedule)
-
-    def _end(self, item: PlanItem, ending: Ending, schedule: Schedule) -> None:
-        match ending:
-            case ForPerson(ReviewReason.CONFLICT) if isinstance(item.decision, Restore):
-                self._held.hold(item, ending)
-                schedule.pause(item.step)
-                return
-            case Done(disposition, because):
-                self._undone += is_undo(item.decision)
-                self._know([result_of(item, disposition, detail=because)])
-            case MovedOn():
-                self._staying.add(item.step)
-                self._know([moved_on(item, None)])
-            case ForPerson():
-                self._end_for_person(item, ending, schedule)
-                return
-            case _:
-                assert_never(ending)
-        schedule.finish(item.step)
-
-    def _end_for_person(self, item: PlanItem, ending: ForPerson, schedule: Schedule) -> None:
-        review = Review(ending.reason, ending.detail)
-        self._late[item.step] = (item, review)
-        if blocks(review):
-            self._staying.add(item.step)
-        schedule.finish(item.step)
+    def flow_of(self, item: PlanItem) -> UndoFlow:
+        """See `Work`."""
+        self._held.begin(item, undone=self._undone)
+        return undo_flow(self.job_of(item, self._tries_max))
 
     def job_of(self, item: PlanItem, tries_max: int) -> Job:
         """The item as its flow needs it."""
@@ -345,48 +385,76 @@ class _Undo:
             tried=self._tries[item.step],
         )
 
-    def perform(self, request: Request, item: PlanItem, waiter: Waiter) -> Any:
-        """Do what a flow asks for, in a worker's thread."""
-        record, run_id = self._claims.records[item.step], item.step.run_id
+    def perform(self, request: Request, item: PlanItem) -> Any:
+        """See `Work`. In a thread of the crew."""
+        record, compensator = self._claims.records[item.step], self._compensators[item.action]
         match request:
-            case Intend(event, is_first_try):
-                self._tries[item.step] += 1  # one thread at a time has this step
-                appended = self.paper.append([(run_id, event)])
-                return not is_first_try or self._claims.is_first(item.step, appended.sequences[0])
-            case Record(event):
-                self.paper.append([(run_id, event)])
-                return None
             case Undo(key):
-                return waiter.result_of(self._compensators[item.action].undo(record, key))
+                return self._waiter.result_of(compensator.undo(record, key))
             case Observe():
-                return waiter.result_of(self._compensators[item.action].observe(record))
-            case Wait(duration_s):
-                self._clock.sleep(duration_s)
-                return None
+                return self._waiter.result_of(compensator.observe(record))
             case _:
-                assert_never(request)
+                raise AssertionError(f"{request} is not for a handler")
 
+    def append(self, events: Sequence[tuple[StepRef, Event]]) -> tuple[int, ...]:
+        """See `Work`."""
+        now_us = self._clock.now_us()
+        drafts = [Draft(run_id=step.run_id, event=event, recorded_at_us=now_us) for step, event in events]
+        for step, event in events:
+            self._tries[step] += isinstance(event, CompensationIntended)
+        appended = self.paper.append_drafts(drafts)
+        self._claims.note(drafts, appended)
+        return appended.sequences
 
-class _Worker:
-    """Drives the flow of one step, in a thread of the pool."""
+    def is_first(self, step: StepRef, sequence: int) -> bool:
+        """See `Work`."""
+        return self._claims.is_first(step, sequence)
 
-    def __init__(self, undo: _Undo, item: PlanItem, waiter: Waiter, tries_max: int) -> None:
-        self._undo, self._item, self._waiter, self._tries_max = undo, item, waiter, tries_max
+    @property
+    def is_holding(self) -> bool:
+        """See `Work`."""
+        return bool(self._held)
 
-    def drive(self) -> Ending:
-        flow = undo_flow(self._undo.job_of(self._item, self._tries_max))
-        try:
-            request = next(flow)
-            while True:
-                try:
-                    answer = self._undo.perform(request, self._item, self._waiter)
-                except Exception as error:  # noqa: BLE001  # the flow decides what an error means
-                    request = flow.throw(error)
-                else:
-                    request = flow.send(answer)
-        except StopIteration as done:
-            ending: Ending = done.value
-            return ending
+    def turn_to_held(self) -> bool:
+        """See `Work`. Those are tried again that may succeed now; or else the newest is given up."""
+        if not self._held:
+            return False
+        hopeful = self._held.take_hopeful(undone=self._undone)
+        for item in hopeful:
+            self._schedule.again(item.step)
+        if not hopeful:
+            item, conflict = self._held.take_newest()
+            self._end_for_person(item, conflict)
+        return True
+
+    def end(self, item: PlanItem, ending: Ending) -> None:
+        """See `Work`."""
+        match ending:
+            case ForPerson(ReviewReason.CONFLICT) if isinstance(item.decision, Restore):
+                self._held.hold(item, ending)
+                return
+            case NotReached(detail):
+                self._left[item.step] = detail
+                return
+            case Done(disposition, because):
+                self._undone += is_undo(item.decision)
+                self._know([result_of(item, disposition, detail=because)])
+            case MovedOn():
+                self._staying.add(item.step)
+                self._know([moved_on(item, None)])
+            case ForPerson():
+                self._end_for_person(item, ending)
+                return
+            case _:
+                assert_never(ending)
+        self._schedule.finish(item.step)
+
+    def _end_for_person(self, item: PlanItem, ending: ForPerson) -> None:
+        review = Review(ending.reason, ending.detail)
+        self._late[item.step] = (item, review)
+        if blocks(review):
+            self._staying.add(item.step)
+        self._schedule.finish(item.step)
 
 
 def _is_as_planned(record: StepRecord, item: PlanItem) -> bool:

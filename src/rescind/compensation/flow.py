@@ -6,6 +6,7 @@ What the flow cannot end by itself it returns as `ForPerson`; the driver puts th
 The laws are those of `execute`.
 """
 
+import enum
 import hashlib
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import msgspec
 from rescind.compensation.decision import Compensate, Restore, Settle
 from rescind.compensation.port import ReviewReason
 from rescind.errors import Conflict, Transient
-from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, Event
+from rescind.model.entry import CompensationEnded, CompensationIntended, CompensationWithdrawn, Disposition, Event
 from rescind.model.history import StepRecord
 
 if TYPE_CHECKING:
@@ -68,8 +69,16 @@ class Observe(msgspec.Struct, frozen=True):
     """Look at the step's target. Answer: `Snapshot | None`."""
 
 
+class Go(enum.Enum):
+    """What a step that has waited is to do."""
+
+    ON = "on"
+    LEAVE = "leave"  # the undo ends without it
+    LATE = "late"  # it could be undone until a moment that has passed meanwhile
+
+
 class Wait(msgspec.Struct, frozen=True):
-    """Let time pass. Answer: None."""
+    """Let time pass, and let others have the turn. Answer: `Go`."""
 
     duration_s: float
 
@@ -92,8 +101,14 @@ class MovedOn(msgspec.Struct, frozen=True):
     """Somebody else took this step; it was left alone."""
 
 
+class NotReached(msgspec.Struct, frozen=True):
+    """The undo ends without having come to an end with this step; the next plan decides about it."""
+
+    detail: str
+
+
 Request = Intend | Record | Undo | Observe | Wait
-Ending = Done | ForPerson | MovedOn
+Ending = Done | ForPerson | MovedOn | NotReached
 UndoFlow = Generator[Request, Any, Ending]
 
 
@@ -107,7 +122,7 @@ def undo_flow(job: Job) -> UndoFlow:
     if isinstance(job.decision, Settle):
         return (yield from _settle(job, job.decision))
     problem = yield from _try(job)
-    if isinstance(problem, MovedOn):
+    if isinstance(problem, MovedOn | NotReached):
         return problem
     if isinstance(job.decision, Restore):
         problem = yield from _look_again(job.decision, problem)
@@ -117,23 +132,27 @@ def undo_flow(job: Job) -> UndoFlow:
     return (yield from _end(job, Disposition.RESTORED if restored else Disposition.COMPENSATED, job.decision.note))
 
 
-def _try(job: Job) -> Generator[Request, Any, ForPerson | MovedOn | None]:
+def _try(job: Job) -> Generator[Request, Any, ForPerson | MovedOn | NotReached | None]:
     """Undo, again if that may help and is safe. None if it went well."""
     problem: ForPerson | None = None
+    harmless = not job.record.compensation_open
     for number in range(1, job.tries_max + 1):
         # Durable before anything happens: after a crash, an intent without an end says that it may have happened.
         mine = yield Intend(_intent(job, job.tried + number), job.tried + number == 1)
         if not mine:
             return MovedOn()
+        retry_after_s = 0.0
         try:
             yield Undo(idempotency_key_of(job.record))
         except Conflict as error:
             return ForPerson(ReviewReason.CONFLICT, _said(error))
         except Transient as error:
+            retry_after_s = error.retry_after_s
             problem = ForPerson(
                 ReviewReason.FAILED, f"nothing happened in {number} tries; the last one: {_said(error)}"
             )
         except (ConnectionError, TimeoutError) as error:
+            harmless = False
             problem = _raised(job, error)
             if not job.repeatable:
                 return problem
@@ -142,8 +161,35 @@ def _try(job: Job) -> Generator[Request, Any, ForPerson | MovedOn | None]:
         else:
             return None
         if number < job.tries_max:
-            yield Wait(backoff_s(job.record, number))
+            go = yield Wait(max(backoff_s(job.record, number), retry_after_s))
+            if go is not Go.ON:
+                return (yield from _give_up(job, problem, go, harmless=harmless))
     return problem
+
+
+def _give_up(
+    job: Job, problem: ForPerson, go: Go, *, harmless: bool
+) -> Generator[Request, Any, ForPerson | NotReached]:
+    """Try no more, although another try was to come. `harmless`: nothing has happened in any of them."""
+    if go is Go.LATE:
+        return (
+            ForPerson(ReviewReason.PAST_DEADLINE, f"{late_words(job.record)}; {problem.detail}")
+            if harmless
+            else problem
+        )
+    # An intent without an end means that it may have happened. The target of a restore can be looked at, and what is
+    # repeatable is repeated; of all others, the next plan would have to ask a person for no reason.
+    if harmless and isinstance(job.decision, Compensate):
+        yield Record(
+            CompensationWithdrawn(step_id=job.record.step.step_id, plan_digest=job.plan_digest, detail=problem.detail)
+        )
+    return NotReached(problem.detail)
+
+
+def late_words(record: StepRecord) -> str:
+    """Until when the step could be undone."""
+    until = record.step.compensation.allowed_until if record.step.compensation else None
+    return f"it could be undone until {until.isoformat() if until else 'now'}"
 
 
 def _raised(job: Job, error: Exception) -> ForPerson:

@@ -13,15 +13,14 @@ from rescind.model.entry import (
     Disposition,
     Event,
     PlanFinished,
+    PlanLeft,
     PlanStarted,
     ReviewOpened,
     RunOpened,
 )
 from rescind.model.step import RunInfo, canonical_json
+from rescind.recovery.control import UNDO_AGENT, plan_run_id
 from rescind.recovery.held import drop_held
-
-UNDO_AGENT = "rescind-undo"
-"""The agent name of the runs that plans are recorded in."""
 
 TASK_STEPS_MAX = 10_000
 """Steps of one review task, and so entries of one append: some 5 MB, which a store commits at once."""
@@ -31,7 +30,7 @@ _SETTLES_PER_APPEND = 500  # Independent of each other; a thousand would make ot
 
 def plan_run_of(plan: Plan) -> str:
     """The id of the run that holds the plan's record and its review tasks."""
-    return f"undo_{plan.digest[:16]}"
+    return plan_run_id(plan.digest)
 
 
 class Paperwork:
@@ -41,8 +40,8 @@ class Paperwork:
         self._plan, self._journal, self._clock = plan, journal, clock
         self.tasks: list[str] = []
 
-    def open(self, runner_id: str, actor: str, reason: str) -> None:
-        """The undo begins, or goes on, in the run of its plan."""
+    def open(self, runner_id: str, actor: str, reason: str) -> int:
+        """The undo begins, or goes on, in the run of its plan. Where in the journal that stands."""
         info = RunInfo(run_id=plan_run_of(self._plan), agent_name=UNDO_AGENT, tenant=self._plan.tenant)
         started = PlanStarted(
             plan_digest=self._plan.digest,
@@ -52,17 +51,28 @@ class Paperwork:
             actor=actor,
             reason=reason,
         )
-        self.append([(info.run_id, RunOpened(run=info, guard_id=runner_id)), (info.run_id, started)])
+        opened = self.append([(info.run_id, RunOpened(run=info, guard_id=runner_id)), (info.run_id, started)])
+        return opened.sequences[-1]
 
     def finish(self, result: UndoResult) -> None:
         """Every step is accounted for."""
         finished = PlanFinished(plan_digest=self._plan.digest, counts=result.counts)
         self.append([(plan_run_of(self._plan), finished)])
 
+    def leave(self, result: UndoResult, why: str, detail: str) -> None:
+        """The undo ends with steps that it did not reach; `why` as in `PlanLeft`."""
+        left = PlanLeft(plan_digest=self._plan.digest, why=why, detail=detail, counts=result.counts)
+        self.append([(plan_run_of(self._plan), left)])
+
     def append(self, events: Iterable[tuple[str, Event]]) -> Appended:
         """Append events, each to the run of this id: all or none."""
         now_us = self._clock.now_us()
-        drafts = [Draft(run_id=run_id, event=event, recorded_at_us=now_us) for run_id, event in events]
+        return self.append_drafts(
+            [Draft(run_id=run_id, event=event, recorded_at_us=now_us) for run_id, event in events]
+        )
+
+    def append_drafts(self, drafts: Sequence[Draft]) -> Appended:
+        """As `append`."""
         appended = self._journal.append(drafts)
         assert isinstance(appended, Appended), "nothing here claims a slot"
         return appended

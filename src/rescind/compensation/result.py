@@ -49,7 +49,11 @@ class UndoResult(msgspec.Struct, frozen=True, kw_only=True):
         plan_run: The run that holds its record and its review tasks; empty if there was nothing to do.
         steps: One result for each item of the plan, in its order.
         tasks: Ids of the review tasks it opened, in order.
-        interrupted: Whether somebody stopped it.
+        interrupted: Whether somebody stopped it where it ran.
+        left_because: Why it ended before its end, as in `PlanLeft`: `interrupted`, `cancelled`, `out_of_time`; empty if
+            it did not.
+        left_detail: In words, such as by whom.
+        lost_systems: Target systems that did not answer, so that their steps were not reached, and their last word.
     """
 
     plan_digest: str
@@ -57,6 +61,9 @@ class UndoResult(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[StepResult, ...]
     tasks: tuple[str, ...] = ()
     interrupted: bool = False
+    left_because: str = ""
+    left_detail: str = ""
+    lost_systems: dict[str, str] = {}
 
     @property
     def counts(self) -> dict[str, int]:

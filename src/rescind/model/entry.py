@@ -117,6 +117,17 @@ class CompensationEnded(msgspec.Struct, frozen=True, gc=False, tag="compensation
     task_id: str | None = None
 
 
+class CompensationWithdrawn(msgspec.Struct, frozen=True, gc=False, tag="compensation_withdrawn", kw_only=True):
+    """The compensation that was intended has not happened, and this undo will not try it again.
+
+    The step is as it was before that intent: the next plan decides about it anew.
+    """
+
+    step_id: str
+    plan_digest: str
+    detail: str = ""
+
+
 class StepRef(msgspec.Struct, frozen=True, gc=False, order=True):
     """A step, named from outside its run."""
 
@@ -190,6 +201,31 @@ class PlanFinished(msgspec.Struct, frozen=True, gc=False, tag="plan_finished", k
 
     plan_digest: str
     counts: dict[str, int]
+
+
+class PlanLeft(msgspec.Struct, frozen=True, gc=False, tag="plan_left", kw_only=True):
+    """Whoever applied the plan has left it with steps that were not reached. The counts are by `StepResult.word`.
+
+    `why` is `cancelled`, `interrupted`, `out_of_time`, `unavailable` (a target system did not answer), or `overtaken`
+    (somebody else took steps of it).
+    """
+
+    plan_digest: str
+    why: str
+    detail: str = ""
+    counts: dict[str, int] = {}
+
+
+class PlanControlled(msgspec.Struct, frozen=True, gc=False, tag="plan_controlled", kw_only=True):
+    """Somebody has intervened in an undo in progress. `what` is `pause`, `resume` or `cancel`.
+
+    Whoever applies the plan, wherever that is, obeys; see `recovery.control`.
+    """
+
+    plan_digest: str
+    what: str
+    actor: str
+    reason: str = ""
 
 
 class Signalled(msgspec.Struct, frozen=True, gc=False, tag="signalled"):
@@ -310,11 +346,14 @@ Event = (
     | EffectHeld
     | CompensationIntended
     | CompensationEnded
+    | CompensationWithdrawn
     | ReviewOpened
     | ReviewNoted
     | ReviewResolved
     | PlanStarted
     | PlanFinished
+    | PlanLeft
+    | PlanControlled
     | Signalled
     | ApprovalAsked
     | ApprovalDecided

@@ -8,6 +8,7 @@ import msgspec
 from rescind.model.entry import (
     CompensationEnded,
     CompensationIntended,
+    CompensationWithdrawn,
     Disposition,
     Ended,
     Entry,
@@ -71,7 +72,7 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
         return StepRef(self.run.run_id, self.step.step_id)
 
 
-_OF_A_STEP = Released | Ended | Verified | CompensationIntended | CompensationEnded
+_OF_A_STEP = Released | Ended | Verified | CompensationIntended | CompensationEnded | CompensationWithdrawn
 
 
 def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
@@ -94,7 +95,9 @@ def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
 
 
 def _apply(
-    record: StepRecord, event: Released | Ended | Verified | CompensationIntended | CompensationEnded, entry: Entry
+    record: StepRecord,
+    event: Released | Ended | Verified | CompensationIntended | CompensationEnded | CompensationWithdrawn,
+    entry: Entry,
 ) -> None:
     match event:
         case Released():
@@ -109,6 +112,8 @@ def _apply(
         case CompensationIntended():
             record.compensation_attempts += 1
             record.compensation_open = True
+        case CompensationWithdrawn():
+            record.compensation_open = False
         case CompensationEnded():
             record.compensation_open = False
             record.disposition = event.disposition
