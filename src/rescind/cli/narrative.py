@@ -6,6 +6,7 @@ from rescind.model.entry import (
     ApprovalAsked,
     ApprovalDecided,
     ApprovalUsed,
+    Checkpointed,
     CompensationEnded,
     CompensationIntended,
     CompensationWithdrawn,
@@ -24,6 +25,7 @@ from rescind.model.entry import (
     Read,
     Refused,
     Released,
+    Resumed,
     ReviewNoted,
     ReviewOpened,
     ReviewResolved,
@@ -52,6 +54,12 @@ def _words(event: Event) -> str:
             target = f" on {step.target}" if step.target else ""
             held = f", held until {_held_until(step.held)}" if isinstance(step.held, HeldUntil) else ""
             return f"step {step.step_id}  intends {step.action}{target}{held}"
+        case Checkpointed():
+            verified = "verified" if event.verified else f"not verified{_because(event.detail)}"
+            named = f" {event.name}" if event.name else ""
+            return f"checkpoint {event.checkpoint_id}{named}, {verified}"
+        case Resumed():
+            return f"carried on from {event.checkpoint_id or 'its beginning'} by {event.actor}{_because(event.reason)}"
         case Released():
             return f"step {event.step_id}  released"
         case EffectHeld():

@@ -43,21 +43,60 @@ Examples:
   rescind resume agent:billing-agent --reason "fixed in 2.4.1"
   rescind resume ord_1m7yne1b1mja55hy35j --reason "wrong agent"
   rescind resume --consent lift_1m7yne1b1mja55hy35j
+  rescind resume run_5f0c --entry shop.agent:main --reason "fixed in 2.4.1"
 """
 )
 @click.argument("names", metavar="[SCOPE|ORDER…]", nargs=-1)
 @click.option("--reason", metavar="TEXT", help="Why it is safe to go on. Kept with the lift.")
 @click.option("--consent", metavar="LIFT", help="Consent to a lift of somebody else's that waits.")
+@click.option("--entry", metavar="MODULE:FUNCTION", help="Carry the one run that is named on, by this function.")
+@click.option("--app", metavar="MODULE[:GUARD]", help="With --entry: where the tools are declared, if elsewhere.")
+@click.option("--checkpoint", metavar="ID", help="With --entry: from here, in place of the earliest that is safe.")
+@click.option("--level", metavar="LEVEL", help="With --entry: hold the run at this level: supervised, read-only.")
+@click.option("--allow", metavar="ACTION", multiple=True, help="With --entry: it may call this; may be repeated.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
 @switches
 @common
-def resume(*, names: tuple[str, ...], reason: str | None, consent: str | None, actor: str | None, out: Out) -> int:
-    """Lift standing orders: by id, or all that have exactly this SCOPE.
+def resume(
+    *,
+    names: tuple[str, ...],
+    reason: str | None,
+    consent: str | None,
+    entry: str | None,
+    app: str | None,
+    checkpoint: str | None,
+    level: str | None,
+    allow: tuple[str, ...],
+    actor: str | None,
+    out: Out,
+) -> int:
+    """Lift standing orders: by id, or all that have exactly this SCOPE. Or, with --entry, carry a run on.
 
     Wider, narrower and newer orders go on to stand, and are named. The beginning of an id will do. Switches want the
     token of an approver, and may want a second person or another switch: the lift waits then, and the exit status is 1.
     With --store, only the orders of that store are lifted.
+
+    With --entry, the run goes on from the earliest checkpoint that is safe: what it did since and stands is answered
+    from the journal, what was undone is done anew. `rescind checkpoints RUN` shows which that is. Nothing is lifted.
     """
+    if entry is not None:
+        from rescind.cli.resume_run import RunRequest, resume_run
+
+        if len(names) != 1 or consent is not None:
+            raise UsageError("--entry carries one run on; name the run, and nothing else")
+        request = RunRequest(
+            run_id=names[0],
+            entry=entry,
+            app=app,
+            checkpoint=checkpoint,
+            level=level,
+            allow=allow or None,
+            actor=actor or whoami(),
+            reason=_words_of(reason),
+        )
+        return resume_run(request, out)
+    if app or checkpoint or level or allow:
+        raise UsageError("--app, --checkpoint, --level and --allow go with --entry, which carries a run on")
     places = places_to_lift_at()
     if consent is not None:
         if names or reason is not None:
@@ -65,11 +104,15 @@ def resume(*, names: tuple[str, ...], reason: str | None, consent: str | None, a
         return _consent(places, consent.strip(), out)
     if not names:
         raise UsageError("Missing argument 'SCOPE|ORDER': `rescind status` lists what stands")
+    return Resumption(places, actor or whoami(), _words_of(reason), out).run(names)
+
+
+def _words_of(reason: str | None) -> str:
     if reason is None:
         raise UsageError("Missing option '--reason': giving power back takes one")
     if not reason.strip():
         raise UsageError("giving power back takes a reason; add words to --reason")
-    return Resumption(places, actor or whoami(), reason.strip(), out).run(names)
+    return reason.strip()
 
 
 class Resumption:

@@ -11,7 +11,7 @@ from rescind.cli.options import DEBUG_HELP, STORE_HELP, remember_store
 INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Stop": {
         "stop": ("SCOPE", "hold agents back, now; --wait for the receipt"),
-        "resume": ("SCOPE|ORDER", "give power back; takes a reason"),
+        "resume": ("SCOPE|ORDER|RUN", "give power back, or carry a run on; takes a reason"),
         "status": ("", "what stands, who obeys it, what is in flight"),
         "supervise": ("-- CMD…", "run an agent in any language; kill it if halted"),
     },
@@ -32,6 +32,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Undo": {
         "impact": ("", "who acted on what these steps wrote"),
         "undo": ("", "show what would be undone; --apply does it"),
+        "checkpoints": ("RUN", "from where a run could be carried on"),
         "review": ("list|resolve…", "what only a person can decide"),
     },
     "Prove": {
@@ -63,6 +64,7 @@ MODULES = {
     "baseline": "rescind.cli.baseline:baseline",
     "impact": "rescind.cli.impact:impact",
     "undo": "rescind.cli.undo:undo",
+    "checkpoints": "rescind.cli.checkpoints:checkpoints",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
     "supervise": "rescind.cli.supervise:supervise",
@@ -111,8 +113,10 @@ class IntentionGroup(click.Group):
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Help by intention, on one screen."""
         formatter.write_text("rescind: the stop button and the undo button for AI agents.")
+        formatter.write_paragraph()
         for intention, commands in INTENTIONS.items():
-            with formatter.section(intention):
+            formatter.write(f"{intention}:\n")  # no blanks between them, or it would not fit one screen
+            with formatter.indentation():
                 for name, (takes, purpose) in commands.items():
                     _write_line(formatter, f"{f'{name} {takes}':<{_COLUMN}}{purpose}")
         with formatter.section("Examples"):

@@ -16,13 +16,14 @@ from rescind.guard.gate import AwaitApproval
 from rescind.guard.held import HELD_AGENT, HeldEffect, NoTouch, held_run_of
 from rescind.guard.probing import hand_back
 from rescind.guard.reporting import Collecting
+from rescind.guard.request import Returned
 from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
 from rescind.journal.port import Appended, Draft, SlotClaim
 from rescind.model.approval import Approval, approval_id_of
 from rescind.model.compact import KIND_OF_EFFECT_CLASS
 from rescind.model.entry import EffectHeld, Ended, Event, Intended, Released, RunOpened, StepRef
-from rescind.model.outcome import Completed, Outcome
+from rescind.model.outcome import Completed, Outcome, Unknown
 from rescind.model.step import Arguments, Compensation, HeldUntil, RunInfo, Snapshot, Step, Target, digest_of
 from rescind.triggers.facts import End
 
@@ -137,6 +138,20 @@ class WriteCall:
         if self._secrets:
             refuse_secrets(self.action, "the target", str(self._target), self._secrets)
             refuse_secrets(self.action, "the idempotency key", self.idempotency_key, self._secrets)
+
+    def answered_before(self) -> Returned | None:
+        """What this call is answered with, because its step stands from before the run was resumed; None if none."""
+        resumption = self.run.resumption
+        if resumption is None:
+            return None
+        self.hash_arguments()
+        record = resumption.earlier.take(self.arguments_digest)
+        if record is None:
+            return None
+        if record.is_held:
+            return Returned(HeldEffect(record.ref, self.action, self._until_of(record)))
+        assert isinstance(record.outcome, Completed), "only what stands is answered"
+        return Returned(self.typed_result(record.outcome.result))
 
     def look_out(self) -> None:
         """Ask the detectors, now that it is known what would be done to what. Raises: CallDenied, RunHalted."""
@@ -338,6 +353,10 @@ class WriteCall:
         """What the caller is told of this call, or of the step that holds its idempotency key."""
         return HeldEffect(step or self._ref, self.action, self._until)
 
+    @staticmethod
+    def _until_of(record: "StepRecord") -> "datetime | None":
+        return record.step.held.at if isinstance(record.step.held, HeldUntil) else None
+
     def _held_until(self, now_us: int) -> "datetime | None":
         hold = self.tool.hold
         self._until = None if hold is None or isinstance(hold, str) else from_us(now_us) + hold
@@ -447,6 +466,8 @@ class WriteCall:
     def ended(self, outcome: Outcome, after: Snapshot | None) -> Draft:
         """The draft of the step's end."""
         self._outcome = outcome
+        if isinstance(outcome, Unknown):
+            self.run.doubts.add(self.step_id)
         if self._secrets and after is not None:
             # Only the version of an after-image is compared; its image is for people.
             after = msgspec.structs.replace(after, image=scrub(after.image, self._secrets))

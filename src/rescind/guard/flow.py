@@ -16,6 +16,7 @@ W5. A halt cancels the tools of its run that were declared cancellable, and no o
 W6. What needs approval has no intent before a named person has approved it, and one approval has one intent. What is
     executed is what was approved: arguments that have changed since are refused, and the tool gets copies of those
     that have not. See `asking`.
+W7. A run that is carried on makes no call again whose step stands: it is answered with what is on record.
 """
 
 from collections.abc import Generator
@@ -53,6 +54,9 @@ def write_flow(call: "WriteCall") -> WriteFlow:
     try:
         call.admit()
         call.record()
+        earlier = call.answered_before()
+        if earlier is not None:
+            return Returned(earlier.value)
         call.look_out()
         if call.step_is_keyed:
             slot = yield LookUp(call.run.info.tenant, call.idempotency_key)

@@ -18,10 +18,12 @@ from rescind.guard.lineage import ancestors_of_environment
 from rescind.guard.run import Run, current_run
 from rescind.guard.stores import EmbeddedStores, GivenStores, Stores
 from rescind.journal.port import Journal
+from rescind.model.step import parse_agent
 from rescind.switch.port import Orders
 
 if TYPE_CHECKING:
     from rescind.guard.asking import Decider
+    from rescind.guard.earlier import Resumption
     from rescind.triggers.policy_file import PolicyFile
 
 RUNS_MAX = 100_000
@@ -76,6 +78,7 @@ class Guard(Declarations, Following):
             self.decider = SwitchDecider(switch, token, self.clock)
         self.approval_reason: Callable[[str], str] = _no_reason
         """Why a call of this action needs a person's approval, whatever is ordered; empty if it needs none."""
+        self._resumption: Resumption | None = None
         if policy is not None:
             self._watch_under(policy)
         _guards.add(self)
@@ -182,6 +185,11 @@ class Guard(Declarations, Following):
             tenant = tenant or parent.info.tenant
         else:
             ancestors = (*(() if parent is None else (parent,)), *ancestors_of_environment())
+        resumption = self._taken_up(agent, tenant, run_id) if parent is None else None
+        if resumption is not None:
+            run_id, trace_id = resumption.run.run_id, resumption.run.trace_id
+            workflow, session = workflow or resumption.run.workflow, session or resumption.run.session
+            ancestors = resumption.run.ancestors
         info = new_info(
             run_id=run_id or self.ids.new_id("run"),
             agent=agent,
@@ -192,7 +200,7 @@ class Guard(Declarations, Following):
             ancestors=ancestors,
         )
         limits = Limits(
-            allow=None if allow is None else self._known(allow),
+            allow=self._allowed(allow, resumption),
             calls_max=float("inf") if calls_max is None else calls_max,
             deadline_s=float("inf") if timeout_s is None else self.clock.boot_s() + timeout_s,
         )
@@ -204,7 +212,40 @@ class Guard(Declarations, Following):
             fallback=fallback or None,
             numbered_after_opening=run_id is not None,
             parent=above,
+            resumption=resumption,
         )
+
+    def resume(self, resumption: "Resumption | None") -> None:
+        """The next run without a parent that is opened carries this one on; None: none does any more.
+
+        Raises: UsageError, if it allows what is no action of this guard.
+        """
+        if resumption is not None and resumption.allow is not None:
+            self._known(resumption.allow)
+        self._resumption = resumption
+
+    @property
+    def was_resumed(self) -> bool:
+        """Whether no resumption waits to be taken up."""
+        return self._resumption is None
+
+    def _taken_up(self, agent: str, tenant: str, run_id: str | None) -> "Resumption | None":
+        resumption = self._resumption
+        if resumption is None:
+            return None
+        run, (name, _) = resumption.run, parse_agent(agent)
+        if (name, tenant) != (run.agent_name, run.tenant) or run_id not in (None, run.run_id):
+            raise UsageError(
+                f"run {run.run_id} of {run.agent} (tenant {run.tenant or 'none'}) is to be carried on, and the program "
+                f"opened a run of {agent} (tenant {tenant or 'none'}){f' with the id {run_id}' if run_id else ''}"
+            )
+        self._resumption = None
+        return resumption
+
+    def _allowed(self, allow: Iterable[str] | None, resumption: "Resumption | None") -> frozenset[str] | None:
+        named = None if allow is None else self._known(allow)
+        tighter = None if resumption is None else resumption.allow
+        return named if tighter is None else tighter if named is None else tighter & named
 
     def begin(self, run: Run) -> None:
         """A run is entered: everything that begins lazily, begins."""

@@ -52,6 +52,19 @@ class Invariant:
         finally:
             self._lock.release()
 
+    def problem(self) -> str:
+        """What does not hold now; empty if it holds. What cannot be looked at does not hold."""
+        token = is_checking.set(True)
+        try:
+            answer = self._check()
+        except Exception as error:  # noqa: BLE001  # what cannot be checked does not hold
+            return f"{self.name}: {type(error).__name__}: {error}"
+        finally:
+            is_checking.reset(token)
+        if answer is True or answer is None or answer == "":
+            return ""
+        return f"{self.name}: {answer}" if isinstance(answer, str) else f"{self.name} does not hold"
+
     def after_fork(self) -> None:
         """In a forked child: the thread that held the lock may not have come along."""
         self._lock = threading.Lock()

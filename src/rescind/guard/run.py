@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -19,10 +19,12 @@ from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
 from rescind.guard.reads import ReadLog
 from rescind.guard.strand import Strand, current_strand, strand_of
 from rescind.journal.port import Draft
-from rescind.model.entry import Event, RunClosed
+from rescind.model.entry import Checkpointed, Event, RunClosed
 from rescind.model.step import RunInfo
 
 if TYPE_CHECKING:
+    from rescind.guard.checkpointing import Postcondition
+    from rescind.guard.earlier import Resumption
     from rescind.guard.guard import Guard
 
 logger = logging.getLogger("rescind")
@@ -43,12 +45,15 @@ class Run(Governed):
         fallback: str | None,
         numbered_after_opening: bool,
         parent: "Run | None" = None,
+        resumption: "Resumption | None" = None,
     ) -> None:
         super().__init__(guard, info, limits=limits, fallback=fallback, parent=parent)
         self._numbered_after_opening = numbered_after_opening  # others may have begun, or go on with, its chain
         self._is_announced = False  # whether an opening was handed to the journal, which may not have taken it
         self.reads = ReadLog(self)
         self._is_forked = self._entered = False
+        self.resumption = resumption
+        self.doubts: set[str] = set()  # steps of this process whose outcome is unknown
         self._step_prefix = ""
         self._lock = threading.Lock()
         self._strand: Strand | None = None
@@ -149,6 +154,40 @@ class Run(Governed):
             yield
         finally:
             current_strand.reset(token)
+
+    def checkpoint(self, state: Any = None, *, name: str = "", verify: "Postcondition | None" = None) -> Checkpointed:
+        """Mark a boundary that this run may be carried on from. Durable on return.
+
+        Args:
+            state: What the program needs to go on from here: JSON values, up to a megabyte.
+            name: What people call it.
+            verify: A further postcondition: returns whether it holds, or a text that says what does not.
+
+        Returns: The checkpoint, which is `verified` if its postconditions and the guard's invariants hold.
+        Raises: JournalUnavailable, NotSerialisable, UsageError; nothing else has changed then.
+        """
+        from rescind.guard.checkpointing import drafts_of_checkpoint
+
+        made, drafts = drafts_of_checkpoint(self, state, name=name, verify=verify)
+        self.guard.journal.append(drafts)
+        self.mark_open(None)
+        return made
+
+    async def checkpoint_async(
+        self, state: Any = None, *, name: str = "", verify: "Postcondition | None" = None
+    ) -> Checkpointed:
+        """As `checkpoint`, and the event loop does not wait for the disk."""
+        from rescind.guard.checkpointing import drafts_of_checkpoint
+
+        made, drafts = drafts_of_checkpoint(self, state, name=name, verify=verify)
+        await self.guard.journal.append_async(drafts)
+        self.mark_open(None)
+        return made
+
+    @property
+    def resumed_from(self) -> Any:
+        """The state of the checkpoint that this run is carried on from; None if it begins at its beginning."""
+        return None if self.resumption is None else self.resumption.state
 
     def environment(self) -> dict[str, str]:
         """The variables for a program that this run starts, which puts it in its tree and under the same switches.

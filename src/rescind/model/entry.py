@@ -75,6 +75,37 @@ class Verified(msgspec.Struct, frozen=True, gc=False, tag="verified", kw_only=Tr
     detail: str = ""
 
 
+class Checkpointed(msgspec.Struct, frozen=True, gc=False, tag="checkpointed", kw_only=True):
+    """The run is at a boundary that it may be carried on from.
+
+    Attributes:
+        checkpoint_id: Unique.
+        name: What people call it; may be empty.
+        state: What the program needs to go on from here, as JSON values.
+        verified: Whether its postconditions held, when it was made.
+        detail: If not, what does not.
+    """
+
+    checkpoint_id: str
+    name: str = ""
+    state: Any = None
+    verified: bool
+    detail: str = ""
+
+
+class Resumed(msgspec.Struct, frozen=True, gc=False, tag="resumed", kw_only=True):
+    """A person decided to carry the run on from a checkpoint; empty for its beginning.
+
+    `level` and `allow` are what it is held at and limited to from here; empty if it is not.
+    """
+
+    checkpoint_id: str
+    actor: str
+    reason: str
+    level: str = ""
+    allow: tuple[str, ...] = ()
+
+
 class Refused(msgspec.Struct, frozen=True, gc=False, tag="refused", kw_only=True):
     """The gate refused a call. Recorded once per run, action and change of orders, not once per attempt."""
 
@@ -342,6 +373,8 @@ Event = (
     | Ended
     | Read
     | Verified
+    | Checkpointed
+    | Resumed
     | Refused
     | EffectHeld
     | CompensationIntended
