@@ -178,8 +178,12 @@ def digest_of_plan(items: Iterable[PlanItem], gates: Iterable[Gate]) -> str:
     Words for people stay out of it: the text of a target's exception may name an address that changes at each look,
     and a plan that is never the same twice could never be applied.
     """
-    content = [[_essence(item) for item in items], list(gates)]
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+    # The canonical JSON of [items, gates], piece by piece: as one text it would be as large as the plan.
+    digest = hashlib.sha256(b"[[")
+    for number, item in enumerate(items):
+        digest.update((b"," if number else b"") + canonical_json(_essence(item)))
+    digest.update(b"]," + canonical_json(list(gates)) + b"]")
+    return digest.hexdigest()
 
 
 def _essence(item: PlanItem) -> list[Any]:

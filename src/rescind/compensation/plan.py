@@ -63,7 +63,7 @@ _NAMED_MAX = 3  # Steps named in a sentence; more are counted.
 _LOOKED_BACK_MAX = 100  # Steps at one target looked through for a sentence, since each of thousands may need one.
 
 
-class Observation(msgspec.Struct, frozen=True):
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """What a look at a step's target gave: a version, or why there is none."""
 
     version: str = ""
