@@ -6,9 +6,11 @@ may look at other parts of it.
 """
 
 import contextvars
+import gc
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import msgspec
 
@@ -50,10 +52,25 @@ def make_plan(
 
     Raises: UsageError, for a selection that names what the journal does not know.
     """
-    records, outside = select_and_rest(journal, selection)
-    survey = _Survey(journal, records, outside, compensators, clock, parallel)
-    with Waiter() as waiter:
+    with Waiter() as waiter, _collecting_later():
+        records, outside = select_and_rest(journal, selection)
+        survey = _Survey(journal, records, outside, compensators, clock, parallel)
         return survey.plan(selection, waiter)
+
+
+@contextmanager
+def _collecting_later() -> Generator[None]:
+    """Without the collector of cycles, which would look again and again at a million values that all stay.
+
+    It took a quarter of the time of a plan of 100,000 steps, and found nothing.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Survey:
