@@ -21,7 +21,8 @@ from rescind.compensation.nesting import containers_of, end_of
 from rescind.compensation.order import Place, place_of
 from rescind.compensation.plan import ForeignStep, Known, Observation, plan_undo
 from rescind.compensation.port import Compensator, ReviewReason
-from rescind.compensation.selection import Selection, select_and_rest
+from rescind.compensation.scope import scope_of
+from rescind.compensation.selection import Selection
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import Disposition, Intended, StepRef
@@ -53,9 +54,9 @@ def make_plan(
     Raises: UsageError, for a selection that names what the journal does not know.
     """
     with Waiter() as waiter, _collecting_later():
-        records, outside = select_and_rest(journal, selection)
-        survey = _Survey(journal, records, outside, compensators, clock, parallel)
-        return survey.plan(selection, waiter)
+        scope = scope_of(journal, selection)
+        survey = _Survey(journal, scope.records, scope.outside, compensators, clock, parallel)
+        return msgspec.structs.replace(survey.plan(selection, waiter), dependents=scope.dependents)
 
 
 @contextmanager
