@@ -1,5 +1,7 @@
 """Where a database is: a URL as libpq reads it, and what of it may be shown."""
 
+from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote, unquote_plus, urlencode
 
 import msgspec
@@ -76,6 +78,24 @@ class Address(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
 def _is_secret(name: str) -> bool:
     return "password" in unquote(name).lower()
+
+
+StoreAt: TypeAlias = Path | Address
+"""Where a store is: in a folder of this machine, or in a database."""
+
+
+def store_at(text: str | Path, *, base: Path | None = None) -> StoreAt:
+    """The place that a text names: a database, or else a folder.
+
+    Args:
+        text: `postgresql://…`, or a path.
+        base: What a path is relative to; the current folder by default.
+
+    Raises: UsageError, for the address of a database that cannot be read.
+    """
+    if isinstance(text, str) and is_database(text):
+        return Address.parse(text)
+    return ((base or Path()) / text).absolute()
 
 
 def _parts(url: str) -> tuple[str, str, str]:

@@ -7,8 +7,8 @@ look-up, one reading of the clock for lease and deadline, and a count.
 Laws:
 G1. A call is admitted only under the newest orders: a stamp that has moved is followed before anything is admitted,
     and what a switch has pushed is in every run's view before it counts as bound.
-G2. What cannot be known is refused to writes (unreadable orders mean `read_only`), and a silence of all switches
-    for longer than the lease holds the guard at `on_silence` until one is heard again.
+G2. What cannot be known is refused to writes (unreadable orders mean `read_only`), and a silence of all switches, or
+    of the database that the orders stand in, for longer than the lease holds the guard at `on_silence` until it ends.
 G3. A halt is a latch: a run that was halted once is refused for good, whatever is lifted later; and so are those that
     it has spawned. A silence is no halt, at whatever level it holds: nobody has decided that the run should end, and a
     partition of some seconds would otherwise end every run of a fleet, with no order that anybody could lift.
@@ -20,12 +20,10 @@ from rescind.errors import CallDenied
 from rescind.model.level import Level
 from rescind.model.order import Order, covering, why
 from rescind.model.scope import Subject
+from rescind.switch.client.lease import SWITCHES_SILENT
 
 ON_UNREADABLE = Level.READ_ONLY
 """The level a guard holds itself at while it cannot read the orders."""
-
-SILENCE = "no switch has been heard for longer than the lease; calls go on by themselves once one is heard"
-"""Why calls are refused after a lease has run out. The operator's part of it is in the guard's report."""
 
 NEVER_SETTLED = -1
 """A stamp that no page ever shows: its view is judged anew on every call."""
@@ -109,7 +107,14 @@ UNSEEN = View(NEVER_SETTLED, ())
 
 
 def judge(
-    view: View, subject: Subject, action: str, *, writes: bool, limits: Limits, silence: Level = Level.NORMAL
+    view: View,
+    subject: Subject,
+    action: str,
+    *,
+    writes: bool,
+    limits: Limits,
+    silence: Level = Level.NORMAL,
+    silent: str = SWITCHES_SILENT,
 ) -> Verdict:
     """Whether the orders and the run's own limits allow the call. Clock and count are the caller's business.
 
@@ -120,6 +125,7 @@ def judge(
         writes: Whether that changes something.
         limits: What the run was given.
         silence: The level that a lease which has run out holds the run at; normal while it lasts.
+        silent: Who is not heard then.
     """
     orders = covering(view.orders, subject, action) if view.orders else ()
     level = orders[0].level if orders else Level.NORMAL
@@ -127,9 +133,9 @@ def judge(
         return Halt(why(orders), tuple(order for order in orders if order.level is Level.HALTED))
     if silence > level:
         if silence is Level.HALTED:
-            return Halt(SILENCE, latches=False)
+            return Halt(silent, latches=False)
         if not _allows(silence, writes):
-            return Deny(_refusal(action, silence, writes, SILENCE), SILENCE, silence)
+            return Deny(_refusal(action, silence, writes, silent), silent, silence)
     if view.fault and writes and level < ON_UNREADABLE:
         return Deny(
             f"{action} was not run: the standing orders cannot be read, so changes are refused until they can. "
@@ -143,7 +149,7 @@ def judge(
         allowed = ", ".join(sorted(limits.allow)) or "nothing"
         return Deny(f"{action} is not among what this run may do ({allowed}). Do not retry", "not in the allowlist")
     if writes and Level.SUPERVISED in (level, silence):
-        return AwaitApproval(why(orders) if level is Level.SUPERVISED else SILENCE, orders)
+        return AwaitApproval(why(orders) if level is Level.SUPERVISED else silent, orders)
     return Allow()
 
 

@@ -322,7 +322,13 @@ class Governed:
         # Never remembered in the view: the silence may end before the next call.
         silence = self._lease.on_silence
         verdict = self._halt or judge(
-            self.view, self._subject, action, writes=writes, limits=self._limits, silence=silence
+            self.view,
+            self._subject,
+            action,
+            writes=writes,
+            limits=self._limits,
+            silence=silence,
+            silent=self._lease.why,
         )
         if isinstance(verdict, AwaitApproval):
             return verdict

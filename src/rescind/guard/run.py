@@ -213,7 +213,15 @@ class Run(Governed):
                 self._begin_below()
             silence = self._lease.level_at(self._boot_s())
             halt = self._halt or self._halt_above()
-            verdict = halt or judge(self.view, self._subject, "", writes=False, limits=Limits(), silence=silence)
+            verdict = halt or judge(
+                self.view,
+                self._subject,
+                "",
+                writes=False,
+                limits=Limits(),
+                silence=silence,
+                silent=self._lease.why,
+            )
             if isinstance(verdict, Deny | Halt):
                 self.refuse(verdict, "a new run")
         except BaseException:

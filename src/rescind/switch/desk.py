@@ -6,7 +6,7 @@ the orders that were seen standing, so that an order placed at the same moment s
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,8 @@ from rescind.switch.port import Orders
 from rescind.switch.receipt import Placed
 
 if TYPE_CHECKING:
+    from rescind.database.address import Address, StoreAt
+    from rescind.switch.postgres.store import PostgresOrders
     from rescind.switch.store import SqliteOrders
 
 
@@ -38,11 +40,15 @@ class Lifted(msgspec.Struct, frozen=True, kw_only=True):
     remaining: tuple[Order, ...]
 
 
-def open_store(directory: Path, *, create: bool, clock: Clock | None = None) -> "SqliteOrders":
-    """The orders of a folder.
+StoreOrders: TypeAlias = "SqliteOrders | PostgresOrders"
+"""The orders of a store that commands open: in a folder, or in a database."""
+
+
+def open_store(store: "StoreAt", *, create: bool, clock: Clock | None = None) -> "StoreOrders":
+    """The orders of a store.
 
     Args:
-        directory: The folder of the store.
+        store: The folder or the database.
         create: Whether to make a store where there is none. Guards do; an operator's command does not: a stop that
             nobody hears must not look like success.
         clock: The time.
@@ -51,6 +57,9 @@ def open_store(directory: Path, *, create: bool, clock: Clock | None = None) -> 
         UsageError: There is no store here, or none of ours.
         OrdersUnavailable: It cannot be opened.
     """
+    if not isinstance(store, Path):
+        return _open_database(store, create=create)
+    directory = store
     from rescind.switch.store import ORDERS_NAME, STAMP_NAME, SqliteOrders  # a stop at switches needs no SQLite
 
     holds_something = (directory / ORDERS_NAME).exists() or (directory / STAMP_NAME).exists()
@@ -60,6 +69,18 @@ def open_store(directory: Path, *, create: bool, clock: Clock | None = None) -> 
             "of the agent's rescind.yaml, or name its store with --store or RESCIND_STORE"
         )
     return SqliteOrders(directory, clock=clock)
+
+
+def _open_database(address: "Address", *, create: bool) -> "PostgresOrders":
+    from rescind.switch.postgres.store import PostgresOrders
+
+    orders = PostgresOrders(address, create=create)
+    try:
+        orders.open()
+    except BaseException:
+        orders.close()
+        raise
+    return orders
 
 
 def place(

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import threading
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -40,12 +41,18 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
         living: Whether its process holds its lock.
         report: What it last said; None if that cannot be read.
         problem: Why it cannot be read; empty otherwise.
+        host: On which machine it runs; empty for this one.
+        silent: Its lease has run out, so that it holds itself back. Of this machine's guards nobody needs to ask.
+        until: When its lease will have run out, if it stays silent, or did; None where there is no lease.
     """
 
     guard_id: str
     living: bool
     report: GuardReport | None
     problem: str = ""
+    host: str = ""
+    silent: bool = False
+    until: datetime | None = None
 
 
 class Presence:
@@ -188,7 +195,7 @@ def _sight(folder: Path, guard_id: str) -> Sighting | None:
     except OSError as error:
         problem = f"its lock cannot be examined ({error.strerror or error})"
         return Sighting(guard_id=guard_id, living=True, report=None, problem=problem)
-    report, problem = _read_report(folder / (guard_id + _REPORT), guard_id)
+    report, problem = _read_report_file(folder / (guard_id + _REPORT), guard_id)
     return Sighting(guard_id=guard_id, living=living, report=report, problem=problem)
 
 
@@ -204,17 +211,23 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _read_report(path: Path, guard_id: str) -> tuple[GuardReport | None, str]:
+def _read_report_file(path: Path, guard_id: str) -> tuple[GuardReport | None, str]:
     try:
         with open(os.open(path, os.O_RDONLY | _READ_FLAGS), "rb") as file:
             data = file.read(REPORT_BYTES_MAX + 1)
-        if len(data) > REPORT_BYTES_MAX:
-            return None, f"its report is longer than {REPORT_BYTES_MAX:,} bytes"
-        report = msgspec.json.decode(data, type=GuardReport)
     except FileNotFoundError:
         return None, "it has not reported yet"
     except OSError as error:
         return None, f"its report cannot be read ({error.strerror or error})"
+    if len(data) > REPORT_BYTES_MAX:
+        return None, f"its report is longer than {REPORT_BYTES_MAX:,} bytes"
+    return read_report(data, guard_id)
+
+
+def read_report(data: bytes, guard_id: str) -> tuple[GuardReport | None, str]:
+    """What a guard has written, which may be anything; or why it cannot be understood."""
+    try:
+        report = msgspec.json.decode(data, type=GuardReport)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return None, f"its report cannot be understood ({error!r:.200})"
     if report.guard_id != guard_id:

@@ -12,6 +12,7 @@ import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -131,8 +132,19 @@ def make_receipt(placed: Placed, sightings: Iterable[Sighting], *, now_s: float)
     )
 
 
+class Register(Protocol):
+    """The guards of a store, as one observer sees them."""
+
+    def sight(self) -> Iterable[Sighting]:
+        """All that are registered now.
+
+        Raises: OrdersUnavailable, if nobody can look.
+        """
+        ...
+
+
 def await_receipt(
-    directory: Path,
+    guards: Path | Register,
     placed: Placed,
     *,
     timeout_s: float,
@@ -142,7 +154,7 @@ def await_receipt(
     """Wait until the order has drained at every guard, or time is up.
 
     Args:
-        directory: The folder of the store.
+        guards: The folder of the store whose guards are asked, or their register.
         placed: The order.
         timeout_s: How long to wait at most; 0 looks once.
         clock: The time.
@@ -154,7 +166,8 @@ def await_receipt(
     seen: dict[str, Sighting] = {}
     shown: tuple[GuardReceipt, ...] | None = None
     while True:
-        seen = _remember(seen, sight_guards(directory), placed)
+        found = sight_guards(guards) if isinstance(guards, Path) else guards.sight()
+        seen = _remember(seen, found, placed)
         receipt = make_receipt(placed, seen.values(), now_s=clock.monotonic_s())
         if progress is not None and receipt.guards != shown:
             progress(receipt)
@@ -254,15 +267,22 @@ def _died_before(sighting: Sighting, placed: Placed) -> bool:
 def _guard_receipt(placed: Placed, sighting: Sighting) -> GuardReceipt:
     report = sighting.report
     if report is None:
-        state = GuardState.UNKNOWN if sighting.living else GuardState.GONE
-        return GuardReceipt(guard_id=sighting.guard_id, state=state, detail=sighting.problem if sighting.living else "")
+        state = _state(sighting, bound=False, drained=False)
+        return GuardReceipt(
+            guard_id=sighting.guard_id,
+            state=state,
+            detail=sighting.problem if sighting.living else "",
+            host=sighting.host,
+            until=_until(sighting, state),
+        )
     covered = _covered_runs(placed.order.scope, report)
     in_flight = _covered_steps(report, covered)
     bound = report.bound_stamp >= placed.stamp
     drained = bound and (report.drained_at_s is not None or not in_flight)
+    state = _state(sighting, bound=bound, drained=drained)
     return GuardReceipt(
         guard_id=sighting.guard_id,
-        state=_state(living=sighting.living, bound=bound, drained=drained),
+        state=state,
         pid=report.pid,
         program=report.program,
         bound_ms=_milliseconds(placed, report.bound_at_s) if bound else None,
@@ -271,15 +291,21 @@ def _guard_receipt(placed: Placed, sighting: Sighting) -> GuardReceipt:
         runs_covered=len(covered),
         runs_open=len(report.runs),
         detail=_detail(placed, sighting, report, bound=bound),
+        host=sighting.host,
+        until=_until(sighting, state),
     )
 
 
-def _state(*, living: bool, bound: bool, drained: bool) -> GuardState:
-    if not living:
+def _state(sighting: Sighting, *, bound: bool, drained: bool) -> GuardState:
+    if not sighting.living:
         return GuardState.GONE
     if not bound:
-        return GuardState.UNKNOWN
+        return GuardState.SILENCED if sighting.silent else GuardState.UNKNOWN
     return GuardState.DRAINED if drained else GuardState.BOUND
+
+
+def _until(sighting: Sighting, state: GuardState) -> datetime | None:
+    return sighting.until if state in (GuardState.UNKNOWN, GuardState.SILENCED) else None
 
 
 def _detail(placed: Placed, sighting: Sighting, report: GuardReport, *, bound: bool) -> str:
@@ -287,7 +313,11 @@ def _detail(placed: Placed, sighting: Sighting, report: GuardReport, *, bound: b
         return report.fault
     if bound and report.started_at_us >= to_us(placed.order.placed_at):
         return "began under this order"
-    return "" if bound or not sighting.living else "has not acknowledged; its process may be suspended or overloaded"
+    return (
+        ""
+        if bound or not sighting.living or sighting.silent
+        else "has not acknowledged; its process may be suspended or overloaded"
+    )
 
 
 def _covered_runs(scope: Scope, report: GuardReport) -> frozenset[str]:

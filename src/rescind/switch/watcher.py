@@ -18,7 +18,6 @@ from typing import Protocol
 
 from rescind.clock import Clock
 from rescind.switch.port import GuardReport, LiveRun, Orders, Subscriber
-from rescind.switch.presence import Presence
 
 POLL_S = 0.005
 """How often the stamp is looked at. The look takes 0.3 µs and waking up for it about 30 µs on a small virtual machine:
@@ -51,6 +50,38 @@ class WatchedOrders(Orders, Protocol):
         ...
 
 
+class Entry(Protocol):
+    """A guard's entry in a register of guards: files of this machine, or a row in a database."""
+
+    @property
+    def guard_id(self) -> str:
+        """As it is called there."""
+        ...
+
+    def register(self) -> None:
+        """Appear as living. A second call repairs what was removed, and else does nothing.
+
+        Raises: OrdersUnavailable. The guard must then not act, since no stop would know of it.
+        """
+        ...
+
+    def is_registered(self) -> bool:
+        """Whether others see this guard as living, as far as can be told at once."""
+        ...
+
+    def publish(self, report: GuardReport) -> None:
+        """Replace the report, now or soon. Raises: OSError; the last report then goes on to stand."""
+        ...
+
+    def close(self) -> None:
+        """Disappear. In a forked child: only let go of what is the parent's."""
+        ...
+
+    def reset_after_fork(self) -> None:
+        """In a child: let go of what is the parent's."""
+        ...
+
+
 class Watcher:
     """Follows the orders for one guard, in one process. A forked child makes its own (see `abandon`)."""
 
@@ -58,7 +89,7 @@ class Watcher:
         self,
         orders: WatchedOrders,
         subscriber: Subscriber,
-        presence: Presence,
+        presence: Entry,
         clock: Clock,
         poll_s: float = POLL_S,
     ) -> None:

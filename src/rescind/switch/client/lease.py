@@ -62,28 +62,67 @@ class LineLease:
             self._offset_s, self._learned_s = received_s - at_s, received_s
 
 
+SWITCHES_SILENT = "no switch has been heard for longer than the lease; calls go on by themselves once one is heard"
+STORE_SILENT = (
+    "the database of the orders has not been heard for longer than the lease; calls go on by themselves once it is"
+)
+"""Why calls are refused after a lease has run out. The operator's part of it is in the guard's report."""
+
+
 class Lease:
-    """The lease of a guard, as its gate compares it with the clock: the latest of all its switches.
+    """The lease of a guard, as its gate compares it with the clock.
+
+    A guard may follow switches, of which the latest counts, and a store that it has to hear of over a network. It goes
+    on only while both let it.
 
     Attributes:
-        until_s: Boot clock; infinite for a guard that follows no switch.
+        until_s: Boot clock; infinite for a guard that follows no switch and has its orders on this machine.
         on_silence: The level once it has run out.
     """
 
-    __slots__ = ("on_silence", "until_s")
+    __slots__ = ("_store_s", "_switches_s", "on_silence", "until_s")
 
-    def __init__(self, *, until_s: float = math.inf, on_silence: Level = Level.READ_ONLY) -> None:
-        self.until_s, self.on_silence = until_s, on_silence
+    def __init__(
+        self, *, until_s: float = math.inf, store_until_s: float = math.inf, on_silence: Level = Level.READ_ONLY
+    ) -> None:
+        self._switches_s, self._store_s, self.on_silence = until_s, store_until_s, on_silence
+        self.until_s = min(until_s, store_until_s)
 
     def extend(self, until_s: float) -> None:
         """A switch has renewed it until then; it may hold longer already."""
-        if until_s > self.until_s:
-            self.until_s = until_s
+        if until_s > self._switches_s:
+            self._switches_s = until_s
+            self._settle()
+
+    def extend_store(self, until_s: float) -> None:
+        """The store of the orders was heard, and lets the guard go on until then; it may be longer already."""
+        if until_s > self._store_s:
+            self._store_s = until_s
+            self._settle()
 
     def level_at(self, now_s: float) -> Level:
         """The level that it holds its guard at by itself: normal as long as it holds."""
         return self.on_silence if now_s >= self.until_s else Level.NORMAL
 
+    @property
+    def why(self) -> str:
+        """Who is silent, once it has run out."""
+        return STORE_SILENT if self._store_s < self._switches_s else SWITCHES_SILENT
+
     def end(self) -> None:
-        """It holds no longer."""
-        self.until_s = -math.inf
+        """The switches let it go on no longer."""
+        self._switches_s = -math.inf
+        self._settle()
+
+    def end_store(self) -> None:
+        """Nor does the store."""
+        self._store_s = -math.inf
+        self._settle()
+
+    def _settle(self) -> None:
+        # Two threads, one for each side, may come by here at once: whoever comes last has seen what both have written.
+        while True:
+            sides = self._switches_s, self._store_s
+            self.until_s = min(sides)
+            if sides == (self._switches_s, self._store_s):
+                return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rescind.database import SCHEMA
 from rescind.database.address import Address
-from rescind.database.connecting import connect, driver, translating
+from rescind.database.connecting import CONNECT_TIMEOUT_S, connect, driver, translating
 from rescind.database.migrating import Part, ensure, exists
 from rescind.errors import OrdersUnavailable, UsageError
 from rescind.switch.order_rows import Found
@@ -49,12 +49,20 @@ def _with_percents(statement: str) -> bytes:
     return statement.replace("?", "%s").encode()  # our statements hold neither `%` nor a `?` in a text
 
 
-def opened(address: Address, *, name: str, create: bool, lock_timeout_s: float) -> "psycopg.Connection[Any]":
+def opened(
+    address: Address, *, name: str, create: bool, lock_timeout_s: float, connect_timeout_s: int = CONNECT_TIMEOUT_S
+) -> "psycopg.Connection[Any]":
     """A connection to the orders, with their tables made or brought up to date.
 
     Raises: UsageError, if there are none and none are to be made; StoreFormatError; psycopg.Error.
     """
-    connection = connect(address, name=name, statement_timeout_s=STATEMENT_TIMEOUT_S, lock_timeout_s=lock_timeout_s)
+    connection = connect(
+        address,
+        name=name,
+        statement_timeout_s=STATEMENT_TIMEOUT_S,
+        lock_timeout_s=lock_timeout_s,
+        connect_timeout_s=connect_timeout_s,
+    )
     try:
         if not create and not exists(connection, ORDERS):
             raise UsageError(

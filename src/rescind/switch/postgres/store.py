@@ -14,7 +14,9 @@ What happens when a part dies: the writer before its commit, and nothing has cha
 it all the same, since the database itself tells them. The server: whoever asks is told that the orders cannot be used.
 """
 
+import os
 import threading
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -31,6 +33,7 @@ from rescind.switch.postgres.link import Link, Wired
 if TYPE_CHECKING:
     import psycopg
 
+    from rescind.switch.postgres.hearing import Hearing
     from rescind.switch.probes import Claim
     from rescind.triggers.probing import ProbeRule, Round, Wait
 
@@ -92,6 +95,9 @@ class PostgresOrders:
         self.page: Sequence[int] = memoryview(self._numbers).toreadonly()
         self._taking = threading.RLock()
         self._last: Read | None = None
+        self._changed = 0  # the newest stamp that this process has given
+        self._hearing: Hearing | None = None
+        _stores.add(self)
 
     def open(self) -> None:
         """Make sure that the store is there, and can be read.
@@ -105,7 +111,15 @@ class PostgresOrders:
         return True
 
     def standing(self) -> Standing:
-        """See `Orders`."""
+        """See `Orders`. Of a guard that listens: from memory, as of the last hearing.
+
+        What this very process has changed since then is in it: the database is asked for that.
+        """
+        hearing, last = self._hearing, self._last
+        if hearing is not None:
+            hearing.refuse_if_silent()
+            if last is not None and last.state.stamp >= self._changed:
+                return Standing(last.state.stamp, last.orders)
         read = self._link.do(self._read)
         return Standing(read.state.stamp, read.orders)
 
@@ -132,6 +146,11 @@ class PostgresOrders:
         Raises: UsageError, if another lift has this id.
         """
         self._change(lambda rows, stamp: order_rows.add_lift(rows, lift, stamp=stamp))
+
+    def after_fork(self) -> None:
+        """In a forked child: nobody listens here yet."""
+        self._taking = threading.RLock()
+        self._hearing = None
 
     def close(self) -> None:
         """Let go of the database. Every later look raises `OrdersUnavailable`; the page stays as it is."""
@@ -217,6 +236,7 @@ class PostgresOrders:
             return done, stamp
 
         done, stamp = self._link.do(work)
+        self._changed = max(self._changed, stamp)
         self._show(stamp)
         return done
 
@@ -229,6 +249,27 @@ class PostgresOrders:
     def _show(self, stamp: int) -> None:
         with self._taking:
             self._numbers[0] = max(self._numbers[0], stamp)
+
+    # --- for whoever listens; see `hearing` ---
+
+    def follow(self, hearing: "Hearing | None") -> None:
+        """From now on this ear says what stands; None: nobody listens, and the database is asked each time."""
+        self._hearing = hearing
+
+    def take_up(self, connection: "psycopg.Connection[Any]") -> None:
+        """Read what stands, if it has moved, on the ear's own connection. Raises: OrdersUnavailable; psycopg.Error."""
+        self._read(connection)
+
+    def show_unsettled(self) -> None:
+        """The stamp is odd from now on: the database is silent, and every check asks why (S2)."""
+        with self._taking:
+            self._numbers[0] |= 1
+
+    def show_settled(self) -> None:
+        """The database is heard again: the stamp says what is known to stand."""
+        with self._taking:
+            if self._numbers[0] % 2 and self._last is not None:
+                self._numbers[0] = max(self._last.state.stamp, self._changed)
 
     def _refuse_lost(self, known: Read | None, state: State) -> None:
         """Law D3, for what was read after `known` was. Raises: OrdersUnavailable."""
@@ -243,6 +284,17 @@ class PostgresOrders:
             raise OrdersUnavailable(
                 f"the database {self.address} has lost orders or lifts since this process read it; {_RESTART}"
             )
+
+
+_stores: "weakref.WeakSet[PostgresOrders]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def begin_reading(connection: "psycopg.Connection[Any]") -> None:

@@ -13,12 +13,13 @@ from rescind.model.level import Level
 from rescind.switch.client.lease import Lease
 from rescind.switch.desk import open_store
 from rescind.switch.presence import Presence
-from rescind.switch.store import SqliteOrders
 from rescind.switch.supervisor.run import SupervisedRun
-from rescind.switch.watcher import Watcher
+from rescind.switch.watcher import Entry, Watcher
 
 if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
     from rescind.switch.client.subscription import Subscription
+    from rescind.switch.desk import StoreOrders
 
 LEASE_TTL_S_MAX = 600.0
 """The longest lease of a configuration. The grace counts: so long after it fell silent, a program may still act."""
@@ -27,11 +28,15 @@ LINGER_S = 0.5
 """How long a stopped supervisor stays in the register, so that whoever waits for the receipt reads that it drained."""
 
 
+_START_WITHIN_S = 10.0
+_LOOK_S = 1.0  # more than the looks of watcher and loop take together
+
+
 class Following(msgspec.Struct, frozen=True, kw_only=True):
     """Where orders come from.
 
     Attributes:
-        store: The folder of the store; it is made where there is none, as by a guard.
+        store: The folder of the store, or its database; it is made where there is none, as by a guard.
         switch: The switches, and what their silence means.
         token: What to show them.
         guard_id: Who follows.
@@ -40,7 +45,7 @@ class Following(msgspec.Struct, frozen=True, kw_only=True):
         grace_s: How long it may go on after the lease has run out.
     """
 
-    store: Path
+    store: "StoreAt"
     switch: SwitchConfig
     token: str
     guard_id: str
@@ -68,9 +73,9 @@ class _EarlyLease(Lease):
 class Channels:
     """The open channels of one supervised run. Closed, the supervisor is out of every register."""
 
-    def __init__(self, following: Following, orders: SqliteOrders, run: SupervisedRun, clock: Clock) -> None:
+    def __init__(self, following: Following, orders: "StoreOrders", run: SupervisedRun, clock: Clock) -> None:
         self._following, self._orders, self._run, self._clock = following, orders, run, clock
-        self._watcher = Watcher(orders, run, Presence(following.store, following.guard_id), clock)
+        self._watcher = Watcher(orders, run, _entry(following, orders, clock), clock)
         self._subscription: Subscription | None = None
 
     def start(self) -> None:
@@ -90,7 +95,8 @@ class Channels:
         ttl_s = self._following.switch.lease_ttl_s
         unreadable_s = self._run.unreadable_for_s()
         if unreadable_s > ttl_s:
-            return f"the orders of this machine could not be read for {unreadable_s:.0f} s: {self._run.fault()}"
+            where = "of this machine" if isinstance(self._following.store, Path) else f"in {self._following.store}"
+            return f"the orders {where} could not be read for {unreadable_s:.0f} s: {self._run.fault()}"
         silence = "" if self._subscription is None else self._subscription.silence()
         # In its words the lease is longer than ours by the grace, and it is a guard that is held.
         return f"no switch has been heard for {ttl_s:g} s {silence[silence.find('(') :]}" if silence else ""
@@ -125,8 +131,28 @@ class Channels:
         )
 
 
-def open_orders(following: Following, clock: Clock) -> SqliteOrders:
-    """The orders of this machine.
+def _entry(following: Following, orders: "StoreOrders", clock: Clock) -> Entry:
+    """The supervisor's place in the register of guards of its store."""
+    if isinstance(following.store, Path):
+        return Presence(following.store, following.guard_id)
+    from rescind.switch.postgres.hearing import HeardPresence, Hearing, Listening
+    from rescind.switch.postgres.store import PostgresOrders
+
+    assert isinstance(orders, PostgresOrders)
+    ttl_s = following.switch.lease_ttl_s
+    listening = Listening(
+        guard_id=following.guard_id,
+        lease=Lease(),  # nobody reads it: the program is not asked before it acts, and `silence` counts by itself
+        ttl_s=ttl_s,
+        # When the orders are found to be unreadable, the silence is counted, and then the grace.
+        harmless_after_s=2 * ttl_s + following.grace_s + _LOOK_S,
+        on_silence=(Level.HALTED if following.ends_on_silence else Level.NORMAL).label,
+    )
+    return HeardPresence(Hearing(orders, listening, clock), following.guard_id, within_s=_START_WITHIN_S)
+
+
+def open_orders(following: Following, clock: Clock) -> "StoreOrders":
+    """The orders of its store.
 
     Raises: UsageError, if what is there is no store of ours; OrdersUnavailable.
     """
