@@ -1,6 +1,7 @@
 """`rescind.yaml`: found, read and refused as a whole.
 
-    store: .rescind              # folder of journal and standing orders, relative to this file
+    store: .rescind              # folder of journal and standing orders, relative to this file; or a database:
+    store: postgresql://rescind@db/agents    # for several machines; its password in PGPASSWORD or ~/.pgpass
     fallback: "Please call …"    # what users are shown for a halted run; or, in full:
     fallback:
       text: "The assistant is paused. Please call …"   # {reason}, {agent}, {level} and {retry_after_s} are filled in
@@ -38,12 +39,15 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from rescind.errors import ConfigError
+from rescind.errors import ConfigError, UsageError
 from rescind.model.level import Level
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 CONFIG_NAME = "rescind.yaml"
 STORE_VARIABLE = "RESCIND_STORE"
@@ -270,7 +274,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     Attributes:
         config: What the file says, or the defaults.
-        store: The folder of the stores, absolute.
+        store: The folder of the stores, absolute; or the database.
         source: The file; None if there is none.
         switch: Which switches to follow: those of the file and those of the environment.
         token: What to show them; empty for nothing.
@@ -278,14 +282,14 @@ class Settings(msgspec.Struct, frozen=True):
     """
 
     config: Config
-    store: Path
+    store: "StoreAt"
     source: Path | None = None
     switch: SwitchConfig = SwitchConfig()
     token: str = ""
     fallback: FallbackConfig = FallbackConfig()
 
-    def __repr__(self) -> str:  # whatever prints this must not print the token
-        return f"Settings({self.config!r}, {str(self.store)!r}, source={self.source!r})"
+    def __repr__(self) -> str:  # whatever prints this must print neither the token nor a password of the store
+        return f"Settings(store={str(self.store)!r}, source={self.source!r})"
 
 
 def load_settings(path: str | Path | None = None, *, token: str | None = None) -> Settings:
@@ -301,10 +305,29 @@ def load_settings(path: str | Path | None = None, *, token: str | None = None) -
     source = Path(path) if path is not None else _nearest()
     config, fallback = _read(source) if source is not None else (Config(), FallbackConfig())
     base = source.parent if source is not None else Path()
-    named = os.environ.get(STORE_VARIABLE)
-    store = Path(named) if named else base / config.store
+    store = store_of_environment() or _store(config.store, base, f"{source}: store")
     switch = _with_environment(config.switch, base)
-    return Settings(config, store.absolute(), source, switch, token if token is not None else _token(switch), fallback)
+    return Settings(config, store, source, switch, token if token is not None else _token(switch), fallback)
+
+
+def store_of_environment() -> "StoreAt | None":
+    """The store that RESCIND_STORE names; None if it names none.
+
+    Raises: ConfigError, if it names a database in a way that cannot be read.
+    """
+    named = os.environ.get(STORE_VARIABLE)
+    return _store(named, Path(), STORE_VARIABLE) if named else None
+
+
+def _store(named: str, base: Path, place: str) -> "StoreAt":
+    if "://" not in named:  # so that a folder, which is what most have, costs no import
+        return (base / named).absolute()
+    from rescind.database.address import store_at
+
+    try:
+        return store_at(named, base=base)
+    except UsageError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 def urls_of_environment() -> tuple[str, ...]:
@@ -347,6 +370,8 @@ def _token(switch: SwitchConfig) -> str:
 
 
 def _refuse_bad_url(url: str) -> None:
+    if url.startswith("postgres"):  # perhaps with a password in it, so that it is not repeated
+        raise ValueError(f"a database is no switch; name it as `store`, or in {STORE_VARIABLE}")
     scheme, separator, rest = url.partition("://")
     host = rest.rstrip("/")
     if scheme not in ("http", "https") or not separator or not host or any(c in "/?#@" or c.isspace() for c in host):

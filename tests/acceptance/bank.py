@@ -82,6 +82,7 @@ def send_letter(name: str) -> None:
 AGENT = """
 import sys, time
 import rescind
+from rescind.errors import JournalUnavailable
 from bank_tools import guard, pay, send_letter, set_balance
 
 agent, run_id, pause_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -95,7 +96,7 @@ with guard.run(agent=agent, run_id=run_id, tenant="acme") as run:
             pay(name, number)
             if number % 5 == 0:
                 send_letter(name)
-        except rescind.CallDenied:
+        except (rescind.CallDenied, JournalUnavailable):
             pass
         time.sleep(pause_s)
 """
@@ -147,11 +148,25 @@ INSERT INTO accounts VALUES ('customer-0', 100), ('customer-1', 101), ('customer
 class Bank:
     """The bank in one folder. Every process it starts is ended with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, config: str = "", branch_of: "Bank | None" = None) -> None:
+        """A bank with its books; or a branch of another one, with the books of that.
+
+        Args:
+            folder: Where. It stands for the machine.
+            config: What `rescind.yaml` says; without it, the store is in the folder.
+            branch_of: The bank that keeps the books.
+        """
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self._programs = Programs()
+        self._variables = {} if config else {"RESCIND_STORE": str(folder / "store")}
         for name, text in FILES.items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text.replace('Guard.at("store")', "Guard.from_config()") if config else text)
+        if config:
+            (folder / "rescind.yaml").write_text(config)
+        if branch_of is not None:
+            (folder / "bank.db").symlink_to(branch_of.folder / "bank.db")
+            return
         with self.books() as books:
             books.executescript(SCHEMA)
 
@@ -185,10 +200,6 @@ class Bank:
     def end_all(self) -> None:
         """Kill what is left."""
         self._programs.end_all()
-
-    @property
-    def _variables(self) -> dict[str, str]:
-        return {"RESCIND_STORE": str(self.folder / "store")}
 
     # --- the books ---
 

@@ -53,7 +53,7 @@ def unchanged(shop: ModuleType, folder: Path) -> Iterator[None]:
         ((*UNDO, "--since", "2026-11-21T06:00Z", "--until", "2026-11-21T05:00Z"), "no time lies between"),
         ((*UNDO, "--yes"), "--yes only mean something with --apply"),
         ((*UNDO, "--apply", "--plan", "12"), "is no digest"),
-        ((*UNDO, "--store", "elsewhere"), "leave --store out, or name the same folder"),
+        ((*UNDO, "--store", "elsewhere"), "leave --store out, or name the same store"),
         ((*UNDO, "--parallel", "0"), "'--parallel'"),
         (("review", "show", "rev_1"), "knows no review task 'rev_1'"),
         (("review", "resolve", "rev_1", "--as", "maybe"), "'--as'"),

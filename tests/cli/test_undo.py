@@ -14,6 +14,7 @@ from cli.conftest import Rescind
 from rescind.cli.app import load_guard
 from rescind.cli.out import Out
 from rescind.cli.shown import selection_key
+from rescind.cli.stores import Guards
 from rescind.cli.undo_apply import apply_undo
 from rescind.cli.undo_request import UndoRequest
 from rescind.cli.undo_session import Session
@@ -295,6 +296,7 @@ def test_a_run_that_begins_before_the_plan_is_made_is_looked_at_too(shop: Module
                 reason="",
             ),
             store=Path("store"),
+            guards=Guards(Path("store")),
             journal=guard.journal,
             orders=guard.orders,
             compensators=guard.compensators,

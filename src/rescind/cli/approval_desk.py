@@ -6,8 +6,7 @@ a store is only asked if it was named, or if there are no switches.
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rescind.cli.places import Given, Places, find_places
 from rescind.cli.safe import safe
@@ -22,6 +21,9 @@ from rescind.recovery.reading import the_one_meant
 from rescind.switch.approval_wire import ApprovalDoc, DecisionDoc
 from rescind.switch.client.approvals import get_approvals, post_decision
 from rescind.switch.client.asking import Reply, Switches
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 
 class ApprovalDesk(Protocol):
@@ -54,7 +56,7 @@ class JournalDesk:
 
     trouble: list[str] = []  # noqa: RUF012  # there is never any, and nobody adds some
 
-    def __init__(self, journal: Journal, store: Path) -> None:
+    def __init__(self, journal: Journal, store: "StoreAt") -> None:
         self._journal, self._store, self._clock = journal, store, SystemClock()
 
     def words(self) -> list[str]:

@@ -16,6 +16,7 @@ from rescind.cli.words import count_of
 from rescind.errors import UsageError
 
 if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
     from rescind.journal.seal import Seal
 
 _FINDINGS_SHOWN = 50
@@ -164,7 +165,7 @@ def _read_kept(file: BinaryIO) -> "list[Seal]":
     return kept
 
 
-def _compare(kept: "list[Seal]", store: Path) -> "list[tuple[Seal, str]]":
+def _compare(kept: "list[Seal]", store: "StoreAt") -> "list[tuple[Seal, str]]":
     from rescind.journal.seal import read_seals
 
     if not kept:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rescind.cli.out import Out
 from rescind.cli.places import Places
 from rescind.cli.safe import safe
-from rescind.cli.stores import orders_of, shell_line
+from rescind.cli.stores import name_of, orders_of, shell_line
 from rescind.cli.trouble import SwitchesFailed, failed, reply_as_json, trouble_line
 from rescind.clock import Clock
 from rescind.errors import RescindError
@@ -80,7 +80,7 @@ class Delivery:
                 raise
             self._fault_here = str(error)
         else:
-            self._say_durable("this machine")
+            self._say_durable(name_of(self.places.store))
 
     def await_switch(self) -> None:
         """Wait until one switch has it, or none of them will."""
@@ -105,9 +105,10 @@ class Delivery:
             self._out.say(f"  lacks   {trouble_line(reply)}", style="yellow")
         if lacking:
             self._out.say("          the switches that have it pass it on to those of their federation")
-        if self._fault_here:
-            self._out.say(f"  lacks   this machine: {safe(self._fault_here)}", style="red")
-            self._out.say("          agents that follow only the store of this machine are not stopped")
+        if self._fault_here and self.places.store is not None:
+            where = safe(name_of(self.places.store))
+            self._out.say(f"  lacks   {where}: {safe(self._fault_here)}", style="red")
+            self._out.say(f"          agents that follow only the store of {where} are not stopped")
 
     @property
     def ids(self) -> dict[str, str]:

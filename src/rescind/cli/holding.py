@@ -18,7 +18,6 @@ from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.step import RunInfo
 from rescind.switch.desk import place
-from rescind.switch.presence import living_guards
 from rescind.switch.receipt import Placed
 
 SETTLE_S = 0.5
@@ -73,7 +72,7 @@ def _wait_until_still(session: Session, runs: Sequence[RunInfo], timeout_s: floa
     deadline_s = clock.monotonic_s() + timeout_s
     while True:
         standing = session.orders.standing()  # before the guards are sighted: what they bound is then at least this
-        live = may_still_write(session.journal, runs, living_guards(session.store), standing)
+        live = may_still_write(session.journal, runs, session.guards.living(), standing)
         # A run that no order holds will not become still by waiting.
         if not live or clock.monotonic_s() >= deadline_s or not standing.orders:
             return live

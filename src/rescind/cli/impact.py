@@ -1,7 +1,7 @@
 """`rescind impact`: who acted on what some steps wrote, as a tree, as JSON, and as a picture."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from rescind.cli.out import Out
 from rescind.cli.selecting import Chosen, selecting
 from rescind.cli.words import count_of
 from rescind.errors import UsageError
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 
 @click.command(
@@ -75,7 +78,7 @@ def _written(path: str, text: str) -> str:
     return safe(path)
 
 
-def _as_json(found: Any, store: Path, why: str) -> dict[str, Any]:
+def _as_json(found: Any, store: "StoreAt", why: str) -> dict[str, Any]:
     from rescind.compensation.impact import reach_of
 
     return {

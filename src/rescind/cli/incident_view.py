@@ -1,7 +1,6 @@
 """An incident for people: what is still held and how it is lifted, then what happened, oldest first."""
 
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -15,6 +14,9 @@ from rescind.containment.timeline import Incident, Noted
 from rescind.model.entry import RunSnapshot
 from rescind.model.order import Order
 from rescind.model.signal import Severity
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 SIGNALS_SHOWN = 12
 """Signals that are listed one by one; `--all` shows the others."""
@@ -67,7 +69,7 @@ def say_head(incident: Incident, out: Out) -> None:
         out.say(f"  closed by {safe(incident.closed_by)} {ago(incident.closed_at)} ago{note}")
 
 
-def say_whole(found: Found, store: Path, out: Out, *, every: bool) -> None:
+def say_whole(found: Found, store: "StoreAt", out: Out, *, every: bool) -> None:
     """All of it: what is held first, since that is what somebody comes for."""
     say_head(found.incident, out)
     _say_held(found, store, out)
@@ -86,7 +88,7 @@ def as_json(incident: Incident, *, whole: bool = False) -> dict[str, Any]:
     return fields
 
 
-def _say_held(found: Found, store: Path, out: Out) -> None:
+def _say_held(found: Found, store: "StoreAt", out: Out) -> None:
     out.say()
     if not found.held:
         out.say("nothing of it is held any more" if found.lifted else "nothing is held for it here")
@@ -160,7 +162,7 @@ def _say_snapshots(found: Found, out: Out, *, every: bool) -> None:
         out.say(f"  and {count_of(len(found.snapshots) - len(shown), 'further run')}; --all shows them")
 
 
-def _say_next(found: Found, store: Path, out: Out) -> None:
+def _say_next(found: Found, store: "StoreAt", out: Out) -> None:
     runs = found.runs[:RUNS_SHOWN]
     if not found.incident.is_open and not runs:
         return

@@ -1,6 +1,5 @@
 """`rescind incidents`: what was noticed, what was done about it, and what is still held."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -24,6 +23,7 @@ from rescind.recovery.reading import every_entry, the_one_meant
 
 if TYPE_CHECKING:
     from rescind.containment.timeline import Incident
+    from rescind.database.address import StoreAt
     from rescind.journal.port import Journal
 
 _RUNS_READ = 50
@@ -119,7 +119,7 @@ def _meant(journal: "Journal", text: str) -> str:
     return the_one_meant(text, (each.incident_id for each in list_incidents(journal)), what="incident")
 
 
-def _find(journal: "Journal", store: Path, text: str) -> Found:
+def _find(journal: "Journal", store: "StoreAt", text: str) -> Found:
     incident = incident_of(journal, _meant(journal, text))
     causes = {incident.incident_id, *(line.ref for line in incident.of("signal"))}
     noted = [line.ref for line in incident.of("order")]

@@ -7,7 +7,7 @@ A verdict about a run is answered by the rules of the policy for its agent. One 
 could be asked for: if it is critical, the writes of that scope wait for a person, as at a switch.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +26,9 @@ from rescind.model.step import RunInfo
 from rescind.recovery.reading import every_entry, every_run, unknown_name
 from rescind.switch.desk import new_order, open_store, place_order
 from rescind.triggers.policy_file import default_policy, load_policy
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 VERDICT_AGENT = "rescind-verdict"
 """The agent name of the runs that verdicts about scopes are recorded in: each has one of its own, named by its id."""
@@ -55,7 +58,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     responses: tuple[str, ...] = ()
 
 
-def judge_here(store: Path, signal: Signal) -> Judged:
+def judge_here(store: "StoreAt", signal: Signal) -> Judged:
     """Record a verdict in the store's journal, and answer it. Durable on return.
 
     Raises: UsageError, for a run or step that the journal does not know; ConfigError, for a policy that cannot be read;
@@ -116,7 +119,7 @@ def _by_scope(signal: Signal) -> _Answer:
     )
 
 
-def _place(store: Path, signal: Signal, answer: _Answer) -> tuple[Order, ...]:
+def _place(store: "StoreAt", signal: Signal, answer: _Answer) -> tuple[Order, ...]:
     if not answer.wanted:
         return ()
     clock, ids = SystemClock(), SystemIds()

@@ -1,6 +1,7 @@
 """`rescind lease`: whether a run may act, and under which fencing number."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import click
@@ -155,7 +156,7 @@ def _path(run_id: str, details: _Details, action: str | None) -> str:
 
 
 def _recorded(places: Places, run_id: str) -> RunInfo | None:
-    if places.store is None or not (places.store / JOURNAL_NAME).exists():
+    if places.store is None or (isinstance(places.store, Path) and not (places.store / JOURNAL_NAME).exists()):
         return None
     from rescind.cli.stores import journal_of
 

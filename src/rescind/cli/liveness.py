@@ -1,7 +1,9 @@
 """Whether a selected run may still write. An undo of a moving target is none.
 
 A run may still write while a living guard has opened it and not closed it, unless that guard has bound the present
-orders, one of them holds the whole run at `read_only` or above, and what it had in flight has ended.
+orders, one of them holds the whole run at `read_only` or above, and what it had in flight has ended. A guard on another
+machine may have died without a word: when its lease has run out, such an order holds it too, for it takes that up
+before it may write again.
 """
 
 from collections.abc import Iterable
@@ -12,7 +14,7 @@ from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.step import RunInfo
 from rescind.recovery.reading import every_entry
-from rescind.switch.port import GuardReport, Standing
+from rescind.switch.port import Standing
 from rescind.switch.presence import Sighting
 
 
@@ -27,13 +29,11 @@ def may_still_write(
         living: The guards of living processes, sighted after `standing` was read.
         standing: The orders, and the stamp that a guard must have bound.
     """
-    reports = {sighting.guard_id: sighting.report for sighting in living}
+    seen = {sighting.guard_id: sighting for sighting in living}
     return [
         run.run_id
         for run in runs
-        if any(
-            not _is_still(reports[guard], run, standing) for guard in _open_guards(journal, run.run_id) & reports.keys()
-        )
+        if any(not _is_still(seen[guard], run, standing) for guard in _open_guards(journal, run.run_id) & seen.keys())
     ]
 
 
@@ -42,9 +42,12 @@ def holds_writes_of(order: Order, run: RunInfo) -> bool:
     return order.level >= Level.READ_ONLY and not order.scope.actions and order.scope.covers(run.subject)
 
 
-def _is_still(report: GuardReport | None, run: RunInfo, standing: Standing) -> bool:
-    if report is None or not any(holds_writes_of(order, run) for order in standing.orders):
-        return False
+def _is_still(sighting: Sighting, run: RunInfo, standing: Standing) -> bool:
+    if not any(holds_writes_of(order, run) for order in standing.orders):
+        return False  # also of one that is silent: it may wake, and nothing would hold it then
+    report = sighting.report
+    if sighting.silent or report is None:
+        return sighting.silent
     if not standing.settled or report.bound_stamp < standing.stamp:
         return False
     prefix = f"{run.run_id}/"

@@ -2,8 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -11,9 +10,12 @@ from rescind.cli.durations import parse_duration
 from rescind.cli.out import Out
 from rescind.cli.places import Given
 
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-STORE_HELP = "Folder with journal and standing orders."
+STORE_HELP = "Folder, or postgresql://…, with journal and orders."
 JSON_HELP = "Answer with one JSON object."
 DEBUG_HELP = "Show tracebacks."
 SWITCH_HELP = "Only this switch; may be repeated."
@@ -29,7 +31,9 @@ _SWITCH_KEY, _TOKEN_KEY = "rescind.switch", "rescind.token_file"
 def remember_store(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Keep `--store` for the command, wherever on the line it was given; the last one counts."""
     if value is not None:
-        ctx.meta[_STORE_KEY] = Path(value).absolute()
+        from rescind.database.address import store_at
+
+        ctx.meta[_STORE_KEY] = store_at(value)
     return value
 
 
@@ -37,7 +41,7 @@ def common(function: F) -> F:
     """Give a command `--store`, `--json` and `--debug`; it is called with `out` in place of `json`."""
 
     @click.option(
-        "--store", type=click.Path(), metavar="DIR", help=STORE_HELP, callback=remember_store, expose_value=False
+        "--store", type=click.Path(), metavar="STORE", help=STORE_HELP, callback=remember_store, expose_value=False
     )
     @click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
     @click.option("--debug", is_flag=True, expose_value=False, help=DEBUG_HELP)
@@ -100,7 +104,7 @@ def given_places() -> Given:
     return Given(store=given_store(), urls=tuple(meta.get(_SWITCH_KEY, ())), token_file=meta.get(_TOKEN_KEY))
 
 
-def given_store() -> Path | None:
+def given_store() -> "StoreAt | None":
     """The folder that `--store` named, absolute; None if it was not given."""
-    store: Path | None = click.get_current_context().meta.get(_STORE_KEY)
+    store: StoreAt | None = click.get_current_context().meta.get(_STORE_KEY)
     return store

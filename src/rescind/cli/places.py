@@ -7,25 +7,37 @@ Who names switches with `--switch` means these and nothing else.
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from rescind.cli.stores import find_store, has_store, store_words
-from rescind.config import STORE_VARIABLE, TOKEN_VARIABLE, URL_VARIABLE, Settings, load_settings, urls_of_environment
+from rescind.config import (
+    STORE_VARIABLE,
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+    Settings,
+    load_settings,
+    store_of_environment,
+    urls_of_environment,
+)
 from rescind.errors import ConfigError, UsageError
 from rescind.switch.client.asking import Switches
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line says of places.
 
     Attributes:
-        store: `--store`, absolute.
+        store: `--store`, absolute, or a database.
         urls: `--switch`, each.
         token_file: `--token-file`.
     """
 
-    store: Path | None = None
+    store: "StoreAt | None" = None
     urls: tuple[str, ...] = ()
     token_file: str | None = None
 
@@ -41,7 +53,7 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     switches: Switches
-    store: Path | None
+    store: "StoreAt | None"
     given: Given = Given()
     passed_over: str = ""
 
@@ -80,7 +92,7 @@ def _settings(given: Given, token: str | None) -> tuple[Settings, str]:
 def _without_file(urls: tuple[str, ...], token: str) -> Settings:
     from rescind.config import Config, SwitchConfig
 
-    store = Path(os.environ.get(STORE_VARIABLE) or Config().store).absolute()
+    store = store_of_environment() or Path(Config().store).absolute()
     return Settings(config=Config(), store=store, switch=SwitchConfig(urls=urls), token=token)
 
 
@@ -91,7 +103,7 @@ def _switches(urls: Sequence[str], token: str, ca_file: str | None) -> Switches:
         raise UsageError(str(error)) from error
 
 
-def _local_store(given: Given, settings: Settings, *, needed: bool) -> Path | None:
+def _local_store(given: Given, settings: Settings, *, needed: bool) -> "StoreAt | None":
     if given.store is not None:
         return find_store(given.store)
     if not needed:

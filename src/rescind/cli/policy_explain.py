@@ -1,7 +1,6 @@
 """`rescind policy explain`: why a call was refused, by which rule, and what lifts it."""
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +20,7 @@ from rescind.model.order import Measure, Order, OrderSet
 from rescind.recovery.reading import every_entry, every_run, the_one_meant
 
 if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
     from rescind.journal.port import Journal
     from rescind.triggers.policy import Policy
 
@@ -128,7 +128,7 @@ def _explained(entries: list[Entry], noticed: list[Entry], history: OrderSet) ->
     return found
 
 
-def _say(each: Explained, history: OrderSet, policy: "Policy | None", store: Path, out: Out) -> None:
+def _say(each: Explained, history: OrderSet, policy: "Policy | None", store: "StoreAt", out: Out) -> None:
     refused = each.refused
     level = f" at level {refused.level}" if refused.level != "normal" else ""
     out.say(f"{time_of_day(each.entry.recorded_at)}  {safe(refused.action)} was refused{safe(level)}", style="bold")
@@ -149,7 +149,7 @@ def _say(each: Explained, history: OrderSet, policy: "Policy | None", store: Pat
     out.say()
 
 
-def _ways_out(each: Explained, history: OrderSet, store: Path) -> list[str]:
+def _ways_out(each: Explained, history: OrderSet, store: "StoreAt") -> list[str]:
     standing = {order.order_id for order in history.standing}
     ways: list[str] = []
     for order in each.orders:
@@ -189,7 +189,7 @@ def _policy() -> "Policy | None":
         return None
 
 
-def _as_json(each: Explained, history: OrderSet, policy: "Policy | None", store: Path) -> dict[str, Any]:
+def _as_json(each: Explained, history: OrderSet, policy: "Policy | None", store: "StoreAt") -> dict[str, Any]:
     from rescind.cli.stopping import order_as_json
 
     refused = each.refused

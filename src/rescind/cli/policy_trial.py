@@ -14,6 +14,7 @@ from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
 from rescind.cli.stores import find_store, journal_of
 from rescind.cli.words import count_of
+from rescind.database.address import store_at
 from rescind.errors import UsageError
 from rescind.recovery.reading import every_entry
 
@@ -98,7 +99,7 @@ def test(
 
 @contextmanager
 def _history(against: str | None) -> "Generator[Journal]":
-    given = given_store() if against is None else Path(against)
+    given = given_store() if against is None else store_at(against)
     if against is None or not Path(against).is_file():
         with journal_of(find_store(given)) as journal:
             yield journal

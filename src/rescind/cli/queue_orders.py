@@ -17,7 +17,7 @@ from rescind.switch.client.operator import get
 from rescind.switch.desk import open_store
 
 if TYPE_CHECKING:
-    from rescind.switch.store import SqliteOrders
+    from rescind.switch.desk import StoreOrders
 
 ASKED_MAX = 200
 """Orders that switches are asked about one by one: those that hold jobs and stand nowhere. There are few."""
@@ -88,7 +88,7 @@ class StampWatch:
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._orders: SqliteOrders | None = None
+        self._orders: StoreOrders | None = None
 
     def stamp(self) -> int | None:
         """The stamp; None if there is no local store, or it cannot be read now."""
@@ -100,7 +100,7 @@ class StampWatch:
                 self.close()
             if self._orders is None:
                 self._orders = open_store(store, create=False)
-            return self._orders.page[0]
+            return self._orders.standing().stamp
         except RescindError:
             return None
 

@@ -7,7 +7,6 @@ a test holds the two against each other.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -63,6 +62,7 @@ def run_stop(words: QuickStop) -> int:
     from rescind.cli.out import Out
     from rescind.cli.places import Given
     from rescind.cli.stopping import LEVEL_DEFAULT, stop_now
+    from rescind.database.address import store_at
 
     return stop_now(
         words.scope,
@@ -70,7 +70,7 @@ def run_stop(words: QuickStop) -> int:
         reason=words.reason,
         actor=words.actor,
         given=Given(
-            store=None if words.store is None else Path(words.store).absolute(),
+            store=None if words.store is None else store_at(words.store),
             urls=words.switch,
             token_file=words.token_file,
         ),

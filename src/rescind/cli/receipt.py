@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rescind.cli.delivery import Delivery
 from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
+from rescind.cli.stores import guards_of
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock
 from rescind.switch.client.receipts import Progress, await_receipts
 from rescind.switch.receipt import SETTLED, GuardReceipt, GuardState, Placed, Receipt, await_receipt
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 Await: TypeAlias = Callable[[Progress | None], Receipt]
 """Waits for a receipt, and reports each step on the way."""
@@ -31,7 +34,7 @@ _LINES_MAX = 200
 """Processes listed one by one; of more, only those are listed of which something is awaited."""
 
 
-def wait_for_receipt(placed: Placed, store: Path, out: Out, *, timeout_s: float) -> Receipt:
+def wait_for_receipt(placed: Placed, store: "StoreAt", out: Out, *, timeout_s: float) -> Receipt:
     """Wait for the receipt of the local store and say it, live on a terminal.
 
     Raises: OrdersUnavailable, if nobody can look.
@@ -85,8 +88,12 @@ def receipt_lines(receipt: Receipt) -> Iterator[tuple[str, str]]:
     yield _verdict(receipt)
 
 
-def _of_store(placed: Placed, store: Path, timeout_s: float) -> Await:
-    return lambda progress: await_receipt(store, placed, timeout_s=timeout_s, clock=SystemClock(), progress=progress)
+def _of_store(placed: Placed, store: "StoreAt", timeout_s: float) -> Await:
+    def wait(progress: Progress | None) -> Receipt:
+        with guards_of(store) as guards:
+            return await_receipt(guards.register, placed, timeout_s=timeout_s, clock=SystemClock(), progress=progress)
+
+    return wait
 
 
 def _watched(wait: Await, out: Out) -> Receipt:
@@ -151,9 +158,8 @@ def _verdict(receipt: Receipt) -> tuple[str, str]:
         return f"bound everywhere; {count_of(len(running), 'process', 'processes')} still finishing steps", "yellow"
     if silenced:
         held = "holds itself" if len(silenced) == 1 else "hold themselves"
-        return (
-            f"holds everywhere; {count_of(len(silenced), 'process', 'processes')} without a switch {held} at on_silence"
-        ), "yellow"
+        count = count_of(len(silenced), "process", "processes")
+        return f"holds everywhere; {count} that nobody hears {held} at on_silence", "yellow"
     slowest = max((guard.bound_ms for guard in receipt.guards if guard.bound_ms is not None), default=None)
     when = "" if slowest is None else f", the last one after {slowest:.1f} ms"
     return f"holds everywhere: {count_of(len(receipt.guards), 'process', 'processes')}{when}", "green"

@@ -143,7 +143,7 @@ def _level_of(text: str | None) -> Level | None:
 def _refuse_held(guard: Guard, story: Story) -> None:
     holding = [order for order in covering(guard.standing(), story.run.subject, "") if order.level >= Level.PAUSED]
     if holding:
-        store = guard.stores.folder or Path()
+        store = guard.stores.place or Path()
         command = resume_command([order.order_id for order in holding], store)
         raise UsageError(
             f"run {story.run.run_id} is held at {holding[0].level.label} by {len(holding)} standing "

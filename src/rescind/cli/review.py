@@ -1,6 +1,5 @@
 """`rescind review`: what an undo left to a person, and what the person decided."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +22,7 @@ from rescind.recovery.review import assign_task, comment_on, find_task, list_tas
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from rescind.database.address import StoreAt
     from rescind.model.history import ReviewTask
 
 _STEPS_SHOWN = 10
@@ -259,7 +259,7 @@ def _whose(task: "ReviewTask") -> str:
     return (f", for {safe(task.assignee)}" if task.assignee else "") + said
 
 
-def _say_what_next(task: "ReviewTask", store: Path, out: Out) -> None:
+def _say_what_next(task: "ReviewTask", store: "StoreAt", out: Out) -> None:
     if task.resolution is not None:
         return
     out.say()

@@ -149,7 +149,9 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: Any) -> N
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--store", type=click.Path(), metavar="DIR", help=STORE_HELP, callback=remember_store, expose_value=False)
+@click.option(
+    "--store", type=click.Path(), metavar="STORE", help=STORE_HELP, callback=remember_store, expose_value=False
+)
 @click.option("--debug", is_flag=True, expose_value=False, help=DEBUG_HELP)
 @click.option(
     "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Say the version."

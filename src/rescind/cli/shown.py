@@ -44,6 +44,7 @@ def remember_shown(store: Path, key: str, digest: str) -> bool:
     shown[key] = digest
     kept = dict(list(shown.items())[-KEPT_MAX:])
     try:
+        store.mkdir(mode=0o700, parents=True, exist_ok=True)
         _replace(store / SHOWN_NAME, kept)
     except OSError:
         return False

@@ -1,8 +1,7 @@
 """`rescind status`: what stands, who obeys it, and what is in flight."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -21,20 +20,20 @@ from rescind.cli.status_switches import (
     switches_as_json,
 )
 from rescind.cli.stopping import order_as_json
-from rescind.cli.stores import orders_of
+from rescind.cli.stores import living_guards, name_of, orders_of
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, from_us
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.switch.port import GuardReport, LiveRun, Standing
-from rescind.switch.presence import Sighting, living_guards
+from rescind.switch.presence import Sighting
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 _ORDERS_SHOWN, _RUNS_SHOWN = 20, 12  # the most severe orders come first
 
 _STYLES = {Level.NORMAL: "", Level.SUPERVISED: "yellow", Level.READ_ONLY: "yellow", Level.PAUSED: "yellow"}
-
-
-HERE = "this machine"
 
 
 @click.command(
@@ -78,18 +77,19 @@ def status(*, every: bool, out: Out) -> int:
 
 
 class _Here(msgspec.Struct, frozen=True):
-    """What the local store says."""
+    """What the store says."""
 
+    name: str
     standing: Standing
     sightings: Sequence[Sighting]
     problems: dict[str, str]
 
 
-def _look_here(store: Path) -> _Here:
+def _look_here(store: "StoreAt") -> _Here:
     with orders_of(store) as orders:
         standing = orders.standing()
     sightings = living_guards(store)
-    return _Here(standing, sightings, {each.guard_id: problem_of(each, standing) for each in sightings})
+    return _Here(name_of(store), standing, sightings, {each.guard_id: problem_of(each, standing) for each in sightings})
 
 
 def _united(there: SwitchesStatus | None, here: _Here | None) -> list[tuple[Order, list[str]]]:
@@ -101,9 +101,9 @@ def _united(there: SwitchesStatus | None, here: _Here | None) -> list[tuple[Orde
         for reply in there.seen.replies:
             for doc in reply.answer.orders if reply.answer is not None else ():
                 places.setdefault(doc.order_id, []).append(reply.url)
-    for order in here.standing.orders if here is not None else ():
+    for order in () if here is None else here.standing.orders:
         found.setdefault(order.order_id, order)
-        places.setdefault(order.order_id, []).append(HERE)
+        places.setdefault(order.order_id, []).append("" if here is None else here.name)
     ordered = sorted(found.values(), key=lambda order: (-order.level, order.placed_at, order.order_id))
     return [(order, places[order.order_id]) for order in ordered]
 
@@ -116,6 +116,8 @@ def _answering(there: SwitchesStatus | None) -> list[str]:
 def problem_of(sighting: Sighting, standing: Standing) -> str:
     """Why this guard is not known to follow the orders; empty if it does."""
     report = sighting.report
+    if sighting.silent:
+        return "is silent: its lease has run out, so that it refuses writes, or its process has died"
     if report is None:
         return sighting.problem or "unknown: it cannot be read"
     if report.fault:
@@ -152,7 +154,8 @@ def _say_guards(sightings: Sequence[Sighting], problems: dict[str, str], out: Ou
         else:
             age = ago(from_us(report.started_at_us))
             flight = f", {count_of(len(report.in_flight), 'step')} in flight" if report.in_flight else ""
-            out.say(f"  pid {report.pid}  {short(report.program, 48)}  for {age}{flight}")
+            host = f" on {short(sighting.host, 24)}" if sighting.host else ""
+            out.say(f"  pid {report.pid}{host}  {short(report.program, 48)}  for {age}{flight}")
         if problem:
             out.say(f"    {safe(problem)}", style="yellow")
         if report is not None and report.notice:

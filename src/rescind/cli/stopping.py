@@ -1,15 +1,14 @@
 """What `rescind stop` does, apart from how its words were read: two readers share it, see `quick`."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rescind.cli.delivery import Delivery
 from rescind.cli.identity import whoami
 from rescind.cli.out import Out
 from rescind.cli.places import Given, find_places
 from rescind.cli.safe import safe
-from rescind.cli.stores import command_line
+from rescind.cli.stores import command_line, living_guards
 from rescind.clock import Clock, SystemClock, SystemIds
 from rescind.errors import RescindError, UsageError
 from rescind.model.level import Level
@@ -17,7 +16,9 @@ from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.step import RunInfo
 from rescind.switch.desk import new_order
-from rescind.switch.presence import living_guards
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 LEVEL_DEFAULT = "halted"
 
@@ -133,12 +134,12 @@ def order_as_json(order: Order) -> dict[str, Any]:
     }
 
 
-def resume_command(order_ids: Sequence[str], store: Path) -> str:
+def resume_command(order_ids: Sequence[str], store: "StoreAt") -> str:
     """The command that lifts these orders, with the reason last: that is what is left to fill in."""
     return f'{command_line("resume", *order_ids, store=store)} --reason "…"'
 
 
-def _note_if_nobody_is_covered(scope: Scope, store: Path, out: Out) -> None:
+def _note_if_nobody_is_covered(scope: Scope, store: "StoreAt", out: Out) -> None:
     """A slip of the finger makes a good order for nobody. It stands all the same: it may be meant for who comes."""
     try:
         living = living_guards(store)

@@ -8,24 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rescind.cli.safe import safe
-from rescind.config import JOURNAL_NAME, STORE_VARIABLE, load_settings
-from rescind.errors import RescindError, UsageError
+from rescind.clock import SystemClock
+from rescind.config import JOURNAL_NAME, STORE_VARIABLE, load_settings, store_of_environment
+from rescind.errors import JournalUnavailable, RescindError, UsageError
 from rescind.model.order import OrderSet
 from rescind.switch.desk import open_store
 
 if TYPE_CHECKING:
-    from rescind.journal.sqlite import SqliteJournal
-    from rescind.switch.store import SqliteOrders
+    from rescind.database.address import Address, StoreAt
+    from rescind.journal.port import Journal
+    from rescind.switch.desk import StoreOrders
+    from rescind.switch.postgres.register import DatabaseRegister
+    from rescind.switch.presence import Sighting
 
 
-def find_store(given: Path | None) -> Path:
-    """The folder of the store: the given one, else RESCIND_STORE, else what `rescind.yaml` says, else `./.rescind`.
+def find_store(given: "StoreAt | None") -> "StoreAt":
+    """The store: the given one, else RESCIND_STORE, else what `rescind.yaml` says, else `./.rescind`.
 
     Raises: ConfigError for an unreadable `rescind.yaml`; UsageError, if there is no store in that folder. A stop that
-        nobody hears must not look like a success, so nothing is made here.
+        nobody hears must not look like a success, so nothing is made here. Whether there is one in a database is found
+        out by whoever opens it.
     """
     store, named_by = _named_store(given)
-    if not has_store(store):
+    if isinstance(store, Path) and not has_store(store):
         what = "has no store in it" if store.is_dir() else "does not exist"
         raise UsageError(
             f"{store} {what} ({named_by}). Run this in the folder of your program, or name its store with "
@@ -34,8 +39,11 @@ def find_store(given: Path | None) -> Path:
     return store
 
 
-def has_store(folder: Path) -> bool:
-    """Whether the folder holds a store of ours, or the beginning of one."""
+def has_store(store: "StoreAt") -> bool:
+    """Whether the folder holds a store of ours, or the beginning of one. A database was named by somebody: it does."""
+    if not isinstance(store, Path):
+        return True
+    folder = store
     if (folder / JOURNAL_NAME).exists():
         return True
     if not folder.is_dir():
@@ -46,7 +54,7 @@ def has_store(folder: Path) -> bool:
 
 
 @contextmanager
-def orders_of(store: Path) -> Generator["SqliteOrders"]:
+def orders_of(store: "StoreAt") -> Generator["StoreOrders"]:
     """The standing orders of a store, for the length of a block.
 
     Raises: UsageError, if there are none, or none of ours; OrdersUnavailable.
@@ -58,7 +66,81 @@ def orders_of(store: Path) -> Generator["SqliteOrders"]:
         orders.close()
 
 
-def history_of(store: Path) -> OrderSet:
+def living_guards(store: "StoreAt") -> "list[Sighting]":
+    """The guards that live, as far as one look tells: see `Guards` for who looks again and again.
+
+    Raises: OrdersUnavailable, if nobody can look.
+    """
+    with guards_of(store) as guards:
+        return guards.living()
+
+
+class Guards:
+    """The guards of a store, as one observer sees them. In a database only time tells who is silent."""
+
+    def __init__(self, store: "StoreAt") -> None:
+        self._store = store
+        self._register: DatabaseRegister | None = None
+
+    @property
+    def register(self) -> "Path | DatabaseRegister":
+        """What `await_receipt` asks."""
+        if isinstance(self._store, Path):
+            return self._store
+        if self._register is None:
+            from rescind.switch.postgres.register import DatabaseRegister
+
+            self._register = DatabaseRegister(self._store, SystemClock())
+        return self._register
+
+    def living(self) -> "list[Sighting]":
+        """Those that may act. Raises: OrdersUnavailable, if nobody can look."""
+        register = self.register
+        if not isinstance(register, Path):
+            return register.sight()
+        from rescind.switch.presence import living_guards as living_in
+
+        return living_in(register)
+
+    def close(self) -> None:
+        """Let go of the database, if there is one."""
+        if self._register is not None:
+            self._register.close()
+
+
+@contextmanager
+def guards_of(store: "StoreAt") -> "Generator[Guards]":
+    """The guards of a store, for the length of a block."""
+    guards = Guards(store)
+    try:
+        yield guards
+    finally:
+        guards.close()
+
+
+def name_of(store: "StoreAt") -> str:
+    """What people call the store as a place of orders."""
+    return "this machine" if isinstance(store, Path) else str(store)
+
+
+def local_folder(store: "StoreAt") -> Path:
+    """Where on this machine a command keeps what concerns one person and one store, such as which plan was shown."""
+    if isinstance(store, Path):
+        return store
+    import hashlib
+
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return state / "rescind" / hashlib.sha256(store.shown.encode()).hexdigest()[:16]
+
+
+def same_store(one: "StoreAt", other: "StoreAt") -> bool:
+    """Whether both names lead to one store, as far as their words tell."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.resolve() == other.resolve()
+    return str(one) == str(other)
+
+
+def history_of(store: "StoreAt") -> OrderSet:
     """All orders and lifts of a store; none, if it is a journal without a store of orders.
 
     Raises: UsageError, if the orders are none of ours, or a newer rescind's; OrdersUnavailable, if they are gone: what
@@ -66,29 +148,29 @@ def history_of(store: Path) -> OrderSet:
     """
     from rescind.switch.store import ORDERS_NAME, STAMP_NAME  # see `has_store`
 
-    if not (store / ORDERS_NAME).exists() and not (store / STAMP_NAME).exists():
+    if isinstance(store, Path) and not (store / ORDERS_NAME).exists() and not (store / STAMP_NAME).exists():
         return OrderSet()
     with orders_of(store) as orders:
         return orders.history()
 
 
-def store_words(store: Path) -> list[str]:
-    """`--store DIR`, if a command that is given none would look elsewhere from here; else nothing."""
+def store_words(store: "StoreAt") -> list[str]:
+    """`--store STORE`, if a command that is given none would look elsewhere from here; else nothing. No password."""
     try:
         default, _ = _named_store(None)
-        if default.resolve() == store.resolve():
+        if same_store(default, store):
             return []
     except (RescindError, OSError):  # it finds nothing at all
         pass
-    return ["--store", str(store.absolute())]
+    return ["--store", str(store.absolute() if isinstance(store, Path) else store)]
 
 
-def quoted_store(store: Path) -> str:
+def quoted_store(store: "StoreAt") -> str:
     """The same within a command line: a blank first, or nothing at all."""
     return "".join(f" {shlex.quote(safe(word))}" for word in store_words(store))
 
 
-def command_line(*words: str, store: Path) -> str:
+def command_line(*words: str, store: "StoreAt") -> str:
     """A command of ours that works on this store. It can be pasted, from the folder where it was said."""
     return shell_line(*words, *store_words(store))
 
@@ -98,8 +180,13 @@ def shell_line(*words: str) -> str:
     return " ".join(shlex.quote(safe(word)) for word in ("rescind", *words))
 
 
-def journal_path(store: Path) -> Path:
-    """The journal's file. Raises: UsageError, if the store has none yet."""
+def journal_path(store: "StoreAt") -> Path:
+    """The journal's file. Raises: UsageError, if the store has none yet, or is a database."""
+    if not isinstance(store, Path):
+        raise UsageError(
+            f"the journal in {store} is no file, and only files are read by this command; `rescind audit export "
+            "--format full` writes every entry with its hash"
+        )
     path = store / JOURNAL_NAME
     if not path.exists():
         raise UsageError(f"{store} has no journal yet: no guard has recorded anything in it")
@@ -107,25 +194,44 @@ def journal_path(store: Path) -> Path:
 
 
 @contextmanager
-def journal_of(store: Path) -> Generator["SqliteJournal"]:
+def journal_of(store: "StoreAt") -> Generator["Journal"]:
     """The journal of a store, for the length of a block.
 
-    Raises: UsageError, if the store has none yet.
+    Raises: UsageError, if the store has none yet; JournalUnavailable.
     """
-    from rescind.journal.sqlite import SqliteJournal
-
-    journal = SqliteJournal(journal_path(store))
+    journal = _journal_in_database(store) if not isinstance(store, Path) else _journal_in_file(store)
     try:
         yield journal
     finally:
         journal.close()
 
 
-def _named_store(given: Path | None) -> tuple[Path, str]:
+def _journal_in_file(store: Path) -> "Journal":
+    from rescind.journal.sqlite import SqliteJournal
+
+    return SqliteJournal(journal_path(store))
+
+
+def _journal_in_database(address: "Address") -> "Journal":
+    from rescind.database.connecting import connect, translating
+    from rescind.database.migrating import exists
+    from rescind.journal.postgres.journal import JOURNAL, PostgresJournal
+
+    with (
+        translating(address, JournalUnavailable, what="the journal"),
+        connect(address, name="command") as connection,
+    ):
+        if not exists(connection, JOURNAL):  # a command makes none
+            raise UsageError(f"{address} has no journal yet: no guard has recorded anything in it")
+    return PostgresJournal(address.url)
+
+
+def _named_store(given: "StoreAt | None") -> tuple["StoreAt", str]:
     if given is not None:
         return given, "named by --store"
-    named = os.environ.get(STORE_VARIABLE)
-    if named:  # before `rescind.yaml` is read: a typing error in that must not stand between an operator and a stop
-        return Path(named).absolute(), f"named by {STORE_VARIABLE}"
+    # Before `rescind.yaml` is read: a typing error in that must not stand between an operator and a stop.
+    named = store_of_environment()
+    if named is not None:
+        return named, f"named by {STORE_VARIABLE}"
     settings = load_settings()
     return settings.store, f"named by {settings.source}" if settings.source else "the default"

@@ -2,8 +2,7 @@
 
 import signal
 from collections.abc import Sequence
-from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from rescind.cli.safe import safe
 from rescind.cli.stopping import resume_command
@@ -14,8 +13,11 @@ from rescind.model.step import RunInfo
 from rescind.switch.supervisor import news
 from rescind.switch.supervisor.news import News, Reason
 
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
-def words_of(told: News, *, run: RunInfo, act_at: Level, store: Path) -> list[str]:
+
+def words_of(told: News, *, run: RunInfo, act_at: Level, store: "StoreAt") -> list[str]:
     """The lines for what happened, safe to print; none for what is no news to a person."""
     match told:
         case news.Started():
@@ -76,7 +78,7 @@ def _because(reason: Reason) -> str:
     return f"this command was told to end ({_signal(reason.signal)})"
 
 
-def _remedy(reason: Reason, store: Path) -> list[str]:
+def _remedy(reason: Reason, store: "StoreAt") -> list[str]:
     if not reason.orders:
         return []
     ids = [order.order_id for order in reason.orders]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from rescind.cli.out import Out
 from rescind.cli.plan_view import summary_of
 from rescind.cli.shown import forget_shown, last_shown
 from rescind.cli.stopping import order_as_json, resume_command
+from rescind.cli.stores import local_folder
 from rescind.cli.undo_request import DIGITS_SHOWN
 from rescind.cli.undo_result import result_as_json, result_status, say_result
 from rescind.cli.undo_session import Session, apply_command, show_plan
@@ -31,6 +33,9 @@ from rescind.model.entry import PlanFinished, PlanStarted
 from rescind.model.order import Order
 from rescind.model.step import RunInfo
 from rescind.recovery.reading import every_entry
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 LOCK_NAME = "undo.lock"
 
@@ -58,7 +63,7 @@ def apply_undo(session: Session, out: Out) -> int:
             refuse_if_live(session, _runs_in(session, plan))  # an answer may take minutes
         # From here on the journal moves. If this process is killed, the next `--apply` meets another plan, which is the
         # rest of this one: it must not be refused for being another.
-        forget_shown(session.store, session.key)
+        forget_shown(local_folder(session.store), session.key)
         clock = SystemClock()
         begun_s = clock.monotonic_s()
         result = _carry_out(session, plan, out)
@@ -102,7 +107,7 @@ def _runs_in(session: Session, plan: Plan) -> list[RunInfo]:
 
 
 @contextmanager
-def _saying_what_is_held(held: Sequence[Order], store: Path, out: Out) -> Generator[None]:
+def _saying_what_is_held(held: Sequence[Order], store: "StoreAt", out: Out) -> Generator[None]:
     """Let no error leave without the orders that were placed before it: they go on to hold their runs."""
     try:
         yield
@@ -115,12 +120,12 @@ def _saying_what_is_held(held: Sequence[Order], store: Path, out: Out) -> Genera
         raise
 
 
-def _say_held(held: Sequence[Order], store: Path, out: Out) -> None:
+def _say_held(held: Sequence[Order], store: "StoreAt", out: Out) -> None:
     if held:
         out.note(_words_of_held(held, store), style="yellow")
 
 
-def _words_of_held(held: Sequence[Order], store: Path) -> str:
+def _words_of_held(held: Sequence[Order], store: "StoreAt") -> str:
     ids = [order.order_id for order in held]
     scopes = list_of(f"{order.scope} by {order.order_id}" for order in held)
     return f"still held at read_only: {scopes}. To let go:\n  {resume_command(ids, store)}"
@@ -142,7 +147,7 @@ def _check_shown(session: Session, plan: Plan, out: Out) -> None:
     """
     wanted = session.request.shown
     if wanted is None:
-        last = last_shown(session.store, session.key)
+        last = last_shown(local_folder(session.store), session.key)
         if last is None:
             show_plan(plan, session, out)
             return
@@ -209,11 +214,21 @@ def _drawn_progress(plan: Plan, out: Out) -> Generator[Progress | None]:
 
 
 @contextmanager
-def _one_at_a_time(store: Path) -> Generator[None]:
-    """Hold the store's undo lock. The kernel takes it back from a process that dies.
+def _one_at_a_time(store: "StoreAt") -> Generator[None]:
+    """Hold the store's undo lock. The kernel takes it back from a process that dies; a database, from a connection.
 
-    Raises: UndoBusy.
+    Raises: UndoBusy; JournalUnavailable, if the database cannot be asked.
     """
+    if not isinstance(store, Path):
+        from rescind.database.locking import locked
+
+        with locked(store, "undo") as taken:
+            if not taken:
+                raise UndoBusy(
+                    f"another undo is being applied in {store}; wait until it has ended, then run this again"
+                )
+            yield
+        return
     descriptor = os.open(store / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:

@@ -1,7 +1,7 @@
 """What was asked of `rescind undo`, and how to ask it again."""
 
 import shlex
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -9,6 +9,9 @@ from rescind.cli.moments import spoken
 from rescind.cli.safe import safe
 from rescind.cli.stores import store_words
 from rescind.compensation.selection import Selection
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 DIGITS_SHOWN = 16
 """Digits of a digest in commands. As many name the run that a plan is recorded in, so a plan can be found by them."""
@@ -36,7 +39,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     selection: Selection
     as_typed: dict[str, str]
     app: str | None
-    store: Path | None
+    store: "StoreAt | None"
     apply: bool
     shown: str | None
     stop_first: bool
@@ -47,23 +50,15 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     reason: str
 
-    def command(self, *extra: str, store: Path) -> str:
+    def command(self, *extra: str, store: "StoreAt") -> str:
         """The command line that asks for the same selection of this store again, with further words."""
         words = ["rescind", "undo"]
         for name, value in _options(self.selection):
             # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
             words += [f"--{name}", value]
-        words += ["--cascade"] if self.selection.cascade else []
         words += ["--app", self.app] if self.app else []
         words += store_words(store)
         return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
-
-    def command_for(self, command: str, *, store: Path) -> str:
-        """The command line of another command of ours about the same selection of this store."""
-        words = ["rescind", command]
-        for name, value in _options(self.selection):
-            words += [f"--{name}", value]
-        return " ".join(shlex.quote(safe(word)) for word in [*words, *store_words(store)])
 
     @property
     def conditions(self) -> list[tuple[str, str]]:

@@ -1,8 +1,7 @@
 """From the words of `rescind undo` to a plan on the screen, and with `--apply` to its execution."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -10,7 +9,7 @@ from rescind.cli.app import WHAT_APP_IS, load_guard
 from rescind.cli.out import Out
 from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, plan_lines, reviews_in, summary_of, words_of
 from rescind.cli.shown import remember_shown, selection_key
-from rescind.cli.stores import find_store, journal_of
+from rescind.cli.stores import Guards, find_store, journal_of, local_folder, same_store
 from rescind.cli.undo_request import DIGITS_SHOWN, UndoRequest
 from rescind.cli.why_nothing import why_nothing
 from rescind.cli.words import count_of, list_of
@@ -25,13 +24,17 @@ from rescind.guard.guard import Guard
 from rescind.journal.port import Journal
 from rescind.switch.port import Orders
 
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
+
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """All that an undo works with.
 
     Attributes:
         request: What was asked for.
-        store: The folder of the app's stores.
+        store: The folder of the app's stores, or their database.
+        guards: The guards that are registered there.
         journal: Its journal.
         orders: Its standing orders.
         compensators: The app's declared writes by name.
@@ -40,7 +43,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request: UndoRequest
-    store: Path
+    store: "StoreAt"
+    guards: Guards
     journal: Journal
     orders: Orders
     compensators: Mapping[str, Compensator]
@@ -73,6 +77,7 @@ def run_undo(request: UndoRequest, out: Out) -> int:
         out.emit(plan_as_json(plan, session))
         return 0
     finally:
+        session.guards.close()
         guard.close()
 
 
@@ -90,9 +95,8 @@ def show_plan(plan: Plan, session: Session, out: Out) -> None:
         out.say(line, style=style)
     out.say()
     _say_reviews(plan, out)
-    _say_dependents(plan, session, out)
     out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
-    remembered = remember_shown(session.store, session.key, plan.digest)
+    remembered = remember_shown(local_folder(session.store), session.key, plan.digest)
     if plan.is_settled:
         out.say("everything is accounted for; applying it would change nothing")
     elif not request.apply:
@@ -132,24 +136,6 @@ def _say_reviews(plan: Plan, out: Out) -> None:
     out.say()
 
 
-def _say_dependents(plan: Plan, session: Session, out: Out) -> None:
-    """What else depends on what is undone: left alone, or among the steps (U15)."""
-    found = plan.dependents
-    impact = session.request.command_for("impact", store=session.store)
-    if not found.looked:
-        out.say("what others did since was not looked through for steps that depend on these; to see it:")
-        out.say(f"  {impact}")
-    elif found.steps:
-        depend, are = ("depends", "is") if found.steps == 1 else ("depend", "are")
-        words = f"{count_of(found.steps, 'later step')} of {list_of(found.runs, most=3)} {depend} on what is undone"
-        out.say(f"{words} and {are} {'in the plan' if found.taken else 'left alone'}; to see:", style="yellow")
-        out.say(f"  {impact}")
-    if found.reads_missing:
-        out.say("reads are missing in the journal, so more may depend on it", style="yellow")
-    if not found.looked or found.steps or found.reads_missing:
-        out.say()
-
-
 def _without_app(request: UndoRequest, out: Out) -> int:
     """Without the app's tools nothing can be planned, except that there is nothing to plan."""
     with journal_of(find_store(request.store)) as journal:
@@ -167,19 +153,20 @@ def _without_app(request: UndoRequest, out: Out) -> int:
 
 
 def _session(request: UndoRequest, guard: Guard) -> Session:
-    store = guard.stores.folder
+    store = guard.stores.place
     if store is None:
         raise UsageError(f"--app: the guard of {request.app} keeps its journal nowhere that a command could find it")
-    if request.store is not None and request.store.resolve() != store.resolve():
+    if request.store is not None and not same_store(request.store, store):
         raise UsageError(
             f"--store is {request.store}, and the guard of {request.app} keeps its stores in {store}; "
-            "leave --store out, or name the same folder"
+            "leave --store out, or name the same store"
         )
     find_store(store)
     undo = load_settings().config.undo
     return Session(
         request=request,
         store=store,
+        guards=Guards(store),
         journal=guard.journal,
         orders=guard.orders,
         compensators=guard.compensators,

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rescind.clock import Clock, IdSource
@@ -40,7 +41,8 @@ class Following:
         self._switch, self._token = switch, token
         # Closed until a switch is heard, if it is to follow any: the gate asks the lease before it asks who has begun.
         until_s = -math.inf if switch.urls else math.inf
-        self.lease = Lease(until_s=until_s, on_silence=Level.parse(switch.on_silence))
+        store_until_s = -math.inf if stores.is_remote else math.inf
+        self.lease = Lease(until_s=until_s, store_until_s=store_until_s, on_silence=Level.parse(switch.on_silence))
         self.guard_id = ids.new_id("guard")
         self.in_flight_steps: dict[StepRef, None] = {}
         self.watching: Watching | None = None
@@ -64,6 +66,11 @@ class Following:
     def orders(self) -> Orders:
         """Which orders stand."""
         return self.stores.orders
+
+    @property
+    def lease_ttl_s(self) -> float:
+        """After how long a silence, of all switches or of the database, this guard lowers itself."""
+        return self._switch.lease_ttl_s
 
     @property
     def page(self) -> Sequence[int]:
@@ -161,8 +168,13 @@ class Following:
             await self._subscription.wait_for_first_async()
 
     def environment(self) -> dict[str, str]:
-        """The variables by which another program finds the same store and the same switches."""
-        found = {} if self.stores.folder is None else {STORE_VARIABLE: str(self.stores.folder)}
+        """The variables by which another program finds the same store and the same switches.
+
+        The address of a database is as it was given: whoever wrote a password into it hands that on.
+        """
+        place = self.stores.place
+        named = "" if place is None else str(place) if isinstance(place, Path) else place.url
+        found = {STORE_VARIABLE: named} if named else {}
         return found | ({URL_VARIABLE: " ".join(self._switch.urls)} if self._switch.urls else {})
 
     def close(self) -> None:
@@ -199,6 +211,8 @@ class Following:
             self.watching.after_fork()
         if self._switch.urls:
             self.lease.end()  # the parent's; this process must hear a switch itself
+        if self.stores.is_remote:
+            self.lease.end_store()
         for run in self._runs.values():
             run.after_fork()
         watch, self._watch, self._watching, self._begins_to_watch = self._watch, None, False, False

@@ -16,7 +16,7 @@ from rescind.guard.following import Following
 from rescind.guard.gate import Limits
 from rescind.guard.lineage import ancestors_of_environment
 from rescind.guard.run import Run, current_run
-from rescind.guard.stores import EmbeddedStores, GivenStores, Stores
+from rescind.guard.stores import GivenStores, Stores, stores_at
 from rescind.journal.port import Journal
 from rescind.model.step import parse_agent
 from rescind.switch.port import Orders
@@ -113,8 +113,9 @@ class Guard(Declarations, Following):
         fallback = Fallbacks.of(settings.fallback)
         from rescind.triggers.policy_file import PolicyFile
 
+        store = settings.store
         return cls.at(
-            settings.store,
+            store if isinstance(store, Path) else store.url,
             fallback=fallback,
             switch=settings.switch,
             token=settings.token,
@@ -133,12 +134,15 @@ class Guard(Declarations, Following):
         approval: ApprovalConfig | None = None,
         policy: "PolicyFile | None" = None,
     ) -> "Guard":
-        """A guard with its stores in this folder of the machine; they are opened, or made, at the first run.
+        """A guard with its stores in this folder of the machine, or in the database at `postgresql://…`.
 
-        Args: as for `Guard`.
+        They are opened, or made, at the first run.
+
+        Args: as for `Guard`. Of `switch`, `lease_ttl_s` and `on_silence` count for a database too.
+
+        Raises: UsageError, if the address of a database cannot be read.
         """
-        stores = EmbeddedStores(Path(store))
-        return cls(stores, fallback=fallback, switch=switch, token=token, approval=approval, policy=policy)
+        return cls(stores_at(store), fallback=fallback, switch=switch, token=token, approval=approval, policy=policy)
 
     # --- runs ---
 

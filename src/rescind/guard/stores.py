@@ -4,14 +4,22 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rescind.clock import SystemClock
 from rescind.config import JOURNAL_NAME
+from rescind.errors import UsageError
+from rescind.guard.late import LateJournal
 from rescind.journal.port import Journal
 from rescind.switch.port import Orders
 
 if TYPE_CHECKING:
+    from rescind.database.address import Address, StoreAt
     from rescind.guard.following import Following
     from rescind.journal.sqlite import SqliteJournal
+    from rescind.switch.postgres.store import PostgresOrders
     from rescind.switch.store import SqliteOrders
+
+START_WITHIN_S = 10.0
+"""How long a first run waits until the database has been heard, tables made and all; not if it cannot be reached."""
 
 
 class Watch(Protocol):
@@ -30,8 +38,13 @@ class Stores(Protocol):
     """The stores of one guard."""
 
     @property
-    def folder(self) -> Path | None:
-        """Where they are on this machine; None if nowhere."""
+    def place(self) -> "StoreAt | None":
+        """Where other programs find them; None if nowhere."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether orders have to be heard of over a network, so that a silence means something."""
         ...
 
     @property
@@ -60,9 +73,15 @@ class Stores(Protocol):
 class GivenStores:
     """Stores that are open already, and that nobody follows in the background: for tests and for embedding."""
 
-    folder: Path | None = None
+    place: "StoreAt | None" = None
+    is_remote = False
 
     def __init__(self, journal: Journal, orders: Orders) -> None:
+        if hasattr(orders, "follow"):
+            raise UsageError(
+                "nobody would hear of orders in a database that are handed to a guard like this; give it the address: "
+                'Guard.at("postgresql://…")'
+            )
         self.journal, self.orders = journal, orders
 
     def watch(self, guard: "Following") -> Watch | None:
@@ -80,8 +99,10 @@ class GivenStores:
 class EmbeddedStores:
     """Journal and standing orders in one folder of this machine."""
 
+    is_remote = False
+
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+        self.place = folder.absolute()
         self._lock = threading.Lock()
         self._journal: SqliteJournal | None = None
         self._orders: SqliteOrders | None = None
@@ -92,7 +113,7 @@ class EmbeddedStores:
         journal = self._journal
         if journal is None:
             with self._lock:
-                journal = self._journal = self._journal or _open_journal(self.folder)
+                journal = self._journal = self._journal or _open_journal(self.place)
         return journal
 
     @property
@@ -104,7 +125,7 @@ class EmbeddedStores:
         orders = self._orders
         if orders is None:
             with self._lock:
-                orders = self._orders = self._orders or _open_orders(self.folder)
+                orders = self._orders = self._orders or _open_orders(self.place)
         return orders
 
     def watch(self, guard: "Following") -> Watch:
@@ -115,7 +136,7 @@ class EmbeddedStores:
         from rescind.switch.presence import Presence
         from rescind.switch.watcher import Watcher
 
-        watcher = Watcher(self._opened_orders(), guard, Presence(self.folder, guard.guard_id), guard.clock)
+        watcher = Watcher(self._opened_orders(), guard, Presence(self.place, guard.guard_id), guard.clock)
         watcher.start()
         return watcher
 
@@ -132,6 +153,92 @@ class EmbeddedStores:
     def after_fork(self) -> None:
         """See `Stores`."""
         self._lock = threading.Lock()
+
+
+class DatabaseStores:
+    """Journal and standing orders in a database that several machines share.
+
+    What stays on the machine: copies that an effect keeps of files, and what a person was shown by a command.
+    """
+
+    is_remote = True
+
+    def __init__(self, address: "Address") -> None:
+        """Nothing is connected yet."""
+        self.place = address
+        self._lock = threading.Lock()
+        self._journal = LateJournal(self._open_journal, SystemClock())
+        self._orders: PostgresOrders | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """See `Stores`. It is opened when something is asked of it."""
+        return self._journal
+
+    def _open_journal(self) -> Journal:
+        from rescind.journal.postgres import PostgresJournal
+
+        return PostgresJournal(self.place.url)
+
+    @property
+    def orders(self) -> Orders:
+        """See `Stores`."""
+        return self._opened_orders()
+
+    def _opened_orders(self) -> "PostgresOrders":
+        with self._lock:
+            if self._orders is None:
+                from rescind.switch.postgres.store import PostgresOrders
+
+                self._orders = PostgresOrders(self.place)
+            return self._orders
+
+    def watch(self, guard: "Following") -> Watch:
+        """See `Stores`.
+
+        When this returns, the guard is registered and has bound the standing orders; or its lease has not begun, and it
+        refuses writes until the database is heard.
+
+        Raises: UsageError, if waiting will not help, such as for a store of a newer rescind.
+        """
+        from rescind.switch.postgres.hearing import HeardPresence, Hearing, Listening
+        from rescind.switch.watcher import Watcher
+
+        orders = self._opened_orders()
+        listening = Listening(
+            guard_id=guard.guard_id,
+            lease=guard.lease,
+            ttl_s=guard.lease_ttl_s,
+            on_silence=guard.lease.on_silence.label,
+        )
+        hearing = Hearing(orders, listening, guard.clock)
+        presence = HeardPresence(hearing, guard.guard_id, within_s=START_WITHIN_S)
+        watcher = Watcher(orders, guard, presence, guard.clock)
+        watcher.start()
+        return watcher
+
+    def close(self) -> None:
+        """See `Stores`."""
+        self._journal.close()
+        with self._lock:
+            orders, self._orders = self._orders, None
+        if orders is not None:
+            orders.close()
+
+    def after_fork(self) -> None:
+        """See `Stores`."""
+        self._lock = threading.Lock()
+        self._journal.after_fork()
+
+
+def stores_at(store: str | Path) -> "EmbeddedStores | DatabaseStores":
+    """The stores in a folder, or in the database of an address. Raises: UsageError, if the address cannot be read."""
+    if isinstance(store, str) and "://" in store:  # so that a folder, which is what most have, costs no import
+        from rescind.database.address import Address, is_database
+
+        if is_database(store):
+            return DatabaseStores(Address.parse(store))
+    return EmbeddedStores(Path(store))
 
 
 def _open_journal(folder: Path) -> "SqliteJournal":

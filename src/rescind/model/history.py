@@ -55,11 +55,6 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     disposition: Disposition | None = None
     disposition_reason: str = ""
     task_id: str | None = None
-    _ref: StepRef | None = None
-
-    def __post_init__(self) -> None:
-        # Once and not at each look: a plan asks for it a dozen times.
-        self._ref = StepRef(self.run.run_id, self.step.step_id)
 
     @property
     def is_held(self) -> bool:
@@ -74,8 +69,7 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     @property
     def ref(self) -> StepRef:
         """The step's name outside its run."""
-        assert self._ref is not None
-        return self._ref
+        return StepRef(self.run.run_id, self.step.step_id)
 
 
 _OF_A_STEP = Released | Ended | Verified | CompensationIntended | CompensationEnded | CompensationWithdrawn
