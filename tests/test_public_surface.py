@@ -10,7 +10,7 @@ PROMISED = {
     "IdempotencyConflict",
     "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "Probe",
     "RescindError",
-    "Run", "RunHalted", "Snapshot", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError",
+    "Run", "RunHalted", "Snapshot", "SqlChanges", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError",
     "VerificationFailed", "idempotency_key", "report",
 }  # fmt: skip
 

@@ -116,12 +116,17 @@ def test_the_code_of_the_effects_page_runs(tmp_path: Path) -> None:
 with engine.begin() as connection:
     connection.execute(sa.text("CREATE TABLE subscriptions (customer_id TEXT PRIMARY KEY, status TEXT)"))
     connection.execute(sa.text("INSERT INTO subscriptions VALUES ('c-1', 'cancelled')"))
+    connection.execute(sa.text("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, article TEXT)"))
+    connection.execute(sa.text("CREATE TABLE order_lines (id INTEGER PRIMARY KEY)"))
+    connection.execute(sa.text("CREATE TABLE stock (article TEXT PRIMARY KEY, pieces INTEGER)"))
+shop.install()
 import pathlib
 pathlib.Path("reports").mkdir()
 with guard.run("docs@1"):
     reactivate("c-1")
     write_report("summer", "hot")
     set_plan("ada", "free")
+    place("c-1", "lamp")
     assert charge("c-1", "4242", 500) == "ch_c-1"
     assert "was not done yet" in str(send_newsletter("ada"))
 guard.close()

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rescind.compensation.effects import Files, MappingKey, SqlRows
+    from rescind.compensation.effects import Files, MappingKey, SqlChanges, SqlRows
     from rescind.errors import (
         ApprovalPending,
         BreakerOpen,
@@ -63,6 +63,7 @@ _HOMES = {
     "Run": "rescind.guard.run",
     "RunHalted": "rescind.errors",
     "Snapshot": "rescind.model.step",
+    "SqlChanges": "rescind.compensation.effects",
     "SqlRows": "rescind.compensation.effects",
     "StepInDoubt": "rescind.errors",
     "Target": "rescind.model.step",
@@ -94,6 +95,7 @@ __all__ = [
     "Run",
     "RunHalted",
     "Snapshot",
+    "SqlChanges",
     "SqlRows",
     "StepInDoubt",
     "Target",

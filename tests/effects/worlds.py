@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from effects.harness import Tool, World
-from rescind.compensation.effects import Files, MappingKey, SqlRows
+from rescind.compensation.effects import Files, MappingKey, SqlChanges, SqlRows
+from servers import Postgres
 
 Place = tuple[Path, Engine]
 GONE = ...
@@ -261,8 +262,91 @@ MAPPING = {
     "a value deleted": _mapping(lambda store: store.pop("plan:ann"), None),
 }
 
-WORLDS: dict[str, Callable[[Place], World]] = {
+POSTGRES_SCHEMA = """
+CREATE TABLE customers (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text UNIQUE, profile json, credit real);
+CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL REFERENCES customers ON DELETE CASCADE, sum numeric);
+INSERT INTO customers (name, profile, credit) SELECT 'n' || i, '{"k":  1}', i / 3.0 FROM generate_series(1, 9) i;
+INSERT INTO orders SELECT i, i, 1.10 FROM generate_series(1, 9) i;
+"""
+
+
+_DATABASES: dict[Postgres, str] = {}  # one for each server: it is quicker to empty one than to make one
+
+
+def _changes_on_postgres(place: Place, postgres: Postgres) -> World:
+    url = _DATABASES.get(postgres) or _DATABASES.setdefault(postgres, postgres.new_database())
+    name = url.rsplit("/", 1)[1]
+    admin = sa.create_engine(
+        postgres.url(scheme="postgresql+psycopg"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    execute(admin, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sa.NullPool)
+    empty = ("DROP SCHEMA IF EXISTS rescind_changes CASCADE", "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    execute(engine, *empty, *POSTGRES_SCHEMA.strip().split("\n"))
+    effect = SqlChanges(engine, ["customers", "orders"])
+    effect.install()
+
+    def tool() -> None:
+        for statement in (
+            "UPDATE customers SET credit = credit + 1 WHERE id <= 5",
+            "DELETE FROM customers WHERE id > 7",
+            "INSERT INTO customers (name) VALUES ('n9')",
+        ):
+            effect.connection().exec_driver_sql(statement)
+
+    def content() -> list[Any]:
+        with engine.connect() as connection:
+            # The numbers that the database gives out go on; everything else is compared.
+            rows = "SELECT name, profile::text, credit, o::text FROM customers c LEFT JOIN orders o ON customer = c.id"
+            return sorted(map(repr, connection.exec_driver_sql(rows)))
+
+    return World(
+        effect=effect,
+        tool=tool,
+        meddle=lambda: execute(engine, "UPDATE customers SET profile = '[]' WHERE id = 2"),
+        mend=lambda: execute(engine, """UPDATE customers SET profile = '{"k":  1}' WHERE id = 2"""),
+        cut_off=lambda: execute(admin, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        content=content,
+        sees_aba=True,
+        rolls_back=True,
+    )
+
+
+_changes_on_postgres.needs = ("postgres",)  # type: ignore[attr-defined]  # the fixtures that it is called with
+
+
+def _changes_on_sqlite(place: Place) -> World:
+    engine = place[1]
+    effect = SqlChanges(engine, ["customers", "orders", "stock"])
+    effect.install()
+
+    def tool() -> None:
+        for statement in (
+            "UPDATE customers SET plan = 'free', credit = 1, photo = NULL, profile = '{}' WHERE id = 'c-1'",
+            "DELETE FROM customers WHERE id = 'c-2'",  # and an order in cascade
+            "INSERT INTO stock VALUES ('north', 3, 5), ('north', 4, NULL)",
+            "UPDATE stock SET article = 7 WHERE shop = 'south'",
+        ):
+            effect.connection().execute(statement)
+
+    def content() -> dict[str, Any]:
+        return {name: rows for name, rows in content_of(engine).items() if not name.startswith("rescind_")}
+
+    return World(
+        effect=effect,
+        tool=tool,
+        meddle=lambda: execute(engine, "UPDATE customers SET plan = 'gold' WHERE id = 'c-1'"),
+        mend=lambda: execute(engine, "UPDATE customers SET plan = 'free' WHERE id = 'c-1'"),
+        cut_off=lambda: _lose(engine),
+        content=content,
+        rolls_back=True,
+    )
+
+
+WORLDS: dict[str, Callable[..., World]] = {
     **{f"sql, {name}, {mode}'s transaction": SQL[name](mode) for name in SQL for mode in ("effect", "tool")},
+    "sql changes, postgres": _changes_on_postgres,
+    "sql changes, sqlite": _changes_on_sqlite,
     **{f"files, {name}": build for name, build in FILES.items()},
     **{f"mapping, {name}": build for name, build in MAPPING.items()},
 }

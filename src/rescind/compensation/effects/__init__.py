@@ -1,4 +1,4 @@
-"""Ready-made effects: SQL rows, files and folders, keys of a mapping. Each takes its own snapshots.
+"""Ready-made effects: SQL tables and rows, files and folders, keys of a mapping. Each takes its own snapshots.
 
     from rescind.compensation.effects import SqlRows
 
@@ -8,22 +8,25 @@
 Each also has `target(arguments)`, the target of a call whose declaration names none, and `parameters`, the names of the
 tool's parameters that it cannot do without.
 
-A version is the content: somebody who changes a target and changes it back has, for an undo, changed nothing.
+A version is the content: somebody who changes a target and changes it back has, for an undo, changed nothing. Effects
+whose attribute `sees_aba` is true see that too.
 
-Nothing is imported before it is used: `SqlRows` needs SQLAlchemy, an extra.
+Nothing is imported before it is used: `SqlRows`, and `SqlChanges` on PostgreSQL, need SQLAlchemy, and `SqlChanges` on
+SQLite needs apsw; both are extras.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rescind.compensation.effects.changes import SqlChanges
     from rescind.compensation.effects.files import Files
     from rescind.compensation.effects.mapping import MappingKey
     from rescind.compensation.effects.sql import SqlRows
 
-__all__ = ["Files", "MappingKey", "SqlRows"]
+__all__ = ["Files", "MappingKey", "SqlChanges", "SqlRows"]
 
-_HOME = {"Files": "files", "MappingKey": "mapping", "SqlRows": "sql"}
+_HOME = {"Files": "files", "MappingKey": "mapping", "SqlChanges": "changes", "SqlRows": "sql"}
 
 
 def __getattr__(name: str) -> Any:
