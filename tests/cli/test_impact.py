@@ -106,6 +106,21 @@ def test_who_chooses_nothing_is_asked_what(rescind: Rescind, office: ModuleType)
     assert "say what to follow" in refused.err
 
 
+def test_an_undo_leaves_what_depends_on_it_alone_says_so_and_takes_it_if_asked(
+    rescind: Rescind, office: ModuleType
+) -> None:
+    undo = ("undo", "--run", "run-bad", "--app", "office")
+
+    shown = rescind(*undo)
+
+    assert "1 later step of run-good depends on what is undone and is left alone" in shown.out
+    assert "rescind impact --run run-bad" in shown.out
+    assert rescind(*undo, "--json").json["plan"]["dependents"]["runs"] == ["run-good"]
+    taken = rescind(*undo, "--cascade", "--json").json
+    assert taken["counts"] == {"review": 2}
+    assert "--cascade" in taken["apply"]
+
+
 # --- large ones ---
 
 

@@ -81,7 +81,7 @@ def reasons(world: World, write: Write, source: Write) -> set[Why]:
 
 
 @given(worlds())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_what_is_found_is_what_the_laws_say(world: World) -> None:
     expected: dict[StepRef, Write] = {}
     while True:
@@ -104,7 +104,7 @@ def test_what_is_found_is_what_the_laws_say(world: World) -> None:
 
 
 @given(worlds())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_step_hangs_below_a_root(world: World) -> None:
     """K5: what is found forms a forest, so that it can be drawn."""
     impact = trace_impact(world.roots, world.others, world.reads)

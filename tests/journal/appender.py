@@ -1,5 +1,7 @@
 """A process of its own that appends: `python appender.py JOURNAL RUN APPENDS THREADS`.
 
+JOURNAL is a file, or the URL of a database.
+
 Prints each acknowledged step after its append has returned, one per line.
 """
 
@@ -10,11 +12,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders import a_step, intended, opened
-from rescind.journal.port import Appended
+from rescind.journal.port import Appended, Journal
+from rescind.journal.postgres import PostgresJournal
 from rescind.journal.sqlite import SqliteJournal
 
 
-def work(journal: SqliteJournal, run_id: str, appends: int) -> None:
+def work(journal: Journal, run_id: str, appends: int) -> None:
     journal.append([opened(run_id)])
     for number in range(appends):
         answer = journal.append([intended(a_step(str(number)), run_id)])
@@ -24,8 +27,8 @@ def work(journal: SqliteJournal, run_id: str, appends: int) -> None:
 
 
 if __name__ == "__main__":
-    path, name, count, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    shared = SqliteJournal(path)
+    place, name, count, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    shared: Journal = PostgresJournal(place) if "://" in place else SqliteJournal(place)
     workers = [threading.Thread(target=work, args=(shared, f"{name}-{each}", count)) for each in range(threads)]
     for worker in workers:
         worker.start()

@@ -12,7 +12,7 @@ import pytest
 from builders import a_step, ended, intended, opened
 from journal.stores import CLAIM, everything, keyed
 from rescind.journal.audit import verify
-from rescind.journal.port import Appended, Query, SlotClaim, SlotTaken
+from rescind.journal.port import Appended, Journal, Query, SlotClaim, SlotTaken
 from rescind.journal.sqlite import SqliteJournal
 from rescind.model.entry import Intended
 from rescind.model.outcome import Failed
@@ -21,7 +21,7 @@ APPENDER = Path(__file__).with_name("appender.py")
 TESTS = str(Path(__file__).parents[1])
 
 
-def an_appender(path: Path, name: str, appends: int, threads: int = 1) -> subprocess.Popen[str]:
+def an_appender(path: Path | str, name: str, appends: int, threads: int = 1) -> subprocess.Popen[str]:
     command = [sys.executable, str(APPENDER), str(path), name, str(appends), str(threads)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -39,7 +39,7 @@ def in_a_process(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def steps_of(journal: SqliteJournal, run_id: str) -> list[int]:
+def steps_of(journal: Journal, run_id: str) -> list[int]:
     entries = everything(journal, Query(run_id=run_id))
     return [int(entry.event.step.step_id) for entry in entries if isinstance(entry.event, Intended)]
 

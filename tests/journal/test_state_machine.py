@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from builders import NOON, NOON_US, a_draft, a_step, ended, opened
-from journal.stores import keyed, new_journal
+from journal.stores import journal_database, keyed, new_journal
 from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.audit import verify
 from rescind.journal.port import Appended, Draft, Query, SlotClaim, SlotState, SlotTaken
@@ -19,6 +19,7 @@ from rescind.journal.sqlite import SqliteJournal
 from rescind.model.entry import CompensationEnded, Disposition, Intended
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
 from rescind.model.step import Target
+from servers import Postgres
 
 RUNS = st.sampled_from(["run-a", "run-b", "run-c"])
 KEYS = st.sampled_from(["k1", "k2"])
@@ -30,14 +31,18 @@ TRACES = {"run-a": "t1", "run-b": "t2", "run-c": "t2"}
 
 class JournalMachine(RuleBasedStateMachine):
     kind = "memory"
+    url = ""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.journal = new_journal(self.kind, self.folder)
+        self.journal = new_journal(self.kind, self.place())
         self.model: list[Draft] = []
         self.held: dict[tuple[str, str], list[object]] = {}  # run, step, state
         self.steps = 0
+
+    def place(self) -> Path | str:
+        return self.folder
 
     def teardown(self) -> None:
         self.journal.close()
@@ -166,6 +171,16 @@ class JournalMachine(RuleBasedStateMachine):
             self.journal.close()
             self.journal = new_journal(self.kind, self.folder)
 
+    @rule()
+    def append_elsewhere(self) -> None:
+        """Another writer comes between, where there can be one: what this one knows is out of date then."""
+        if self.kind == "postgres" and self.positions("run-a"):
+            other = new_journal(self.kind, self.url)
+            self.journal, mine = other, self.journal
+            self.open_run("run-a")
+            self.journal = mine
+            other.close()
+
     @invariant()
     def slots_agree(self) -> None:
         for tenant in ("acme", "globex"):
@@ -180,6 +195,15 @@ class SqliteJournalMachine(JournalMachine):
     kind = "sqlite"
 
 
+class PostgresJournalMachine(JournalMachine):
+    kind = "postgres"
+    server: Postgres
+
+    def place(self) -> str:
+        self.url = journal_database(self.server)
+        return self.url
+
+
 _SETTINGS = settings(
     max_examples=40, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
@@ -188,3 +212,9 @@ TestMemory = JournalMachine.TestCase
 TestMemory.settings = _SETTINGS
 TestSqlite = SqliteJournalMachine.TestCase
 TestSqlite.settings = _SETTINGS
+
+
+@pytest.mark.parametrize("examples", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_postgres(postgres: Postgres, examples: int) -> None:
+    PostgresJournalMachine.server = postgres
+    run_state_machine_as_test(PostgresJournalMachine, settings=settings(_SETTINGS, max_examples=examples))

@@ -26,6 +26,7 @@ Examples:
 @click.option(
     "--app", envvar=APP_VARIABLE, metavar="MODULE[:GUARD]", help=f"Where your tools are declared, or {APP_VARIABLE}."
 )
+@click.option("--cascade", is_flag=True, help="With it, the later steps that depend on it: see `rescind impact`.")
 @click.option("--apply", "apply", is_flag=True, help="Do it. See above.")
 @click.option("--plan", "shown", metavar="DIGEST", help="With --apply: only this plan, or the rest of it.")
 @click.option("--stop-first", is_flag=True, help="With --apply: hold runs that may still write at read_only.")
@@ -39,6 +40,7 @@ Examples:
 def undo(
     *,
     chosen: Chosen,
+    cascade: bool,
     app: str | None,
     apply: bool,
     shown: str | None,
@@ -67,7 +69,7 @@ def undo(
 
     return run_undo(
         UndoRequest(
-            selection=chosen.selection(to="undo"),
+            selection=chosen.selection(to="undo", cascade=cascade),
             as_typed={"since": chosen.since or "", "until": chosen.until or ""},
             app=app,
             store=given_store(),

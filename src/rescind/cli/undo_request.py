@@ -56,9 +56,17 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         for name, value in _options(self.selection):
             # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
             words += [f"--{name}", value]
+        words += ["--cascade"] if self.selection.cascade else []
         words += ["--app", self.app] if self.app else []
         words += store_words(store)
         return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
+
+    def command_for(self, command: str, *, store: Path) -> str:
+        """The command line of another command of ours about the same selection of this store."""
+        words = ["rescind", command]
+        for name, value in _options(self.selection):
+            words += [f"--{name}", value]
+        return " ".join(shlex.quote(safe(word)) for word in [*words, *store_words(store)])
 
     @property
     def conditions(self) -> list[tuple[str, str]]:

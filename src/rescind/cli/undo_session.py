@@ -95,6 +95,7 @@ def show_plan(plan: Plan, session: Session, out: Out) -> None:
         out.say(line, style=style)
     out.say()
     _say_reviews(plan, out)
+    _say_dependents(plan, session, out)
     out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
     remembered = remember_shown(local_folder(session.store), session.key, plan.digest)
     if plan.is_settled:
@@ -134,6 +135,24 @@ def _say_reviews(plan: Plan, out: Out) -> None:
         style = "yellow" if reason is ReviewReason.CONFLICT else ""
         out.say(f"  {count:>6,}  {words_of(reason)}: {WHAT_REVIEWS_MEAN[reason]}", style=style)
     out.say()
+
+
+def _say_dependents(plan: Plan, session: Session, out: Out) -> None:
+    """What else depends on what is undone: left alone, or among the steps (U15)."""
+    found = plan.dependents
+    impact = session.request.command_for("impact", store=session.store)
+    if not found.looked:
+        out.say("what others did since was not looked through for steps that depend on these; to see it:")
+        out.say(f"  {impact}")
+    elif found.steps:
+        depend, are = ("depends", "is") if found.steps == 1 else ("depend", "are")
+        words = f"{count_of(found.steps, 'later step')} of {list_of(found.runs, most=3)} {depend} on what is undone"
+        out.say(f"{words} and {are} {'in the plan' if found.taken else 'left alone'}; to see:", style="yellow")
+        out.say(f"  {impact}")
+    if found.reads_missing:
+        out.say("reads are missing in the journal, so more may depend on it", style="yellow")
+    if not found.looked or found.steps or found.reads_missing:
+        out.say()
 
 
 def _without_app(request: UndoRequest, out: Out) -> int:

@@ -134,6 +134,24 @@ class PlanItem(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     earlier_task: str | None = None
 
 
+class Dependents(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The later steps of the journal that depend on what a plan undoes, and that no undo has dealt with.
+
+    Attributes:
+        steps: How many.
+        runs: Their runs, sorted.
+        taken: Whether they are in the plan: it was asked for with a cascade.
+        looked: Whether anybody has looked; with too many entries since then, only a cascade and `impact` do.
+        reads_missing: Whether reads are known to be missing in the journal, so that there may be more.
+    """
+
+    steps: int = 0
+    runs: tuple[str, ...] = ()
+    taken: bool = False
+    looked: bool = True
+    reads_missing: bool = False
+
+
 class Plan(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Every step in scope, once, in the order in which a single worker takes them.
 
@@ -143,6 +161,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         gates: See `Gate`.
         tenant: The tenant of all steps; empty if they have several or none.
         selection: What was asked for, for the record.
+        dependents: What depends on these steps, for people: no part of the digest, since others go on meanwhile.
     """
 
     digest: str
@@ -150,6 +169,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     gates: tuple[Gate, ...] = ()
     tenant: str = ""
     selection: dict[str, Any] = {}
+    dependents: Dependents = Dependents()
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -178,8 +198,12 @@ def digest_of_plan(items: Iterable[PlanItem], gates: Iterable[Gate]) -> str:
     Words for people stay out of it: the text of a target's exception may name an address that changes at each look,
     and a plan that is never the same twice could never be applied.
     """
-    content = [[_essence(item) for item in items], list(gates)]
-    return hashlib.sha256(canonical_json(content)).hexdigest()
+    # The canonical JSON of [items, gates], piece by piece: as one text it would be as large as the plan.
+    digest = hashlib.sha256(b"[[")
+    for number, item in enumerate(items):
+        digest.update((b"," if number else b"") + canonical_json(_essence(item)))
+    digest.update(b"]," + canonical_json(list(gates)) + b"]")
+    return digest.hexdigest()
 
 
 def _essence(item: PlanItem) -> list[Any]:

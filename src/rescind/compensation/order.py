@@ -13,7 +13,7 @@ newer neighbour, and an action's `after` goes through gates.
 import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import msgspec
 
@@ -60,10 +60,14 @@ def order_steps(records: Iterable[StepRecord], actions: Mapping[str, Action]) ->
     inside = containers_of(steps)
     gates, gate_edges = _gates(steps, actions)
     size = len(steps) + len(gates)
-    declared, knots, cyclic = _without_cycles([*_declared(graph), *gate_edges], graph, size=size)
-    causal = _consistent(size, len(steps), declared + knots, list(_causal(graph, inside)))
-    same_target = _consistent(size, len(steps), declared + knots + causal, list(_same_target(steps)))
-    order = _sorted(size, len(steps), declared + knots + causal + same_target)
+    declared, knots, cyclic = [*_declared(graph), *gate_edges], list[Edge](), frozenset[StepRef]()
+    causal, same_target = list(_causal(graph, inside)), list(_same_target(steps))
+    order = _sorted(size, len(steps), chain(declared, causal, same_target))
+    if len(order) < size:  # they contradict each other, which is rare: then kind by kind
+        declared, knots, cyclic = _without_cycles(declared, graph, size=size)
+        causal = _consistent(size, len(steps), declared + knots, causal)
+        same_target = _consistent(size, len(steps), declared + knots + causal, same_target)
+        order = _sorted(size, len(steps), declared + knots + causal + same_target)
     assert len(order) == size
     found = _as_order(graph, gates, order, declared, causal + same_target, cyclic)
     return msgspec.structs.replace(found, inside=inside)

@@ -22,12 +22,14 @@ Test = Callable[[StepRecord], bool]
 _NAMES_MAX = 10_000  # Names looked through for one that was meant: a second at most.
 
 
-def divide(steps: Sequence[StepRecord], selection: "Selection") -> tuple[list[StepRecord], list[StepRecord]]:
+def divide(
+    steps: Sequence[StepRecord], selection: "Selection", *, strict: bool = True
+) -> tuple[list[StepRecord], list[StepRecord]]:
     """The steps that the selection means, and the others, both in the order of `steps`: all steps of its runs.
 
-    Raises: UsageError, for an action, a target or an excluded name that none of the steps has.
+    Raises: UsageError, for an action or a target that none of the steps has, and if `strict`, for an excluded name.
     """
-    is_meant = _test_of(steps, selection)
+    is_meant = _test_of(steps, selection, strict=strict)
     chosen: list[StepRecord] = []
     others: list[StepRecord] = []
     for record in steps:
@@ -50,7 +52,17 @@ def is_at(target: Target | None, text: str) -> bool:
     )
 
 
-def _test_of(steps: Sequence[StepRecord], selection: "Selection") -> Test:
+def leave_out(cascaded: Sequence[StepRecord], selection: "Selection", chosen: Sequence[StepRecord]) -> list[StepRecord]:
+    """Of the steps that depend on the chosen ones, those that the selection does not leave out.
+
+    Raises: UsageError, for an excluded name that neither these nor those have.
+    """
+    known = _Known([*chosen, *cascaded])
+    excluded = [known.excluded(text) for text in selection.exclude]
+    return [record for record in cascaded if not any(test(record) for test in excluded)]
+
+
+def _test_of(steps: Sequence[StepRecord], selection: "Selection", *, strict: bool) -> Test:
     if not (selection.actions or selection.targets or selection.exclude) or not steps:
         return lambda record: True
     known = _Known(steps)
@@ -60,7 +72,7 @@ def _test_of(steps: Sequence[StepRecord], selection: "Selection") -> Test:
     for target in selection.targets:
         if not known.has_target(target):
             raise _unknown(target, map(str, known.targets), what="target")
-    excluded = [known.excluded(text) for text in selection.exclude]
+    excluded = [known.excluded(text) for text in selection.exclude if strict or known.has(text)]
     at = {target for target in known.targets if any(is_at(target, text) for text in selection.targets)}
 
     def is_meant(record: StepRecord) -> bool:
@@ -83,6 +95,9 @@ class _Known:
 
     def has_target(self, text: str) -> bool:
         return any(is_at(target, text) for target in self.targets)
+
+    def has(self, text: str) -> bool:
+        return text in self.actions or self.has_target(text) or any(_is_named(each, text) for each in self._steps)
 
     def excluded(self, text: str) -> Test:
         """Which steps an excluded name leaves out. Raises: UsageError."""

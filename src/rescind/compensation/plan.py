@@ -14,6 +14,12 @@ U5. *Declared means needed.* If an effect may stay, what it was declared to depe
 U6. *Same again.* The same steps, declarations and versions give the same digest, in whatever order they are given.
 U7. *Once is enough.* What an undo or a person has settled is planned as settled, so that a second undo does nothing.
 
+U15. *Alone unless asked.* Later steps of other runs that depend on what is undone (see `impact`) are left as they are,
+    and the plan says how many there are. With a cascade they are in scope like the chosen ones, but for those that
+    were excluded by name, and all the laws above hold for all of them together.
+
+(U8 to U14 are those of `execute`.)
+
 How each step is decided, first rule first:
 
     settled by an undo or a person, or failed       -> nothing
@@ -63,7 +69,7 @@ _NAMED_MAX = 3  # Steps named in a sentence; more are counted.
 _LOOKED_BACK_MAX = 100  # Steps at one target looked through for a sentence, since each of thousands may need one.
 
 
-class Observation(msgspec.Struct, frozen=True):
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """What a look at a step's target gave: a version, or why there is none."""
 
     version: str = ""

@@ -1,5 +1,6 @@
 """Which steps an undo is about."""
 
+from array import array
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 from rescind.compensation.parts import divide
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
+from rescind.model.entry import Entry
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.step import RunInfo, parse_agent
 from rescind.recovery.reading import every_entry, every_run, the_one_meant, unknown_name
@@ -27,6 +29,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         actions: Only steps of these actions.
         targets: Only steps at these targets: `SYSTEM/KIND/ID`, or the beginning of one, `SYSTEM/KIND` or `SYSTEM`.
         exclude: Not these: steps (`RUN/STEP`), actions, or targets as above.
+        cascade: With them the later steps of whatever run that depend on them; see `impact`.
 
     Raises: UsageError, for no condition, a time without a zone, or an empty range of time.
     """
@@ -40,9 +43,10 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    cascade: bool = False
 
     def __post_init__(self) -> None:
-        if not self.as_dict().keys() - {"exclude"}:
+        if not self.as_dict().keys() - {"exclude", "cascade"}:
             raise UsageError(
                 "choose what to undo: a run, a trace, an agent, a tenant, a range of time, an action, or a target"
             )
@@ -62,7 +66,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     def as_dict(self) -> dict[str, Any]:
         """The conditions that are given, as JSON values."""
         fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
-        return {name: value for name, value in fields.items() if value not in (None, [])}
+        return {name: value for name, value in fields.items() if value not in (None, [], False)}
 
     def covers(self, moment: datetime) -> bool:
         """Whether a step intended at this moment lies in the range of time."""
@@ -78,14 +82,36 @@ def select_steps(journal: Journal, selection: Selection) -> list[StepRecord]:
     Raises: UsageError, for a run, trace, agent or tenant that the journal does not know, and for an action, target or
         step that the chosen runs do not have, with the nearest one there is.
     """
-    return select_and_rest(journal, selection)[0]
+    return select_and_rest(journal, selection).chosen
 
 
-def select_and_rest(journal: Journal, selection: Selection) -> tuple[list[StepRecord], list[StepRecord]]:
-    """The chosen steps, and those of the same runs that are left out. Else as `select_steps`."""
-    runs = select_runs(journal, selection)
-    steps = read_steps(journal, (run.run_id for run in runs))
-    return divide(steps, selection)
+class Selected(msgspec.Struct, frozen=True):
+    """The chosen steps, and those of the same runs that are left out, both in order of intent.
+
+    `sequences` are those of all entries of these runs, in no order.
+    """
+
+    chosen: list[StepRecord]
+    outside: list[StepRecord]
+    sequences: "array[int]"
+
+
+def select_and_rest(journal: Journal, selection: Selection) -> Selected:
+    """The chosen steps, and what else their runs have. Raises: as `select_steps`."""
+    sequences = array("q")
+    steps: list[StepRecord] = []
+    for run in select_runs(journal, selection):
+        steps += fold_steps(_noting(every_entry(journal, Query(run_id=run.run_id)), sequences))
+    steps.sort(key=lambda record: record.intended_sequence)
+    # With a cascade, the name of what is left out may be one of a run that is not known yet.
+    chosen, outside = divide(steps, selection, strict=not selection.cascade)
+    return Selected(chosen, outside, sequences)
+
+
+def _noting(entries: Iterable[Entry], sequences: "array[int]") -> Iterator[Entry]:
+    for entry in entries:
+        sequences.append(entry.sequence)
+        yield entry
 
 
 def select_runs(journal: Journal, selection: Selection) -> list[RunInfo]:

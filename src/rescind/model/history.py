@@ -55,6 +55,11 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     disposition: Disposition | None = None
     disposition_reason: str = ""
     task_id: str | None = None
+    _ref: StepRef | None = None
+
+    def __post_init__(self) -> None:
+        # Once and not at each look: a plan asks for it a dozen times.
+        self._ref = StepRef(self.run.run_id, self.step.step_id)
 
     @property
     def is_held(self) -> bool:
@@ -69,7 +74,8 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     @property
     def ref(self) -> StepRef:
         """The step's name outside its run."""
-        return StepRef(self.run.run_id, self.step.step_id)
+        assert self._ref is not None
+        return self._ref
 
 
 _OF_A_STEP = Released | Ended | Verified | CompensationIntended | CompensationEnded | CompensationWithdrawn

@@ -42,8 +42,8 @@ _TIDY_EVERY_S = 3_600.0  # How often to look whether a partition is missing; the
 
 _BEGIN = "BEGIN; SELECT lock_journal()"
 _APPEND = (
-    "SELECT append(%s::bigint, %s, %s::bigint, %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::bytea[],"
-    " %s::bytea[], %s::bytea[], %s::json, %s::json, %s::json)"
+    "SELECT append(%s::bigint, %s, %s::bigint, %b::bigint[], %b::bigint[], %b::bigint[], %b::text[], %b::bytea[],"
+    " %b::bytea[], %b::bytea[], %s::json, %s::json, %s::json)"
 )
 _FIND_HEADS = (
     f"SELECT {RUN_COLUMNS}, h.position, h.hash, EXISTS (SELECT 1 FROM slots s WHERE s.run_key = r.run_key)"  # noqa: S608  # our own constants
@@ -87,28 +87,31 @@ class PostgresRecorder:
         """See `Recorder`. Takes the lock, unless this writer has been alone so far."""
         if self._connection is None:
             self._connection = self._connect()
-        if self._doubted is not None:
-            self._settle_old_doubt(self._doubted)
-        if not self._alone:
-            self._lock()
+        try:
+            if self._doubted is not None:
+                self._settle_old_doubt(self._doubted)
+            if not self._alone:
+                self._lock()
+        except psycopg.Error as error:
+            self._raise_overtaken_if_lost(error)
+            raise
         self._batch.begin()
 
     def look_ahead(self, drafts: Sequence[Prepared]) -> None:
         """See `Recorder`. At most three questions, however many drafts there are."""
-        runs = self._batch.unknown_runs(drafts)
-        if runs:
-            self._batch.learn_heads(self._find_heads(list(runs)))
-        keys, steps = self._batch.unknown_slots(drafts)
-        found: list[Held] = []
-        if keys:
-            found += self._find_slots(_FIND_HELD, *zip(*keys, strict=True))
-        if steps:
-            found += self._find_slots(_FIND_HELD_BY, *zip(*steps, strict=True))
-        self._batch.learn_slots(keys, steps, found)
+        try:
+            self._look_up(drafts)
+        except psycopg.Error as error:
+            self._raise_overtaken_if_lost(error)
+            raise
 
     def append(self, drafts: Sequence[Prepared]) -> Appended | Refusal:
         """See `Recorder`."""
-        return self._batch.append(drafts)
+        try:
+            return self._batch.append(drafts)
+        except psycopg.Error as error:
+            self._raise_overtaken_if_lost(error)
+            raise
 
     def commit(self) -> int:
         """See `Recorder`. If this raises something else than `JournalUnavailable`, nothing was recorded for certain."""
@@ -172,15 +175,32 @@ class PostgresRecorder:
 
     # --- one batch ---
 
+    def _raise_overtaken_if_lost(self, error: Exception) -> None:
+        """A connection that broke before a batch was sent, as idle ones do: another is tried, and nobody notices."""
+        if self._is_lost():
+            raise Overtaken from error
+
+    def _look_up(self, drafts: Sequence[Prepared]) -> None:
+        runs = self._batch.unknown_runs(drafts)
+        if runs:
+            self._batch.learn_heads(self._find_heads(list(runs)))
+        keys, steps = self._batch.unknown_slots(drafts)
+        found: list[Held] = []
+        if keys:
+            found += self._find_slots(_FIND_HELD, *zip(*keys, strict=True))
+        if steps:
+            found += self._find_slots(_FIND_HELD_BY, *zip(*steps, strict=True))
+        self._batch.learn_slots(keys, steps, found)
+
     def _lock(self) -> None:
         cursor = self._ask_here().execute(_BEGIN)
         cursor.nextset()
         row = cursor.fetchone()
         assert row is not None
         last = int(row[0])
-        self._alone = last == self._known
-        if not self._alone:
+        if last != self._known:
             self._batch.forget()
+        self._alone = self._known in (-1, last)  # At first nobody is known of.
         self._batch.last_sequence = self._known = last
 
     def _send(self, expected: int) -> int | None:
@@ -228,11 +248,8 @@ class PostgresRecorder:
     def _settle_old_doubt(self, number: int) -> None:
         recorded = self._settle(number)
         self._doubted = None
-        _LOG.warning(
-            "the journal %s: a batch of which it was not known whether it was recorded %s",
-            self.name,
-            "was recorded" if recorded else "was not recorded, and never will be",
-        )
+        outcome = "is recorded" if recorded else "is not recorded, and never will be"
+        _LOG.warning("the journal %s: a batch that was in doubt %s", self.name, outcome)
 
     def _settle(self, number: int) -> bool:
         return bool(self._one("SELECT settle_batch(%s, %s)", (self._writer, number)))
