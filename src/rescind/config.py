@@ -15,6 +15,7 @@
       within_s: 600              # begin no further step after so long; left out: take all the time it needs
       systems:                   # what may be asked of each target system; `*` is every other one
         stripe: {parallel: 2, rate_per_s: 25, burst: 5}
+      workers: false             # whether undos are left to `rescind worker`, or done by who asks for them
     switch:
       urls: [https://a:7443, https://b:7443]   # any one of them can stop the guards of this program
       token_file: agent.token    # what to show them; relative to this file. Or RESCIND_TOKEN
@@ -96,12 +97,16 @@ class SystemLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UndoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How undos are applied. `within_s`: after so many seconds no further step is begun; None for no such deadline."""
+    """How undos are applied. `within_s`: after so many seconds no further step is begun; None for no such deadline.
+
+    `workers`: whether they are left to `rescind worker`, if the command line does not say.
+    """
 
     parallel: int = 8
     retries: int = 3
     within_s: float | None = None
     systems: dict[str, SystemLimits] = {}
+    workers: bool = False
 
     def __post_init__(self) -> None:
         if self.within_s is not None and not 1 <= self.within_s <= 604_800:
@@ -472,6 +477,9 @@ def _refuse_other_types(raw: Any, kind: type[msgspec.Struct], source: Path, pref
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {prefix}{key} must hold keys and values, and is {_said(value)}")
             _refuse_other_types(value, inner, source, f"{prefix}{key}.")
+        elif inner is bool:
+            if not isinstance(value, bool):
+                raise ConfigError(f"{source}: {prefix}{key} must be true or false, and is {_said(value)}")
         elif inner in _NUMBERS:
             if isinstance(value, bool) or not isinstance(value, _NUMBERS[inner]):
                 raise ConfigError(f"{source}: {prefix}{key} must be a number, and is {_said(value)}")

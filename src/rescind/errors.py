@@ -349,3 +349,11 @@ class PlanOutdated(RescindError):
 
 class UndoBusy(RescindError):
     """Another process is applying an undo on this journal."""
+
+
+class EngineUnavailable(RescindError):
+    """The file or the database that holds the workers' jobs cannot be read or written now. Nothing is lost."""
+
+
+class PlanStale(RescindError):
+    """The workers found a submitted plan not to be as it was shown, so nothing of it was done."""

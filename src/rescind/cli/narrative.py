@@ -21,7 +21,9 @@ from rescind.model.entry import (
     PlanControlled,
     PlanFinished,
     PlanLeft,
+    PlanShare,
     PlanStarted,
+    PlanSubmitted,
     Read,
     Refused,
     Released,
@@ -92,6 +94,12 @@ def _words(event: Event) -> str:
             return f"undo left unfinished, {event.why.replace('_', ' ')}{_because(event.detail)}"
         case PlanControlled():
             return f"{event.what} of the undo ordered by {event.actor}{_because(event.reason)}"
+        case PlanSubmitted():
+            shares = count_of(event.shares, "share")
+            steps = count_of(event.steps, "step")
+            return f"undo of {steps} left to workers in {shares} by {event.actor}{_because(event.reason)}"
+        case PlanShare():
+            return f"share {event.number} of the undo: {count_of(len(event.steps), 'step')}"
         case Signalled():
             return _signal(event)
         case ApprovalAsked():

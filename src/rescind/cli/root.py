@@ -65,6 +65,7 @@ MODULES = {
     "impact": "rescind.cli.impact:impact",
     "undo": "rescind.cli.undo:undo",
     "checkpoints": "rescind.cli.checkpoints:checkpoints",
+    "worker": "rescind.cli.worker:worker",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
     "supervise": "rescind.cli.supervise:supervise",

@@ -19,6 +19,7 @@ Examples:
   rescind undo --trace 4bf92f35 --app shop.tools
   rescind undo --trace 4bf92f35 --app shop.tools --apply
   rescind undo --agent billing-agent@2.4.0 --since 06:00 --app shop.tools
+  rescind undo --trace 4bf92f35 --app shop.tools --apply --workers
   rescind undo --run run_77 --exclude run_77/4 --app shop.tools
 """
 )
@@ -32,6 +33,8 @@ Examples:
 @click.option("--stop-first", is_flag=True, help="With --apply: hold runs that may still write at read_only.")
 @click.option("--yes", "-y", is_flag=True, help="With --apply: do not ask.")
 @click.option("--parallel", type=click.IntRange(1, 64), metavar="N", help="Steps undone at once; 8 by default.")
+@click.option("--workers/--here", default=None, help="With --apply: leave it to `rescind worker`, or do it here.")
+@click.option("--no-wait", is_flag=True, help="With --workers: do not wait for its end.")
 @click.option("--tree", is_flag=True, help="Show the plan by dependency.")
 @click.option("--all", "every", is_flag=True, help="Show every step of a long plan.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
@@ -47,6 +50,8 @@ def undo(
     stop_first: bool,
     yes: bool,
     parallel: int | None,
+    workers: bool | None,
+    no_wait: bool,
     tree: bool,
     every: bool,
     actor: str | None,
@@ -62,7 +67,7 @@ def undo(
 
     Exit status 1 if the undo left something undone by fault; what is for a person to decide is no fault.
     """
-    _refuse_without_apply(apply, {"--plan": shown, "--stop-first": stop_first, "--yes": yes})
+    _refuse_without_apply(apply, {"--plan": shown, "--stop-first": stop_first, "--yes": yes, "--workers": workers})
     if shown is not None and (len(shown) < _DIGITS_MIN or not set(shown.lower()) <= set("0123456789abcdef")):
         raise UsageError(f"--plan {shown!r} is no digest; give {_DIGITS_MIN} or more of the digits that were shown")
     from rescind.cli.undo_session import run_undo
@@ -78,6 +83,8 @@ def undo(
             stop_first=stop_first,
             sure=yes,
             parallel=parallel,
+            workers=workers,
+            wait=not no_wait,
             tree=tree,
             every=every,
             actor=actor or whoami(),

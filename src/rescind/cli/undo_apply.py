@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,9 +51,14 @@ def apply_undo(session: Session, out: Out) -> int:
     Raises: UndoBusy, RunStillLive, PlanOutdated, and then nothing was undone; UndoStopped, if the journal failed.
     """
     held: list[Order] = []
-    with _one_at_a_time(session.store), _saying_what_is_held(held, session.store, out):
+    lock = nullcontext() if session.by_workers else _one_at_a_time(session.store)
+    with lock, _saying_what_is_held(held, session.store, out):
         plan = _still_plan(session, held, out)
         if not plan.is_settled:
+            if session.by_workers:
+                from rescind.cli.undo_workers import refuse_without_workers  # which most undos need not
+
+                refuse_without_workers(session, plan)
             _check_shown(session, plan, out)
             if not _is_wanted(session, plan, out):
                 out.say("nothing was undone")
@@ -66,7 +71,15 @@ def apply_undo(session: Session, out: Out) -> int:
         forget_shown(local_folder(session.store), session.key)
         clock = SystemClock()
         begun_s = clock.monotonic_s()
-        result = _carry_out(session, plan, out)
+        if session.by_workers and not plan.is_settled:
+            from rescind.cli.undo_workers import leave_to_workers
+
+            found = leave_to_workers(session, plan, out)
+            if found is None:
+                return 0
+            result = found
+        else:
+            result = _carry_out(session, plan, out)
         took_s = clock.monotonic_s() - begun_s
     say_result(session, plan, result, standing=session.orders.standing().orders, took_s=took_s, out=out)
     out.emit(result_as_json(session, plan, result, held=held, took_s=took_s))

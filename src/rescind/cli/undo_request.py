@@ -30,6 +30,8 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         stop_first: Whether to stop what may still write.
         sure: Whether to go without asking.
         parallel: Steps at once; None for what the configuration says.
+        workers: Whether to leave it to the workers; None for what the configuration says.
+        wait: Whether to wait for them.
         tree: Whether to draw the plan by dependency.
         every: Whether to list every step.
         actor: On whose behalf.
@@ -45,6 +47,8 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop_first: bool
     sure: bool
     parallel: int | None
+    workers: bool | None = None
+    wait: bool = True
     tree: bool
     every: bool
     actor: str
@@ -61,7 +65,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         words += store_words(store)
         return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
 
-    def command_for(self, command: str, *, store: Path) -> str:
+    def command_for(self, command: str, *, store: "StoreAt") -> str:
         """The command line of another command of ours about the same selection of this store."""
         words = ["rescind", command]
         for name, value in _options(self.selection):

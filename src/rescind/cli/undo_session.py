@@ -40,6 +40,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         compensators: The app's declared writes by name.
         parallel: Steps at once.
         retries: Further tries of a step.
+        by_workers: Whether it is left to the workers.
     """
 
     request: UndoRequest
@@ -50,6 +51,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     compensators: Mapping[str, Compensator]
     parallel: int
     retries: int
+    by_workers: bool = False
 
     def plan(self) -> Plan:
         """The plan as of now."""
@@ -191,4 +193,5 @@ def _session(request: UndoRequest, guard: Guard) -> Session:
         compensators=guard.compensators,
         parallel=undo.parallel if request.parallel is None else request.parallel,
         retries=undo.retries,
+        by_workers=undo.workers if request.workers is None else request.workers,
     )

@@ -116,6 +116,8 @@ def apply_plan(
     actor: str,
     reason: str = "",
     progress: Progress | None = None,
+    paper: Paperwork | None = None,
+    is_leaving: Callable[[], bool] = lambda: False,
 ) -> UndoResult:
     """Do what the plan says.
 
@@ -141,6 +143,8 @@ def apply_plan(
         actor: Who applies it.
         reason: Why.
         progress: Told each result as it is known, in the calling thread; must not raise.
+        paper: What writes about the undo itself; by default, what a whole plan needs.
+        is_leaving: Whether to begin no more steps, as after an interrupt; asked again and again.
 
     Raises:
         UndoStopped: The journal failed. What is done is done, nothing is lost, and a new plan goes on from there.
@@ -151,8 +155,9 @@ def apply_plan(
     if within_s is not None and not within_s > 0:
         raise UsageError(f"an undo needs some time: within_s is {within_s}, and must be above 0, or None")
     news: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
-    stopping = Stopping(clock, within_s=within_s)
-    undo = _Undo(plan, journal, compensators, clock, stopping, None if progress is None else news.put)
+    stopping = Stopping(clock, within_s=within_s, is_leaving=is_leaving)
+    tell = None if progress is None else news.put
+    undo = _Undo(plan, journal, compensators, clock, stopping, tell, paper or Paperwork(plan, journal, clock))
     if undo.pending:
         systems = Systems(limits, limiter or TokenBuckets(limits, clock), rests_max=retries + 1)
         opening = (ids.new_id("undo"), actor, reason)
@@ -211,10 +216,11 @@ class _Undo:
         clock: Clock,
         stopping: Stopping,
         tell: Progress | None,
+        paper: Paperwork,
     ) -> None:
         self._plan, self._compensators, self._clock, self._tell = plan, compensators, clock, tell
         self._journal, self._stopping = journal, stopping
-        self.paper = Paperwork(plan, journal, clock)
+        self.paper = paper
         self._results: dict[StepRef, StepResult] = {}
         self._late: dict[StepRef, tuple[PlanItem, Review]] = {}
         self._left: dict[StepRef, str] = {}

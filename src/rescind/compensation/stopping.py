@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections.abc import Callable
 
 from rescind.clock import Clock
 from rescind.recovery.control import ControlReader
@@ -23,10 +24,11 @@ class Stopping:
     Args:
         clock: The time.
         within_s: Seconds from now until no step may begin; None for no such deadline.
+        is_leaving: Whether this process ends, which is as an interrupt.
     """
 
-    def __init__(self, clock: Clock, *, within_s: float | None) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, *, within_s: float | None, is_leaving: Callable[[], bool] = lambda: False) -> None:
+        self._clock, self._is_leaving = clock, is_leaving
         self._until_s = math.inf if within_s is None else clock.monotonic_s() + within_s
         self._control: ControlReader | None = None
         self._next_look_s = -math.inf
@@ -53,7 +55,7 @@ class Stopping:
             if standing.cancel is not None:
                 because = f": {standing.cancel.reason}" if standing.cancel.reason else ""
                 self._end("cancelled", f"by {standing.cancel.actor}{because}")
-        if self.interrupted:
+        if self.interrupted or self._is_leaving():
             self._end("interrupted", "")
         elif now_s >= self._until_s:
             self._end("out_of_time", "its time was over")

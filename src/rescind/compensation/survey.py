@@ -8,7 +8,7 @@ may look at other parts of it.
 import contextvars
 import gc
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -22,7 +22,7 @@ from rescind.compensation.order import Place, place_of
 from rescind.compensation.plan import ForeignStep, Known, Observation, plan_undo
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.scope import scope_of
-from rescind.compensation.selection import Selection
+from rescind.compensation.selection import Selection, read_steps
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import Disposition, Intended, StepRef
@@ -74,6 +74,24 @@ def _collecting_later() -> Generator[None]:
             gc.enable()
 
 
+def make_share(
+    journal: Journal,
+    steps: Collection[StepRef],
+    compensators: Mapping[str, Compensator],
+    clock: Clock,
+    *,
+    parallel: int = 8,
+) -> Plan:
+    """As `make_plan`, for exactly these steps: what else their runs hold is outside, and what it depends on stays."""
+    records = read_steps(journal, (step.run_id for step in steps))
+    wanted = frozenset(steps)
+    chosen = [record for record in records if record.ref in wanted]
+    outside = [record for record in records if record.ref not in wanted]
+    survey = _Survey(journal, chosen, outside, compensators, clock, parallel)
+    with Waiter() as waiter:
+        return survey.plan(None, waiter)
+
+
 class _Survey:
     def __init__(
         self,
@@ -98,7 +116,7 @@ class _Survey:
         self._resolved = resolved_tasks(journal)
         self._observations: dict[StepRef, Observation] = {}
 
-    def plan(self, selection: Selection, waiter: Waiter) -> Plan:
+    def plan(self, selection: Selection | None, waiter: Waiter) -> Plan:
         self._look(self._first_looks(), waiter)
         plan = self._planned(selection)
         uncertain = self._uncertain(plan.items)
@@ -108,7 +126,7 @@ class _Survey:
         conflicts = [item for item in plan.items if _is_review(item, (ReviewReason.CONFLICT,))]
         return self._planned(selection, self._foreign_steps(conflicts)) if conflicts else plan
 
-    def _planned(self, selection: Selection, foreign: Mapping[Target, list[ForeignStep]] | None = None) -> Plan:
+    def _planned(self, selection: Selection | None, foreign: Mapping[Target, list[ForeignStep]] | None = None) -> Plan:
         known = Known(
             actions=self._actions,
             observations=self._observations,
@@ -119,7 +137,7 @@ class _Survey:
             outside=self._outside,
             misfits=self._misfits,
         )
-        return plan_undo(self._records, known, selection=selection.as_dict())
+        return plan_undo(self._records, known, selection=selection.as_dict() if selection else {})
 
     # --- whom to look at ---
 

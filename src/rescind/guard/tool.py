@@ -206,6 +206,17 @@ class WriteTool:
             return self._parallel
         return bool(getattr(self._given_effect, "parallel", type(self._given_effect).__module__.startswith(_OURS)))
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What else was declared that an undo depends on: parameters, those that are needed, and the kind of effect."""
+        effect = None if self._given_effect is None else type(self._given_effect).__name__
+        return {
+            "parameters": list(self.signature.names),
+            "required": self._required,
+            "redact": sorted(self.redact),
+            "effect": effect,
+        }
+
     # --- the call ---
 
     def target_of(self, arguments: dict[str, Any]) -> Target | None:

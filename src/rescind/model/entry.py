@@ -238,13 +238,63 @@ class PlanLeft(msgspec.Struct, frozen=True, gc=False, tag="plan_left", kw_only=T
     """Whoever applied the plan has left it with steps that were not reached. The counts are by `StepResult.word`.
 
     `why` is `cancelled`, `interrupted`, `out_of_time`, `unavailable` (a target system did not answer), or `overtaken`
-    (somebody else took steps of it).
+    (somebody else took steps of it). Of a plan that was left to workers also `stale` (it is not as it was shown, and
+    nothing was done), `failed` (it could not be looked after), or `incomplete`.
     """
 
     plan_digest: str
     why: str
     detail: str = ""
     counts: dict[str, int] = {}
+
+
+class PlanSubmitted(msgspec.Struct, frozen=True, gc=False, tag="plan_submitted", kw_only=True):
+    """A plan was left to the workers. In the plan's own run, together with its shares; durable before any of it begins.
+
+    Attributes:
+        selection: What was asked for; a worker that plans anew asks for the same.
+        steps: How many steps were selected.
+        shares: How many `PlanShare` follow.
+        signatures: What was declared of the plan's actions where it was made: only a worker that declares the same may
+            carry them out.
+        settled: How many steps are in no share since nothing is to be done about them, by word as in `StepResult`.
+        parallel: Steps of a share at once.
+        retries: Further tries of a step.
+        within_s: So many seconds after this, no further step is begun; None for no such deadline.
+    """
+
+    plan_digest: str
+    selection: dict[str, Any]
+    steps: int
+    shares: int
+    signatures: dict[str, str]
+    actor: str
+    reason: str = ""
+    settled: dict[str, int] = {}
+    parallel: int = 8
+    retries: int = 3
+    within_s: float | None = None
+
+
+class PlanShare(msgspec.Struct, frozen=True, gc=False, tag="plan_share", kw_only=True):
+    """Steps of a submitted plan that nothing of its other shares waits for.
+
+    Attributes:
+        number: From 0, within the submission.
+        digest: Of what is to be done about its steps, as it was shown.
+        steps: In the order of the plan.
+        left: Places, in `steps`, of those that the plan leaves to a person.
+        actions: The declared actions of its steps: what a worker needs to carry it out.
+        alone: Whether some of its handlers may be called by only one worker at a time.
+    """
+
+    plan_digest: str
+    number: int
+    digest: str
+    steps: tuple[StepRef, ...]
+    left: tuple[int, ...] = ()
+    actions: tuple[str, ...] = ()
+    alone: bool = False
 
 
 class PlanControlled(msgspec.Struct, frozen=True, gc=False, tag="plan_controlled", kw_only=True):
@@ -387,6 +437,8 @@ Event = (
     | PlanFinished
     | PlanLeft
     | PlanControlled
+    | PlanSubmitted
+    | PlanShare
     | Signalled
     | ApprovalAsked
     | ApprovalDecided

@@ -1,0 +1,200 @@
+"""`rescind undo --apply --workers`: leave the plan to the workers, and follow it. Nothing is lost if nobody does."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rescind.cli.out import Out
+from rescind.cli.safe import safe
+from rescind.cli.stores import command_line
+from rescind.cli.undo_session import Session
+from rescind.cli.words import count_of
+from rescind.clock import SystemClock, SystemIds
+from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, PlanItem
+from rescind.compensation.result import StepResult, UndoResult, result_of
+from rescind.compensation.submission import Submission, read_submission, results_of, shares_of, submit
+from rescind.config import load_settings
+from rescind.errors import PlanStale, UsageError
+from rescind.journal.port import Journal, Query
+from rescind.model.entry import CompensationEnded, Disposition, StepRef
+from rescind.recovery.reading import every_entry
+from rescind.recovery.workers import WorkerInfo, WorkersFolder, working
+
+if TYPE_CHECKING:
+    from rescind.cli.progress import DrawnProgress
+    from rescind.database.address import StoreAt
+
+_LOOK_S, _ALONE_AFTER_S = 0.05, 3.0
+"""Between two looks into the journal; and how long nobody has lived when that is said. A restart takes less."""
+
+
+def refuse_without_workers(session: Session, plan: Plan) -> None:
+    """Check that live workers can execute all of the plan. Raises: UsageError, and nothing was changed."""
+    shares_of(plan, session.compensators, live_workers(register_of(session.store)))
+
+
+def register_of(store: "StoreAt") -> WorkersFolder:
+    """The register of a store's workers. Raises: UsageError, for a store that has none."""
+    if not isinstance(store, Path):
+        raise UsageError(
+            f"workers share a store in a folder, and {store} is a database; leave --workers out, and apply it here"
+        )
+    return WorkersFolder(store)
+
+
+def live_workers(register: WorkersFolder) -> list[WorkerInfo]:
+    """The workers that take jobs."""
+    return working(register.look(now_us=SystemClock().now_us()))
+
+
+def leave_to_workers(session: Session, plan: Plan, out: Out) -> UndoResult | None:
+    """Submit the plan, and wait for its end; None if nobody wants to wait.
+
+    Raises: UsageError, if no live worker can execute it, and PlanStale: nothing was changed then.
+    """
+    register, clock = register_of(session.store), SystemClock()
+    workers = live_workers(register)
+    submission = submit(
+        plan,
+        session.journal,
+        session.compensators,
+        workers,
+        clock,
+        SystemIds(),
+        parallel=session.parallel,
+        retries=session.retries,
+        within_s=load_settings().config.undo.within_s,
+        actor=session.request.actor,
+        reason=session.request.reason,
+    )
+    register.ring()
+    shares = count_of(len(submission.shares), "share")
+    out.say(f"left to {count_of(len(workers), 'worker')} in {shares}, as {submission.plan_run}")
+    if not session.request.wait:
+        out.say(f"to follow it:\n  {follow_command(submission, session.store)}")
+        out.emit(
+            {
+                "submitted": True,
+                "digest": plan.digest,
+                "plan_run": submission.plan_run,
+                "shares": len(submission.shares),
+                "workers": [worker.worker_id for worker in workers],
+                "follow": follow_command(submission, session.store),
+            }
+        )
+        return None
+    ended = follow(session.journal, submission, register, session.store, out)
+    return _result(session.journal, plan, ended)
+
+
+def follow_command(submission: Submission, store: "StoreAt") -> str:
+    """The command that follows this plan."""
+    return command_line("worker", "--follow", submission.plan_run, store=store)
+
+
+def follow(journal: Journal, submission: Submission, register: WorkersFolder, store: "StoreAt", out: Out) -> Submission:
+    """Show how far it is until it has ended. Returns it as it is then.
+
+    Raises: PlanStale; KeyboardInterrupt, after saying that it goes on.
+    """
+    try:
+        with _drawn(submission, out) as drawn:
+            ended = _Following(journal, submission, register, out).to_the_end(drawn)
+    except KeyboardInterrupt:
+        out.note(f"the workers go on with it; to follow it again:\n  {follow_command(submission, store)}")
+        raise
+    if ended.stopped is not None and ended.stopped.why == "stale":
+        raise PlanStale(
+            f"the workers did not begin the plan, since it is not as it was shown: {ended.stopped.detail}. "
+            "Nothing was undone; look at the new plan and apply that one"
+        )
+    if ended.stopped is not None:
+        out.note(
+            f"the workers have left it, {ended.stopped.why.replace('_', ' ')}: {safe(ended.stopped.detail)}",
+            style="red",
+        )
+    return ended
+
+
+class _Following:
+    def __init__(self, journal: Journal, submission: Submission, register: WorkersFolder, out: Out) -> None:
+        self._journal, self._submission, self._register, self._out = journal, submission, register, out
+        self._clock = SystemClock()
+        self._steps = {step for share in submission.shares for step in share.steps}
+        self._after = 0
+        self._alone_since_s: float | None = None
+
+    def to_the_end(self, drawn: "DrawnProgress | None") -> Submission:
+        while True:
+            there = read_submission(self._journal, self._submission.plan_run)
+            assert there is not None, "nothing is ever removed from a journal"
+            if drawn is not None:
+                self._show_ends(drawn)
+            if there.is_over or there.number != self._submission.number:
+                return there
+            self._say_if_nobody_lives()
+            self._clock.sleep(_LOOK_S)
+
+    def _show_ends(self, drawn: "DrawnProgress") -> None:
+        for entry in every_entry(self._journal, Query(), after=self._after):
+            self._after, event = entry.sequence, entry.event
+            if isinstance(event, CompensationEnded) and event.plan_digest == self._submission.submitted.plan_digest:
+                step = StepRef(entry.run.run_id, event.step_id)
+                if step in self._steps:
+                    self._steps.discard(step)
+                    drawn.advance(StepResult(step=step, action="", disposition=event.disposition))
+
+    def _say_if_nobody_lives(self) -> None:
+        if working(self._register.look(now_us=self._clock.now_us())):
+            self._alone_since_s = None
+            return
+        now_s = self._clock.monotonic_s()
+        if self._alone_since_s is None:
+            self._alone_since_s = now_s
+        elif now_s - self._alone_since_s > _ALONE_AFTER_S:
+            self._alone_since_s = float("inf")  # said once
+            self._out.note(
+                "no worker lives any more; the plan waits, and goes on when one is started: rescind worker MODULE",
+                style="yellow",
+            )
+
+
+@contextmanager
+def _drawn(submission: Submission, out: Out) -> "Generator[DrawnProgress | None]":
+    if not out.is_live:
+        yield None
+        return
+    from rescind.cli.progress import drawn_progress
+
+    with drawn_progress(sum(len(share.steps) for share in submission.shares), out.console()) as progress:
+        yield progress
+
+
+def _result(journal: Journal, plan: Plan, ended: Submission) -> UndoResult:
+    found = results_of(journal, plan.digest, [(item.step, item.action) for item in plan.items])
+    steps = tuple(_before(item) or now for item, now in zip(plan.items, found, strict=True))
+    return result_from(ended, steps)
+
+
+def result_from(ended: Submission, steps: Sequence[StepResult]) -> UndoResult:
+    """What the undo did, of these steps."""
+    return UndoResult(
+        plan_digest=ended.submitted.plan_digest,
+        plan_run=ended.plan_run,
+        steps=tuple(steps),
+        tasks=ended.tasks,
+        left_because="" if ended.stopped is None else ended.stopped.why,
+        left_detail="" if ended.stopped is None else ended.stopped.detail,
+    )
+
+
+def _before(item: PlanItem) -> StepResult | None:
+    """The result of a step that was over before, as an embedded undo says it."""
+    match item.decision:
+        case AlreadyUndone(disposition, because):
+            return result_of(item, disposition, detail=because, earlier=True, failed=item.outcome == "failed")
+        case AlreadyInReview(task_id, reason):
+            return result_of(item, Disposition.REVIEW, reason=reason, task_id=task_id, earlier=True)
+        case _:
+            return None

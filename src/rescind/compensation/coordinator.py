@@ -1,0 +1,367 @@
+"""Looking after a submitted plan: is it as it was shown, its shares, what they left to each other, and its end.
+
+    submitted ─▶ checked by workers that have the tools ─▶ started ─▶ shares ─▶ once more what hindered each other
+              └▶ stopped: stale, and nothing was done            ─▶ review tasks ─▶ finished (or stopped: incomplete)
+
+Every arrow is in the journal, or can be found again by doing the same once more. So this can die at any instant, and
+two may do it at once: jobs are started by ids that say the same of the same work, and what is appended to the plan's
+run is appended after what was read, or not at all (Z3).
+
+Y1. *Nothing before all is looked at.* If a target, a run or a tool is not as it was when the plan was shown, nothing at
+    all is undone, and the journal says why.
+Y2. *Only who can.* A share goes only to workers that declare its actions as the plan's maker did.
+Y3. *Another try.* A share whose worker has left or failed is begun again, by whoever can, with pauses; after some
+    failures its steps are reported as not reached.
+Y4. *Held back is tried again.* What one share could not restore while another had not been undone is tried again when
+    all are done, as long as anything comes of it.
+Y5. *One task for one kind.* What all shares leave to a person is grouped as if there were one share.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from rescind.clock import Clock, IdSource
+from rescind.compensation.ending import end
+from rescind.compensation.port import Compensator, ReviewReason
+from rescind.compensation.scope import scope_of
+from rescind.compensation.selection import Selection, select_steps
+from rescind.compensation.sharing import Left, ShareResult, Shares, result_as_json
+from rescind.compensation.submission import Submission, append, can, read_submission, results_of
+from rescind.config import SystemLimits
+from rescind.errors import SequenceConflict, UsageError
+from rescind.journal.port import Journal
+from rescind.model.entry import PlanLeft, PlanShare, PlanStarted, RunOpened, StepRef
+from rescind.model.step import RunInfo, canonical_json
+from rescind.recovery.control import UNDO_AGENT
+from rescind.recovery.engine import Engine, Job, JobReport, JobState
+from rescind.recovery.locks import UndoLocks
+from rescind.recovery.workers import WorkerInfo
+
+PLAN_QUEUE = "plans"
+"""Where jobs wait that look after a plan. They need no tools, so every worker listens on it."""
+
+LOOK_AFTER, CHECK, SHARE = "undo.plan", "undo.check", "undo.share"
+
+_ATTEMPTS_MAX = 6
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.2, 5.0  # Between two attempts at a share that has failed: longer than a restart.
+_TURNS_MAX = 20  # Of trying again what was held back; each has undone something, or it is the last.
+_APPENDS_MAX = 20
+_WAIT_S = 1.0  # How often to look whether workers have come or gone, when no job says anything.
+_HELD_BACK = (ReviewReason.CONFLICT, ReviewReason.BLOCKED)
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A job to be seen through, before it is known who will do it."""
+
+    kind: str
+    actions: tuple[str, ...]
+    alone: bool
+    payload: dict[str, Any]
+
+
+class Coordinator:
+    """Carries out the jobs of undos, in a worker.
+
+    Args:
+        journal: The store's journal.
+        compensators: The tools of this process.
+        engine: Who keeps the jobs.
+        workers: Looks who lives now.
+        locks: What keeps handlers apart that are not parallel.
+        clock: The time.
+        ids: Names of runners.
+        is_leaving: Whether this worker takes nothing further.
+        systems: What may be asked of each target system by all workers together.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        compensators: Mapping[str, Compensator],
+        engine: Engine,
+        workers: Callable[[], Sequence[WorkerInfo]],
+        locks: UndoLocks,
+        clock: Clock,
+        ids: IdSource,
+        is_leaving: Callable[[], bool],
+        systems: Mapping[str, SystemLimits],
+    ) -> None:
+        self._journal, self._engine, self._workers, self._locks = journal, engine, workers, locks
+        self._clock, self._ids, self._is_leaving = clock, ids, is_leaving
+        self._shares = Shares(journal, compensators, clock, ids, is_leaving, systems)
+
+    def perform(self, job: Job) -> dict[str, Any]:
+        """Carry out one job: see `engine.Perform`."""
+        submission = read_submission(self._journal, str(job.payload["plan_run"]))
+        if submission is None or submission.number != job.payload["number"] or submission.is_over:
+            return {}  # it has ended in the meantime, by another's hand
+        if job.kind == LOOK_AFTER:
+            return self._look_after(submission)
+        with self._locks.held(alone=bool(job.payload["alone"]), is_leaving=self._is_leaving) as is_held:
+            if not is_held:
+                return {"again": True}
+            if job.kind == CHECK:
+                return {"stale": self._shares.stale(submission, job.payload["shares"])}
+            share = msgspec.convert(job.payload["share"], PlanShare)
+            return result_as_json(self._shares.carry_out(submission, share, workers=len(self._workers())))
+
+    # --- a plan, from its submission to its end ---
+
+    def _look_after(self, submission: Submission) -> dict[str, Any]:
+        try:
+            if not submission.started:
+                found = self._check(submission)
+                if found is None:
+                    return {"again": True}
+                if found:
+                    self._append(submission, [_left(submission, "stale", found)])
+                    return {}
+                submission = self._begin(submission)
+            ended = self._apply(submission)
+            if ended is None:
+                return {"again": True}
+            return self._end(submission, *ended)
+        except SequenceConflict:
+            return {"again": True}  # somebody else wrote to the plan's run: look again from the beginning
+
+    def _check(self, submission: Submission) -> str | None:
+        """What is not as it was shown; empty if nothing, None if this worker leaves (Y1)."""
+        submitted = submission.submitted
+        try:
+            selection = msgspec.convert(submitted.selection, Selection)
+            steps = (
+                scope_of(self._journal, selection).records
+                if selection.cascade
+                else select_steps(self._journal, selection)
+            )
+        except (UsageError, msgspec.ValidationError) as error:
+            return f"what was selected cannot be found here: {error}"
+        if len(steps) != submitted.steps:
+            return f"{submitted.steps:,} steps were selected when it was shown, and now it is {len(steps):,}"
+        groups: defaultdict[tuple[str, bool], list[PlanShare]] = defaultdict(list)
+        for share in submission.shares:
+            groups["+".join(share.actions), share.alone].append(share)
+        tasks = [
+            Task(
+                kind=CHECK,
+                actions=group[0].actions,
+                alone=alone,
+                payload={"shares": [share.number for share in group], "alone": alone},
+            )
+            for (_, alone), group in sorted(groups.items())
+        ]
+        results = self._see_through(submission, "check", tasks)
+        if results is None:
+            return None
+        failed = [report.problem for report in results if report.problem]
+        if failed:
+            return f"its targets cannot be looked at: {failed[0]}"
+        stale = sum(len(report.result.get("stale", ())) for report in results)
+        return f"{stale} of {len(submission.shares)} shares are not as they were shown" if stale else ""
+
+    def _begin(self, submission: Submission) -> Submission:
+        submitted = submission.submitted
+        info = RunInfo(run_id=submission.plan_run, agent_name=UNDO_AGENT, tenant=submission.tenant)
+        started = PlanStarted(
+            plan_digest=submitted.plan_digest,
+            selection=submitted.selection,
+            runs=tuple(sorted({step.run_id for share in submission.shares for step in share.steps})),
+            steps=submitted.steps,
+            actor=submitted.actor,
+            reason=submitted.reason,
+        )
+        opening = RunOpened(run=info, guard_id=self._ids.new_id("undo"))
+        return self._append(submission, [opening, started])
+
+    def _append(self, submission: Submission, events: Sequence[Any]) -> Submission:
+        position = append(self._journal, self._clock, submission.plan_run, events, after=submission.position)
+        return msgspec.structs.replace(submission, position=position)
+
+    # --- shares ---
+
+    def _apply(self, submission: Submission) -> tuple[list[Left], PlanLeft] | None:
+        """What all shares leave to a person, and what to say if steps are not reached; None if this worker leaves."""
+        left: dict[StepRef, Left] = {}
+        why, problem = "incomplete", ""
+        shares: Sequence[PlanShare] = submission.shares
+        for turn in range(_TURNS_MAX):
+            reports = self._see_through(submission, f"share{turn}", [_share_task(share) for share in shares])
+            if reports is None:
+                return None
+            undone = 0
+            ended: list[PlanShare] = []
+            for share, report in zip(shares, reports, strict=True):
+                if report.problem:
+                    problem = problem or report.problem
+                    continue
+                result = msgspec.convert(report.result, ShareResult)
+                left |= {each.step: each for each in result.left}
+                undone += result.undone
+                if result.ended:
+                    why, problem = result.ended, result.detail
+                ended.append(share)
+            rest = self._rest(submission, ended, left)
+            # The shares of the first turn could hinder each other; later ones go on as long as anything comes of it.
+            hopeful = len(shares) > 1 if turn == 0 else undone > 0
+            if not rest or not hopeful or why != "incomplete":
+                break
+            shares = self._together(submission, rest)
+            for step in rest:
+                left.pop(step, None)
+        return list(left.values()), _left(submission, why, problem)
+
+    def _rest(self, submission: Submission, ended: Sequence[PlanShare], left: Mapping[StepRef, Left]) -> set[StepRef]:
+        """Of what the plan undoes: what was held back, and what another runner had under way."""
+        person = {share.steps[place] for share in submission.shares for place in share.left}
+        held = {step for step, each in left.items() if each.reason in _HELD_BACK} - person
+        steps = [(step, "") for share in ended for step in share.steps if step not in left]
+        results = results_of(self._journal, submission.submitted.plan_digest, steps)
+        return held | {result.step for result in results if result.disposition is None}
+
+    def _together(self, submission: Submission, rest: set[StepRef]) -> list[PlanShare]:
+        """The rest in one share, if one worker can do all of it; else in one for each kind of worker."""
+        parts = [(share, [step for step in share.steps if step in rest]) for share in submission.shares]
+        parts = [(share, steps) for share, steps in parts if steps]
+        actions = tuple(sorted({action for share, _ in parts for action in share.actions}))
+        groups: defaultdict[tuple[str, ...], list[tuple[PlanShare, list[StepRef]]]] = defaultdict(list)
+        for share, steps in parts:
+            groups[actions if self._able(submission, actions) else share.actions].append((share, steps))
+        return [
+            PlanShare(
+                plan_digest=submission.submitted.plan_digest,
+                number=number,
+                digest="",
+                steps=tuple(step for _, steps in group for step in steps),
+                actions=needed,
+                alone=any(share.alone for share, _ in group),
+            )
+            for number, (needed, group) in enumerate(sorted(groups.items()))
+        ]
+
+    # --- jobs ---
+
+    def _see_through(self, submission: Submission, stage: str, tasks: Sequence[Task]) -> list[JobReport] | None:
+        """Have these tasks done, each by whoever can. Their reports in order; None if this worker leaves (Y2, Y3)."""
+        # Named by what is to be done: a successor that would do something else must not take this for it.
+        prefix = f"{submission.prefix}{stage}-{_digest(tasks)}."
+        while True:
+            reports = self._engine.reports(prefix)
+            tries = [_Tries.of(reports, f"{prefix}{number}.") for number in range(len(tasks))]
+            if all(each.is_final for each in tries):
+                return [each.last for each in tries if each.last is not None]
+            if self._is_leaving():
+                return None
+            due = self._due(submission, tasks, tries)
+            if due:
+                self._clock.sleep(max(tries[number].pause_s for number, _ in due))
+                self._engine.start([_job(submission, prefix, tasks[n], f"{n}.{tries[n].count + 1}", q) for n, q in due])
+                reports = self._engine.reports(prefix)
+            seen = {name: report.state for name, report in reports.items()}
+            self._engine.wait(prefix, seen, timeout_s=_WAIT_S)
+
+    def _due(self, submission: Submission, tasks: Sequence[Task], tries: Sequence["_Tries"]) -> list[tuple[int, str]]:
+        """The tasks to be begun now, each with the queue to wait on."""
+        workers = self._workers()
+        living = {worker.queue for worker in workers}
+        due: list[tuple[int, str]] = []
+        is_taken = any(task.alone and each.is_under_way for task, each in zip(tasks, tries, strict=True))
+        for number, (task, each) in enumerate(zip(tasks, tries, strict=True)):
+            queue = _queue_for(number, task, submission, workers)
+            if each.is_final or queue is None:
+                continue
+            if each.last is not None and each.is_under_way:
+                if each.last.state is not JobState.WAITING or each.last.queue in living:
+                    continue
+                self._engine.cancel(each.last.job_id)  # all who listened there are gone
+            elif task.alone and is_taken:
+                continue
+            is_taken = is_taken or task.alone
+            due.append((number, queue))
+        return due
+
+    def _able(self, submission: Submission, actions: Sequence[str]) -> bool:
+        return any(can(worker, actions, submission.submitted.signatures) for worker in self._workers())
+
+    # --- the end ---
+
+    def _end(self, submission: Submission, left: Sequence[Left], otherwise: PlanLeft) -> dict[str, Any]:
+        """Open the review tasks, and say that it is over (Y5, Z3)."""
+        for _ in range(_APPENDS_MAX):
+            there = read_submission(self._journal, submission.plan_run)
+            if there is None or there.number != submission.number or there.is_over:
+                return {}
+            try:
+                end(self._journal, self._clock, there, left, otherwise)
+            except SequenceConflict:
+                continue  # a person has decided about a task, or another looks after the plan as well
+            return {}
+        return {"again": True}
+
+
+class _Tries(msgspec.Struct, frozen=True, kw_only=True):
+    """All attempts at one task."""
+
+    count: int = 0
+    failures: int = 0
+    last: JobReport | None = None
+
+    @classmethod
+    def of(cls, reports: Mapping[str, JobReport], prefix: str) -> "_Tries":
+        mine = {int(name.removeprefix(prefix)): each for name, each in reports.items() if name.startswith(prefix)}
+        failures = sum(bool(each.problem) for each in mine.values())
+        return cls(count=max(mine, default=0), failures=failures, last=mine[max(mine)] if mine else None)
+
+    @property
+    def is_under_way(self) -> bool:
+        return self.last is not None and not self.last.is_over
+
+    @property
+    def is_final(self) -> bool:
+        if self.last is None or not self.last.is_over or self.last.state is JobState.CANCELLED:
+            return False
+        if self.last.problem:
+            return self.failures >= _ATTEMPTS_MAX
+        return not self.last.result.get("again")
+
+    @property
+    def pause_s(self) -> float:
+        if self.last is None or not self.last.problem:
+            return 0.0
+        return float(min(_PAUSE_FIRST_S * 2 ** (self.failures - 1), _PAUSE_MAX_S))
+
+
+def look_after_job(submission: Submission, attempt: int) -> Job:
+    """The job that looks after a submitted plan, for whoever finds that nobody does."""
+    return Job(
+        job_id=f"{submission.prefix}plan.{attempt}",
+        kind=LOOK_AFTER,
+        queue=PLAN_QUEUE,
+        payload={"plan_run": submission.plan_run, "number": submission.number},
+    )
+
+
+def _job(submission: Submission, prefix: str, task: Task, name: str, queue: str) -> Job:
+    payload = {"plan_run": submission.plan_run, "number": submission.number, **task.payload}
+    return Job(job_id=prefix + name, kind=task.kind, queue=queue, payload=payload)
+
+
+def _share_task(share: PlanShare) -> Task:
+    payload = {"share": msgspec.to_builtins(share), "alone": share.alone}
+    return Task(kind=SHARE, actions=share.actions, alone=share.alone, payload=payload)
+
+
+def _queue_for(number: int, task: Task, submission: Submission, workers: Sequence[WorkerInfo]) -> str | None:
+    able = sorted({worker.queue for worker in workers if can(worker, task.actions, submission.submitted.signatures)})
+    return able[number % len(able)] if able else None
+
+
+def _digest(tasks: Sequence[Task]) -> str:
+    return hashlib.sha256(canonical_json(list(tasks))).hexdigest()[:8]
+
+
+def _left(submission: Submission, why: str, detail: str) -> PlanLeft:
+    return PlanLeft(plan_digest=submission.submitted.plan_digest, why=why, detail=detail)

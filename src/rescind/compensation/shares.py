@@ -1,0 +1,132 @@
+"""A plan in shares: what may be undone apart, in pieces that are worth a worker's while. Pure.
+
+H1. *Apart.* What waits for something, or is blocked by it, is in one share with it.
+H2. *All of it.* Every step of the plan is in one share, except where a whole group is settled already.
+H3. *The same again.* A share has the digest of what is to be done about its steps, in whatever order it is planned.
+H4. *Alone means alone.* Steps whose handlers were not declared parallel are never in a share with only parallel ones:
+    the shares that hold them are carried out one after the other.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+
+import msgspec
+
+from rescind.compensation.decision import (
+    AlreadyInReview,
+    AlreadyUndone,
+    Plan,
+    PlanItem,
+    Review,
+    digest_of_plan,
+    is_undo,
+)
+from rescind.compensation.port import ReviewReason
+from rescind.model.entry import PlanShare, StepRef
+from rescind.recovery.toolset import ToolInfo
+
+SHARE_STEPS_MIN, SHARES_MAX = 25, 32
+"""A share costs some 20 ms beside its steps, and reads the runs that its steps are in; so there are few of them."""
+
+SHARES_PER_WORKER = 4
+"""So that of two workers the quicker one has something left to take from the slower one."""
+
+
+def split(
+    plan: Plan,
+    tools: Mapping[str, ToolInfo],
+    *,
+    workers: int,
+    able: Callable[[frozenset[str]], Hashable] = lambda actions: None,
+) -> tuple[PlanShare, ...]:
+    """The shares of a plan, those with its first steps first.
+
+    Args:
+        plan: The plan.
+        tools: The declared actions of its steps.
+        workers: How many there are to share it.
+        able: Who can carry out these actions; what cannot be done by the same is not put together.
+    """
+    groups: dict[tuple[bool, Hashable], list[list[PlanItem]]] = defaultdict(list)
+    for component in components(plan):
+        if not all(isinstance(item.decision, AlreadyUndone | AlreadyInReview) for item in component):
+            actions = frozenset(item.action for item in component if item.action in tools)
+            alone = any(not tools[action].parallel for action in actions)
+            groups[alone, able(actions)].append(component)
+    size = max(SHARE_STEPS_MIN, -(-len(plan.items) // min(SHARES_MAX, SHARES_PER_WORKER * max(1, workers))))
+    shares: list[PlanShare] = []
+    for (alone, _), parts in groups.items():
+        for items in _packed(parts, size):
+            needed = tuple(sorted({item.action for item in items if item.action in tools}))
+            share = PlanShare(
+                plan_digest=plan.digest,
+                number=len(shares),
+                digest=digest_of_share(items),
+                steps=tuple(item.step for item in items),
+                left=tuple(place for place, item in enumerate(items) if isinstance(item.decision, Review)),
+                actions=needed,
+                alone=alone,
+            )
+            shares.append(share)
+    return tuple(shares)
+
+
+def components(plan: Plan) -> list[list[PlanItem]]:
+    """The plan's items in groups that nothing connects (H1): both in the order of the plan."""
+    leader: dict[StepRef | int, StepRef | int] = {item.step: item.step for item in plan.items}
+    leader |= {index: index for index in range(len(plan.gates))}
+
+    def find(each: StepRef | int) -> StepRef | int:
+        while leader[each] != each:
+            leader[each] = leader[leader[each]]
+            each = leader[each]
+        return each
+
+    for item in plan.items:
+        for other in (*item.waits_for, *item.blocks_on, *item.gates):
+            if other in leader:
+                leader[find(other)] = find(item.step)
+    for index, gate in enumerate(plan.gates):
+        for other in (*gate.steps, *(() if gate.beyond is None else (gate.beyond,))):
+            if other in leader:
+                leader[find(other)] = find(index)
+    found: dict[StepRef | int, list[PlanItem]] = {}
+    for item in plan.items:
+        found.setdefault(find(item.step), []).append(item)
+    return list(found.values())
+
+
+def digest_of_share(items: Iterable[PlanItem]) -> str:
+    """What is to be done about these steps (H3). In which order is said by the journal and by the declarations."""
+    apart = [msgspec.structs.replace(item, waits_for=(), blocks_on=(), gates=()) for item in items]
+    return digest_of_plan(sorted(apart, key=lambda item: item.step), ())
+
+
+def held_to(share: PlanShare, fresh: Plan, digest: str) -> Plan:
+    """A share as it is planned now, held to what was shown: what was left to a person then is not undone now.
+
+    It has the digest of the whole plan, which is what its records name.
+    """
+    left = {share.steps[place] for place in share.left}
+    items = tuple(
+        msgspec.structs.replace(item, decision=_CHANGED) if item.step in left and is_undo(item.decision) else item
+        for item in fresh.items
+    )
+    return msgspec.structs.replace(fresh, items=items, digest=digest)
+
+
+_CHANGED = Review(
+    ReviewReason.CONFLICT,
+    "the plan that was shown leaves it to a person; its target has changed since then, so plan again to undo it",
+)
+
+
+def _packed(parts: Iterable[list[PlanItem]], size: int) -> Iterable[list[PlanItem]]:
+    here: list[PlanItem] = []
+    for part in parts:
+        if here and len(here) + len(part) > size:
+            yield here
+            here = []
+        here.extend(part)
+    if here:
+        yield here

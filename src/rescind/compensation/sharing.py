@@ -1,0 +1,152 @@
+"""One worker's part: looking whether a plan is as it was shown, and carrying out a share of it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from rescind.clock import Clock, IdSource
+from rescind.compensation.decision import Plan, PlanItem, Review
+from rescind.compensation.execute import apply_plan
+from rescind.compensation.limits import Limiter, Limits, TokenBuckets
+from rescind.compensation.paperwork import Paperwork
+from rescind.compensation.port import Compensator, ReviewReason
+from rescind.compensation.result import StepResult, UndoResult
+from rescind.compensation.shares import digest_of_share, held_to
+from rescind.compensation.submission import Submission
+from rescind.compensation.survey import make_share
+from rescind.config import SystemLimits
+from rescind.journal.port import Journal
+from rescind.model.entry import PlanShare, StepRef
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that a share has left to a person, of which nothing is recorded yet."""
+
+    step: StepRef
+    action: str
+    reason: ReviewReason
+    detail: str
+
+
+class ShareResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a share.
+
+    Attributes:
+        left: What a person has to decide about, in the order in which it ended.
+        undone: How many steps were undone in it.
+        again: Whether its worker left before the end: somebody else has to go on.
+        ended: Why nobody has to: `cancelled` or `out_of_time`; empty if it came to its end.
+        detail: In words.
+    """
+
+    left: tuple[Left, ...] = ()
+    undone: int = 0
+    again: bool = False
+    ended: str = ""
+    detail: str = ""
+
+
+class SharePaper(Paperwork):
+    """The records of a share: the plan's own are written by whoever looks after it, and so are the review tasks."""
+
+    def __init__(self, plan: Plan, journal: Journal, clock: Clock, *, asked_at: int) -> None:
+        super().__init__(plan, journal, clock)
+        self._asked_at = asked_at
+        self.left: list[Left] = []
+
+    def open(self, runner_id: str, actor: str, reason: str) -> int:
+        """Nothing: see above. Where in the journal the plan was submitted."""
+        return self._asked_at
+
+    def finish(self, result: UndoResult) -> None:
+        """Nothing: see above."""
+
+    def leave(self, result: UndoResult, why: str, detail: str) -> None:
+        """Nothing: see above."""
+
+    def open_tasks(self, reviews: Iterable[tuple[PlanItem, Review]]) -> Iterator[StepResult]:
+        """Remember them for whoever looks after the plan. Dying before that loses nothing: see `execute`."""
+        self.left += [
+            Left(step=item.step, action=item.action, reason=review.reason, detail=review.detail)
+            for item, review in reviews
+        ]
+        yield from ()
+
+
+class Shares:
+    """Carries out shares with the tools of this process.
+
+    Args:
+        journal: Where the plans are, and where everything is recorded.
+        compensators: The tools.
+        clock: The time.
+        ids: Names of runners.
+        is_leaving: Whether to begin no more steps.
+        systems: What may be asked of each target system by all workers together.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        compensators: Mapping[str, Compensator],
+        clock: Clock,
+        ids: IdSource,
+        is_leaving: Callable[[], bool],
+        systems: Mapping[str, SystemLimits],
+    ) -> None:
+        self._systems = systems
+        self._limiters: dict[int, Limiter] = {}
+        self._journal, self._compensators, self._clock, self._ids = journal, compensators, clock, ids
+        self._is_leaving = is_leaving
+
+    def stale(self, submission: Submission, numbers: Sequence[int]) -> list[int]:
+        """Those of these shares that are not as they were shown any more."""
+        return [number for number in numbers if not self._is_as_shown(submission, submission.shares[number])]
+
+    def _is_as_shown(self, submission: Submission, share: PlanShare) -> bool:
+        return digest_of_share(self._plan(submission, share.steps).items) == share.digest
+
+    def carry_out(self, submission: Submission, share: PlanShare, *, workers: int) -> ShareResult:
+        """Undo what is left of this share, as one of so many workers. Raises: UndoStopped, if the journal failed."""
+        submitted = submission.submitted
+        left_s = submission.left_s(self._clock.now_us())
+        if left_s is not None and left_s <= 0:
+            return ShareResult(ended="out_of_time", detail="its time was over")
+        fresh = held_to(share, self._plan(submission, share.steps), submitted.plan_digest)
+        plan = msgspec.structs.replace(fresh, selection=submitted.selection)
+        paper = SharePaper(plan, self._journal, self._clock, asked_at=submission.sequence)
+        limits = Limits(self._systems, share=max(1, workers))
+        limiter = self._limiters.setdefault(limits.share, TokenBuckets(limits, self._clock))
+        result = apply_plan(
+            plan,
+            self._journal,
+            self._compensators,
+            self._clock,
+            self._ids,
+            parallel=submitted.parallel,
+            retries=submitted.retries,
+            limits=limits,
+            limiter=limiter,
+            within_s=left_s,
+            asked_at=submission.sequence,
+            actor=submitted.actor,
+            reason=submitted.reason,
+            paper=paper,
+            is_leaving=self._is_leaving,
+        )
+        undone = sum(step.word in ("restored", "compensated") for step in result.steps)
+        ended = "" if result.interrupted else result.left_because
+        return ShareResult(
+            left=tuple(paper.left), undone=undone, again=result.interrupted, ended=ended, detail=result.left_detail
+        )
+
+    def _plan(self, submission: Submission, steps: Sequence[StepRef]) -> Plan:
+        parallel = submission.submitted.parallel
+        return make_share(self._journal, steps, self._compensators, self._clock, parallel=parallel)
+
+
+def result_as_json(result: ShareResult) -> dict[str, Any]:
+    """The result as an engine keeps it."""
+    plain: dict[str, Any] = msgspec.to_builtins(result)
+    return plain

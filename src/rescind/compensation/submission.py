@@ -1,0 +1,315 @@
+"""Plans that were left to the workers: folded from the journal, where they are all that there is.
+
+Z1. *The journal first.* A submitted plan is durable with all its shares before anything of it begins; whoever dies
+    then, it is found there and carried on.
+Z2. *One of a kind.* Of the same plan there is one submission under way; who submits it again joins it.
+Z3. *Ended once.* A submission ends as finished or as stopped, in one entry, however many look after it.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from rescind.clock import Clock, IdSource, to_us
+from rescind.compensation.decision import AlreadyInReview, Plan
+from rescind.compensation.paperwork import plan_run_of
+from rescind.compensation.port import Compensator
+from rescind.compensation.result import StepResult
+from rescind.compensation.shares import split
+from rescind.errors import SequenceConflict, UsageError
+from rescind.journal.port import Draft, Journal, Query
+from rescind.model.entry import (
+    CompensationEnded,
+    Entry,
+    Event,
+    PlanFinished,
+    PlanLeft,
+    PlanShare,
+    PlanStarted,
+    PlanSubmitted,
+    ReviewOpened,
+    RunOpened,
+    StepRef,
+)
+from rescind.model.step import RunInfo
+from rescind.recovery.control import UNDO_AGENT
+from rescind.recovery.reading import every_entry
+from rescind.recovery.toolset import ToolInfo, tool_info
+from rescind.recovery.workers import WorkerInfo
+
+_ENDS = ("stale", "failed", "incomplete", "cancelled", "out_of_time")
+"""Why nobody goes on with a submission. What else `PlanLeft` says is of somebody who applied the same plan himself."""
+
+_ATTEMPTS_MAX = 50  # Each means that somebody else wrote to the same plan's run in between.
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan that was left to the workers, as it stands.
+
+    Attributes:
+        plan_run: The run that holds it.
+        number: From 1: which of the submissions of this plan.
+        position: The last position of the run that was read.
+        sequence: Where in the journal it was submitted.
+        submitted_at: When.
+        started: Whether what was shown was found to be so, and the work has begun.
+        finished: Whether every write is accounted for.
+        stopped: How it ended otherwise.
+        tasks: Ids of the review tasks that it has opened, in order.
+    """
+
+    plan_run: str
+    number: int
+    position: int
+    sequence: int
+    submitted_at: datetime
+    tenant: str
+    submitted: PlanSubmitted
+    shares: tuple[PlanShare, ...]
+    started: bool = False
+    finished: bool = False
+    stopped: PlanLeft | None = None
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has to look after it any more."""
+        return self.finished or self.stopped is not None
+
+    def left_s(self, now_us: int) -> float | None:
+        """Seconds for which steps may still be begun; None if there is no such deadline."""
+        within_s = self.submitted.within_s
+        return None if within_s is None else within_s - (now_us - to_us(self.submitted_at)) / 1e6
+
+    @property
+    def prefix(self) -> str:
+        """What the ids of its jobs begin with."""
+        return f"{self.plan_run}.{self.number}."
+
+
+def submit(
+    plan: Plan,
+    journal: Journal,
+    compensators: Mapping[str, Compensator],
+    workers: Sequence[WorkerInfo],
+    clock: Clock,
+    ids: IdSource,
+    *,
+    parallel: int,
+    retries: int,
+    within_s: float | None = None,
+    actor: str,
+    reason: str,
+) -> Submission:
+    """Leave a plan to the workers; durable on return (Z1). Ring for them afterwards.
+
+    Raises: UsageError, if no live worker can execute some of the plan's actions; nothing was changed then.
+    """
+    shares = shares_of(plan, compensators, workers)
+    submitted = PlanSubmitted(
+        plan_digest=plan.digest,
+        selection=plan.selection,
+        steps=len(plan.items),
+        shares=len(shares),
+        signatures={name: tool.signature for name, tool in _tools_of(plan, compensators).items()},
+        actor=actor,
+        reason=reason,
+        settled=_settled(plan, shares),
+        parallel=parallel,
+        retries=retries,
+        within_s=within_s,
+    )
+    info = RunInfo(run_id=plan_run_of(plan), agent_name=UNDO_AGENT, tenant=plan.tenant)
+    opening = RunOpened(run=info, guard_id=ids.new_id("submit"))
+    for _ in range(_ATTEMPTS_MAX):
+        there = read_submission(journal, info.run_id)
+        if there is not None and not there.is_over:
+            return there  # Z2
+        head = journal.head(info.run_id)
+        try:
+            append(
+                journal, clock, info.run_id, [opening, submitted, *shares], after=-1 if head is None else head.position
+            )
+        except SequenceConflict:
+            continue
+        done = read_submission(journal, info.run_id)
+        assert done is not None, "it was appended just now"
+        return done
+    raise UsageError(f"the run {info.run_id} is being written to by others all the time; try again")
+
+
+def shares_of(
+    plan: Plan, compensators: Mapping[str, Compensator], workers: Sequence[WorkerInfo]
+) -> tuple[PlanShare, ...]:
+    """The plan in shares for these workers.
+
+    Raises: UsageError, if they cannot execute all of it; it names the actions, and what the workers have instead.
+    """
+    tools = _tools_of(plan, compensators)
+    shares = split(plan, tools, workers=len(workers), able=lambda actions: _who(actions, tools, workers))
+    _refuse_unable(shares, {name: tool.signature for name, tool in tools.items()}, workers)
+    return shares
+
+
+def _tools_of(plan: Plan, compensators: Mapping[str, Compensator]) -> dict[str, ToolInfo]:
+    actions = {item.action for item in plan.items if item.action in compensators}
+    return {action: tool_info(compensators[action]) for action in sorted(actions)}
+
+
+def append(journal: Journal, clock: Clock, run_id: str, events: Iterable[Event], *, after: int) -> int:
+    """Append to one run, right after this position; durable on return. Returns the last position.
+
+    Raises: SequenceConflict, if somebody else was first; nothing was appended then.
+    """
+    now_us = clock.now_us()
+    drafts = [
+        Draft(run_id=run_id, event=event, recorded_at_us=now_us, expected_position=after + 1 if place == 0 else None)
+        for place, event in enumerate(events)
+    ]
+    journal.append(drafts)
+    return after + len(drafts)
+
+
+def read_submission(journal: Journal, plan_run: str) -> Submission | None:
+    """The last submission in this run; None if there is none."""
+    return fold_submission(every_entry(journal, Query(run_id=plan_run)))
+
+
+def fold_submission(entries: Iterable[Entry]) -> Submission | None:
+    """The last submission that these entries of one run tell of."""
+    found: Submission | None = None
+    number, position = 0, -1
+    for entry in entries:
+        event, position = entry.event, entry.position
+        match event:
+            case PlanSubmitted():
+                number += 1
+                found = Submission(
+                    plan_run=entry.run.run_id,
+                    number=number,
+                    position=position,
+                    sequence=entry.sequence,
+                    submitted_at=entry.recorded_at,
+                    tenant=entry.run.tenant,
+                    submitted=event,
+                    shares=(),
+                )
+            case PlanShare() if found is not None:
+                found = msgspec.structs.replace(found, shares=(*found.shares, event))
+            case PlanStarted() if found is not None and not found.is_over:
+                found = msgspec.structs.replace(found, started=True)
+            case PlanFinished() if found is not None and not found.is_over:
+                found = msgspec.structs.replace(found, finished=True)
+            case PlanLeft(why=why) if found is not None and not found.is_over and why in _ENDS:
+                found = msgspec.structs.replace(found, stopped=event)
+            case ReviewOpened() if found is not None and not found.is_over:
+                found = msgspec.structs.replace(found, tasks=(*found.tasks, event.task_id))
+            case _:
+                pass
+    return None if found is None else msgspec.structs.replace(found, position=position)
+
+
+class OpenSubmissions:
+    """The submissions that somebody has to look after. Reads on from where it was."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._after = 0
+        self._runs: set[str] = set()
+
+    def read(self) -> list[Submission]:
+        """Those that are under way now, by the name of their run."""
+        for entry in every_entry(self._journal, Query(agent_name=UNDO_AGENT), after=self._after):
+            self._after = entry.sequence
+            if isinstance(entry.event, PlanSubmitted):
+                self._runs.add(entry.run.run_id)
+        found = [read_submission(self._journal, run_id) for run_id in sorted(self._runs)]
+        under_way = [each for each in found if each is not None and not each.is_over]
+        self._runs = {each.plan_run for each in under_way}
+        return under_way
+
+
+def _settled(plan: Plan, shares: Iterable[PlanShare]) -> dict[str, int]:
+    shared = {step for share in shares for step in share.steps}
+    rest = [item for item in plan.items if item.step not in shared]
+    return dict(Counter("review" if isinstance(item.decision, AlreadyInReview) else "already_undone" for item in rest))
+
+
+# --- who can ---
+
+
+def can(worker: WorkerInfo, actions: Iterable[str], signatures: Mapping[str, str]) -> bool:
+    """Whether this worker declares all these actions as the plan's maker did."""
+    has = {tool.action: tool.signature for tool in worker.tools}
+    return all(has.get(action) == signatures.get(action) for action in actions)
+
+
+def _refuse_unable(shares: Iterable[PlanShare], signatures: Mapping[str, str], workers: Sequence[WorkerInfo]) -> None:
+    if not workers:
+        raise UsageError(
+            "no worker lives here; start one where the tools and their credentials are: `rescind worker MODULE`. "
+            "Nothing was changed"
+        )
+    problems: dict[str, None] = {}
+    for share in shares:
+        if not any(can(worker, share.actions, signatures) for worker in workers):
+            problems |= dict.fromkeys(_why_unable(share.actions, signatures, workers))
+    if problems:
+        there = ", ".join(f"{worker.worker_id} ({worker.module})" for worker in workers)
+        raise UsageError(
+            "no live worker can execute this plan; nothing was changed:\n  "
+            + "\n  ".join(problems)
+            + f"\nLive workers: {there}. `rescind worker --list` shows what each can do"
+        )
+
+
+def _why_unable(actions: Sequence[str], signatures: Mapping[str, str], workers: Sequence[WorkerInfo]) -> Iterable[str]:
+    alone = [action for action in actions if not any(can(worker, [action], signatures) for worker in workers)]
+    for action in alone:
+        other = [worker for worker in workers if any(tool.action == action for tool in worker.tools)]
+        if other:
+            names = ", ".join(
+                f"{worker.worker_id} ({worker.module} {worker.version}".rstrip() + ")" for worker in other
+            )
+            yield f"{action}: declared otherwise by {names}; that is another version of the tools than the plan's"
+        else:
+            yield f"{action}: declared by none of them"
+    if not alone:
+        yield f"{', '.join(actions)}: their steps depend on each other, and no one worker has all of these actions"
+
+
+def _who(actions: frozenset[str], tools: Mapping[str, ToolInfo], workers: Sequence[WorkerInfo]) -> Hashable:
+    signatures = {name: tool.signature for name, tool in tools.items()}
+    return frozenset(worker.queue for worker in workers if can(worker, actions, signatures))
+
+
+# --- what became of it ---
+
+
+def results_of(
+    journal: Journal, digest: str, steps: Iterable[tuple[StepRef, str]], *, after: int = 0
+) -> list[StepResult]:
+    """Where these steps, each with its action, stand now: what an undo with this digest did, and what others did."""
+    wanted = dict(steps)
+    ends: dict[StepRef, CompensationEnded] = {}
+    for run_id in dict.fromkeys(step.run_id for step in wanted):
+        for entry in every_entry(journal, Query(run_id=run_id), after=after):
+            if isinstance(entry.event, CompensationEnded):
+                ends[StepRef(run_id, entry.event.step_id)] = entry.event
+    return [_result(step, action, ends.get(step), digest) for step, action in wanted.items()]
+
+
+def _result(step: StepRef, action: str, end: CompensationEnded | None, digest: str) -> StepResult:
+    if end is None:
+        return StepResult(step=step, action=action, disposition=None)
+    return StepResult(
+        step=step,
+        action=action,
+        disposition=end.disposition,
+        reason=end.reason,
+        detail=end.detail,
+        task_id=end.task_id,
+        earlier=end.plan_digest != digest,
+    )

@@ -1,0 +1,342 @@
+"""The engine on DBOS Transact: the only module that knows its name.
+
+What DBOS does well is kept: queues with claims by one worker, attempts counted, a file or a database that survives.
+What it leaves to its users is done here:
+
+- *It waits by polling.* Its own queue threads get an event to wait on that a bell can end early, so a job begins some
+  ten milliseconds after the ring, and an idle worker looks once in some seconds. After a ring it looks a few times in
+  quick succession: the ring may have come before the commit that it tells of, or while the worker's hands were full.
+- *A dead worker's jobs stay its own* until somebody hands them over, and go on to fill the queue's bounds. So bounds
+  are those of each worker, never of the whole queue, and `hand_over` is called by whoever sees a death.
+- *It binds jobs to the application's version.* Here that is one constant: what a worker can carry out is decided by
+  the signatures of its tools, and an upgrade of the user's program orphans no job.
+- *It pickles.* Here everything is JSON: who can write into a store's folder must not thereby run code in a worker.
+- *One object per process*, which logs to the console, and may be told by environment variables to report elsewhere.
+
+A job is one workflow without steps: our journal is the checkpoint (K5, K6).
+"""
+
+import contextlib
+import contextvars
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rescind.errors import EngineUnavailable, UsageError
+from rescind.recovery.engine import Job, JobReport, JobState, Perform
+
+try:
+    import dbos._queue as dbos_queue
+    from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
+    from sqlalchemy.exc import SQLAlchemyError
+except ImportError as error:
+    raise UsageError("workers need DBOS, which is not installed here: pip install 'rescind[workers]'") from error
+
+if TYPE_CHECKING:
+    from dbos import WorkflowStatus
+
+WORKERS_NAME = "workers.db"
+"""The engine's file in a store."""
+
+_APPLICATION, _VERSION, _WORKFLOW = "rescind", "rescind-undo/1", "rescind-job"
+
+_LOOKS_S = (0.003, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+"""After a ring: the pauses between looks. Together 0.3 s, longer than any commit that a ring could have overtaken."""
+
+_IDLE_S = 2.0
+"""Between two looks that nobody rang for. A lost ring costs so much; a look costs about a millisecond."""
+
+_ATTEMPTS_MAX = 12
+"""Workers that a job may have killed before it is given up: it is the job, then, and not the workers."""
+
+_STATES = {
+    "ENQUEUED": JobState.WAITING,
+    "DELAYED": JobState.WAITING,
+    "PENDING": JobState.RUNNING,
+    "SUCCESS": JobState.ENDED,
+    "ERROR": JobState.GIVEN_UP,
+    "CANCELLED": JobState.CANCELLED,
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": JobState.GIVEN_UP,
+}
+
+_CarryOut = Callable[[str, str, dict[str, Any]], dict[str, Any]]
+
+_log = logging.getLogger("rescind.engine")
+
+
+class _Output(msgspec.Struct, frozen=True):
+    """What a workflow of ours returns."""
+
+    result: dict[str, Any] = {}
+    problem: str = ""
+
+
+class Bell:
+    """What a queue's thread waits on: an event that can be rung as well as set."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._looks_left = 0
+        self._stopped = False
+
+    def ring(self) -> None:
+        """Let the thread look now, and a few times more."""
+        with self._changed:
+            self._looks_left = len(_LOOKS_S)
+            self._changed.notify_all()
+
+    def set(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def is_set(self) -> bool:
+        """Whether the thread is to end."""
+        return self._stopped
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a ring, the next of the quick looks, or so many seconds. Returns `is_set()`."""
+        with self._changed:
+            if not self._stopped:
+                looks = self._looks_left
+                self._changed.wait(_LOOKS_S[-looks] if looks else timeout)
+                if self._looks_left == looks and looks:
+                    self._looks_left = looks - 1
+            return self._stopped
+
+
+class DbosEngine:
+    """See `Engine`. One per process.
+
+    Args:
+        url: `sqlite:///PATH` or `postgresql://…`.
+        worker_id: Whose jobs these are.
+
+    Raises: UsageError, if this process runs DBOS for somebody else; EngineUnavailable.
+    """
+
+    def __init__(self, url: str, worker_id: str) -> None:
+        if _dbos_is_running():
+            raise UsageError(
+                "this program has made a DBOS object of its own, and there can be only one in a process; let the "
+                "module of your tools not start DBOS when it is imported by `rescind worker`"
+            )
+        self.worker_id = worker_id
+        self._url = _driver_url(url)
+        self._bells: list[Bell] = []
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()
+        self._perform: Perform | None = None
+        _quiet()
+        if url.startswith("sqlite:///"):
+            _prepare_file(Path(url.removeprefix("sqlite:///")))
+        with _translated():
+            self._dbos = _launch(self._url, worker_id, self._carry_out)
+            self._client = DBOSClient(
+                system_database_url=self._url, application_name=_APPLICATION, serializer=DBOSPortableJSONSerializer()
+            )
+
+    # --- jobs ---
+
+    def start(self, jobs: Collection[Job]) -> None:
+        """See `Engine`."""
+        with _translated():
+            for job in jobs:
+                self._client.enqueue(
+                    {
+                        "workflow_name": _WORKFLOW,
+                        "queue_name": job.queue,
+                        "workflow_id": job.job_id,
+                        "app_version": _VERSION,
+                    },
+                    job.kind,
+                    job.queue,
+                    job.payload,
+                )
+        self.wake()
+
+    def reports(self, prefix: str) -> dict[str, JobReport]:
+        """See `Engine`."""
+        with _translated():
+            found = self._client.list_workflows(workflow_id_prefix=prefix, load_input=False)
+        return {status.workflow_id: _report_of(status) for status in found}
+
+    def wait(self, prefix: str, seen: Mapping[str, JobState], *, timeout_s: float) -> dict[str, JobReport]:
+        """See `Engine`. A ring ends the waiting early; what it tells of is looked for a few times."""
+        left_s, looks = timeout_s, 0
+        while True:
+            reports = self.reports(prefix)
+            if left_s <= 0 or {name: each.state for name, each in reports.items()} != dict(seen):
+                return reports
+            pause_s = min(left_s, _LOOKS_S[looks] if looks < len(_LOOKS_S) else _IDLE_S)
+            with self._changed:
+                rung = self._changed.wait(pause_s)
+            looks = 0 if rung else looks + 1
+            left_s -= pause_s
+
+    def cancel(self, job_id: str) -> None:
+        """See `Engine`."""
+        with _translated():
+            self._client.cancel_workflow(job_id)
+
+    def hand_over(self, worker_id: str) -> int:
+        """See `Engine`."""
+        with _translated():
+            # There is no public way, and a test says so if this one changes.
+            handles = DBOS._recover_pending_workflows([worker_id])  # pyright: ignore[reportPrivateUsage]
+        if handles:
+            self.wake()
+        return len(handles)
+
+    # --- a worker's side ---
+
+    def listen(self, queues: Mapping[str, int], perform: Perform) -> None:
+        """See `Engine`."""
+        self._perform = perform
+        for name, at_once in queues.items():
+            with _translated():
+                DBOS.register_queue(
+                    name, worker_concurrency=at_once, polling_interval_sec=_IDLE_S, on_conflict="always_update"
+                )
+                queue = DBOS.retrieve_queue(name)
+            bell = Bell()
+            thread = threading.Thread(
+                target=dbos_queue.queue_worker_thread,
+                args=(bell, self._dbos, queue),
+                name=f"rescind-{name}",
+                daemon=True,
+            )
+            self._bells.append(bell)
+            self._threads.append(thread)
+            thread.start()
+            bell.ring()
+
+    def wake(self) -> None:
+        """See `Engine`."""
+        for bell in self._bells:
+            bell.ring()
+        with self._changed:
+            self._changed.notify_all()
+
+    def leave(self) -> None:
+        """See `Engine`."""
+        for bell in self._bells:
+            bell.set()
+        for thread in self._threads:
+            thread.join(timeout=10.0)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self.leave()
+        with contextlib.suppress(Exception):  # whatever it is, this process ends
+            self._client.destroy()
+            DBOS.destroy(destroy_registry=True)
+
+    def _carry_out(self, kind: str, queue: str, payload: dict[str, Any]) -> dict[str, Any]:
+        job_id = DBOS.workflow_id
+        assert job_id is not None, "only the engine calls this"
+        assert self._perform is not None, "no queue is listened on before `listen`"
+        job = Job(job_id=job_id, kind=kind, queue=queue, payload=payload)
+        try:
+            # In a context of its own: what a tool does must not be taken for a step of this workflow.
+            result = contextvars.Context().run(self._perform, job)
+            return {"result": msgspec.to_builtins(result)}
+        except Exception as error:  # noqa: BLE001  # it ends the job and not the worker; whoever waits for it decides
+            _log.warning("job %s: %s: %s", job_id, type(error).__name__, error)
+            return {"problem": f"{type(error).__name__}: {error}"}
+        finally:
+            self.wake()
+
+
+def _launch(url: str, worker_id: str, carry_out: _CarryOut) -> DBOS:
+    config: DBOSConfig = {
+        "name": _APPLICATION,
+        "system_database_url": url,
+        "application_version": _VERSION,
+        "executor_id": worker_id,
+        "log_level": "WARNING",
+        "enable_otlp": False,
+        "use_listen_notify": False,
+        "serializer": DBOSPortableJSONSerializer(),
+        "notification_listener_polling_interval_sec": 0.2,  # nothing is sent; closing waits for so long
+        "scheduler_polling_interval_sec": 3_600.0,  # nor schedules anything
+    }
+    dbos = DBOS(config=config)
+
+    def rescind_job(kind: str, queue: str, payload: dict[str, Any]) -> dict[str, Any]:
+        return carry_out(kind, queue, payload)  # a plain function, since DBOS leaves its marks on what it is given
+
+    DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_ATTEMPTS_MAX)(rescind_job)
+    DBOS.listen_queues([])  # its threads for them are started by `listen`, with a bell
+    DBOS.launch()
+    return dbos
+
+
+def _dbos_is_running() -> bool:
+    import dbos._dbos as module
+
+    return module._dbos_global_instance is not None  # pyright: ignore[reportPrivateUsage]  # nobody else knows
+
+
+def _quiet() -> None:
+    """Let the library's log go where ours goes, and let no environment variable make it report anywhere."""
+    library = logging.getLogger("dbos")
+    if not library.handlers:
+        library.addHandler(logging.NullHandler())  # or it adds one that writes to the terminal
+    library.propagate = True
+    for name in [name for name in os.environ if name.startswith("DBOS__")]:
+        del os.environ[name]
+    from dbos._utils import GlobalParams
+
+    GlobalParams.dbos_cloud = False
+
+
+def _prepare_file(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers and the one writer are in nobody's way
+    except (OSError, sqlite3.Error) as error:
+        raise EngineUnavailable(f"the workers' file {path} cannot be used ({error})") from error
+
+
+def _driver_url(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://", 1) if url.startswith("postgresql://") else url
+
+
+@contextlib.contextmanager
+def _translated() -> Generator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        raise EngineUnavailable(f"the workers' jobs cannot be read or written now: {error}") from error
+
+
+def _output_of(value: Any) -> _Output:
+    try:
+        return msgspec.convert(value or {}, _Output)
+    except msgspec.ValidationError:
+        return _Output(problem="what it returned cannot be read")
+
+
+def _report_of(status: "WorkflowStatus") -> JobReport:
+    state = _STATES.get(status.status, JobState.GIVEN_UP)
+    output = _output_of(status.output)
+    problem = output.problem
+    if state is JobState.GIVEN_UP and not problem:
+        problem = f"the engine has given it up ({status.status.lower()})"
+    return JobReport(
+        job_id=status.workflow_id,
+        state=state,
+        queue=status.queue_name or "",
+        worker_id="" if state is JobState.WAITING else status.executor_id or "",
+        result=output.result,
+        problem=problem,
+    )

@@ -1,0 +1,430 @@
+"""Plans left to workers, with the engine in memory: the laws of `coordinator` and of `submission`, and dying at will.
+
+The process dies between any two calls to the engine or to the journal, before and after each, by an exception that
+nothing catches. What stands in the journal and in the engine then is all that the next process knows.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from compensation.engines import Jobs, MemoryEngine
+from compensation.test_crash import Died, Fuse, FusedJournal
+from compensation.undo_world import Charging, Shop, row_of
+from rescind.clock import SystemIds
+from rescind.compensation.coordinator import PLAN_QUEUE, Coordinator
+from rescind.compensation.keeper import Keeper
+from rescind.compensation.port import Compensator
+from rescind.compensation.selection import Selection
+from rescind.compensation.shares import components, split
+from rescind.compensation.submission import Submission, read_submission, submit
+from rescind.compensation.survey import make_plan
+from rescind.errors import Conflict, UsageError
+from rescind.journal.port import Journal, Query
+from rescind.model.entry import CompensationIntended, PlanFinished, PlanStarted, StepRef
+from rescind.model.history import StepRecord
+from rescind.recovery.engine import JobState
+from rescind.recovery.locks import UndoLocks
+from rescind.recovery.reading import every_entry
+from rescind.recovery.review import list_tasks
+from rescind.recovery.toolset import tool_info, tool_infos
+from rescind.recovery.workers import Seen, WorkerInfo
+
+RUN = Selection(run_ids=("run-1",))
+
+
+class Crew:
+    """Workers over one shop. One process at a time carries out jobs; another goes on when it has died."""
+
+    def __init__(self, shop: Shop, folder: Path) -> None:
+        self.shop, self.folder = shop, folder
+        self.kept = Jobs()
+        self.fuse = Fuse()
+        self.infos: dict[str, WorkerInfo] = {}
+        self.dead: set[str] = set()
+
+    def hire(self, compensators: Mapping[str, Compensator] | None = None, module: str = "shop:guard") -> "Hand":
+        """A new process, with these tools."""
+        tools = self.shop.compensators if compensators is None else compensators
+        worker_id = f"worker_{len(self.infos) + 1}"
+        self.infos[worker_id] = WorkerInfo(
+            worker_id=worker_id, host="here", pid=1, module=module, since_us=0, tools=tool_infos(tools)
+        )
+        return Hand(self, worker_id, tools)
+
+    def living(self) -> list[WorkerInfo]:
+        return [info for name, info in self.infos.items() if name not in self.dead]
+
+    # --- the register ---
+
+    def look(self, *, now_us: int) -> list[Seen]:
+        return [
+            Seen(worker_id=name, living=name not in self.dead, silent_s=0.0, info=info)
+            for name, info in self.infos.items()
+        ]
+
+    def remove(self, worker_id: str) -> None:
+        pass
+
+    def ring(self) -> None:
+        pass
+
+    # --- undoing ---
+
+    def submit(self, selection: Selection = RUN, **fields: Any) -> Submission:
+        shop = self.shop
+        plan = make_plan(shop.journal, selection, shop.compensators, shop.clock, parallel=1)
+        options: dict[str, Any] = {"parallel": 1, "retries": 0, "actor": "ops", "reason": "a test"} | fields
+        return submit(plan, shop.journal, shop.compensators, self.living(), shop.clock, SystemIds(), **options)
+
+    def there(self, submission: Submission) -> Submission:
+        found = read_submission(self.shop.journal, submission.plan_run)
+        assert found is not None
+        return found
+
+    def see_to_its_end(self, submission: Submission) -> Submission:
+        """One worker after the other, each until it dies or the plan has ended."""
+        for _ in range(50):
+            hand = self.hire()
+            try:
+                hand.work(until=lambda: self.there(submission).is_over)
+            except Died:
+                self.dead.add(hand.worker_id)
+                self.fuse.left = -1
+            else:
+                return self.there(submission)
+        raise AssertionError("it does not end")
+
+
+class Hand:
+    """One process of a crew."""
+
+    def __init__(self, crew: Crew, worker_id: str, tools: Mapping[str, Compensator]) -> None:
+        self.crew, self.worker_id = crew, worker_id
+        shop, fuse = crew.shop, crew.fuse
+        journal = FusedJournal(shop.journal, fuse)  # type: ignore[arg-type]  # it is one
+        self.engine = MemoryEngine(crew.kept, worker_id, fuse.around)
+        self.is_leaving = False
+        locks = UndoLocks(crew.folder, shop.clock)
+        leaving = lambda: self.is_leaving  # noqa: E731
+        coordinator = Coordinator(journal, tools, self.engine, crew.living, locks, shop.clock, SystemIds(), leaving, {})
+        self.engine.listen({PLAN_QUEUE: 1, crew.infos[worker_id].queue: 1}, coordinator.perform)
+        self.keeper = Keeper(worker_id, journal, self.engine, crew, shop.clock, leaving)
+
+    def work(self, *, until: Callable[[], bool], rounds: int = 30) -> None:
+        for _ in range(rounds):
+            if until():
+                return
+            self.keeper.keep()
+            while self.engine.run_next():
+                pass
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+@pytest.fixture
+def crew(shop: Shop, tmp_path: Path) -> Crew:
+    return Crew(shop, tmp_path)
+
+
+def events(journal: Journal, kind: type) -> list[Any]:
+    return [entry.event for entry in every_entry(journal, Query()) if isinstance(entry.event, kind)]
+
+
+def refunds(shop: Shop) -> set[int]:
+    return set(shop.charging.refunds.values())
+
+
+def test_a_plan_is_undone_by_whoever_lives(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1), shop.set("a", 2), shop.set("b", 3)
+    shop.charge(), shop.mail()
+    crew.hire()
+    ended = crew.see_to_its_end(crew.submit())
+
+    assert ended.finished
+    assert shop.rows == {"a": None, "b": None}
+    assert refunds(shop) == {1}
+    assert [task.reason for task in list_tasks(shop.journal)] == ["irreversible"]
+    assert events(shop.journal, PlanFinished)[0].counts == {"compensated": 1, "restored": 3, "review": 1}
+
+
+@pytest.mark.parametrize("first", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 7))])
+def test_it_survives_a_death_between_any_two_calls_of_engine_and_journal(first: int, tmp_path: Path) -> None:
+    """A seventh of all moments by default, and every one of them in CI."""
+    for dies_after in range(first, 10_000, 7):
+        shop = Shop()
+        crew = Crew(shop, tmp_path)
+        many_charges(shop, 30)
+        shop.set("a", 1), shop.set("a", 2)
+        shop.mail(), shop.mail()
+        crew.hire(), crew.hire()
+        submission = crew.submit()
+        crew.infos.clear()
+        crew.fuse.left = dies_after
+        ended = crew.see_to_its_end(submission)
+
+        assert ended.finished, dies_after
+        assert shop.rows == {"a": None}
+        doubtful = [task for task in list_tasks(shop.journal) if task.reason == "in_doubt"]
+        assert sum(shop.charging.refunds.values()) >= 30 - sum(len(task.steps) for task in doubtful)
+        assert refunds(shop) == {1}, "nothing twice"
+        assert len(doubtful) <= 1
+        mails = [task for task in list_tasks(shop.journal) if task.reason == "irreversible"]
+        assert [len(task.steps) for task in mails] == [2], "one task for both, and not twice"
+        assert len(events(shop.journal, PlanFinished)) == 1
+        if not crew.dead:
+            assert dies_after > 100, "so many moments were tried"
+            return
+    raise AssertionError("it never came to its end without dying")
+
+
+def many_charges(shop: Shop, count: int) -> None:
+    for _ in range(count):
+        shop.charge()
+
+
+def test_a_stale_plan_is_refused_and_nothing_is_done(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1), shop.charge()
+    crew.hire()
+    submission = crew.submit()
+    shop.rows["a"] = "somebody's"
+    ended = crew.see_to_its_end(submission)
+
+    assert ended.stopped is not None
+    assert ended.stopped.why == "stale"
+    assert not events(shop.journal, CompensationIntended), "Y1: not even what was still as shown"
+    assert not events(shop.journal, PlanStarted)
+
+
+def test_a_step_that_came_after_the_plan_makes_it_stale(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1)
+    crew.hire()
+    submission = crew.submit()
+    shop.set("b", 1)
+    ended = crew.see_to_its_end(submission)
+
+    assert ended.stopped is not None
+    assert "1 steps were selected when it was shown, and now it is 2" in ended.stopped.detail
+
+
+def test_who_submits_it_again_joins_it(crew: Crew, shop: Shop) -> None:
+    shop.charge()
+    crew.hire()
+    assert crew.submit() == crew.submit()  # Z2
+    ended = crew.see_to_its_end(crew.submit())
+    assert ended.number == 1
+    assert len(events(shop.journal, PlanStarted)) == 1
+
+
+def test_what_no_live_worker_can_do_is_said_before_anything_begins(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1), shop.charge()
+    before = len(events(shop.journal, object))
+    with pytest.raises(UsageError, match="no worker lives"):
+        crew.submit()
+    crew.hire({"row.set": shop.setting}, module="rows:guard")
+    with pytest.raises(UsageError, match=r"card\.charge: declared by none of them") as refused:
+        crew.submit()
+    assert "worker_1 (rows:guard)" in str(refused.value)
+    assert len(events(shop.journal, object)) == before
+
+
+def test_a_worker_with_another_version_of_a_tool_is_not_given_its_steps(crew: Crew, shop: Shop) -> None:
+    shop.charge()
+    crew.hire({"card.charge": Charging(idempotent=True)}, module="old:guard")
+    with pytest.raises(UsageError, match="declared otherwise by worker_1"):
+        crew.submit()
+
+
+def test_shares_go_to_whoever_has_their_tools(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1), shop.charge()
+    rows = crew.hire({"row.set": shop.setting}, module="rows:guard")
+    cards = crew.hire({"card.charge": shop.charging}, module="cards:guard")
+    submission = crew.submit()
+    for _ in range(20):
+        if crew.there(submission).is_over:
+            break
+        rows.keeper.keep()
+        # Looked after by one of them, who waits; the other one works in the meantime.
+        rows.engine.wait = lambda prefix, seen, *, timeout_s: (  # type: ignore[method-assign]
+            rows.engine.run_next() or cards.engine.run_next(),
+            rows.engine.reports(prefix),
+        )[1]
+        rows.engine.run_next()
+
+    assert crew.there(submission).finished
+    assert shop.rows == {"a": None}
+    assert refunds(shop) == {1}
+
+
+def test_a_restore_that_another_share_hinders_is_tried_again_when_all_are_done(crew: Crew, shop: Shop) -> None:
+    for number in range(60):
+        shop.set(f"order-{number}", 1)
+    shop.set("customer", 1)
+
+    def refer(record: StepRecord) -> None:
+        # A customer cannot go while orders refer to it; the journal knows nothing of that.
+        if record.step.target == row_of("customer") and any(
+            value is not None for name, value in shop.rows.items() if name.startswith("order")
+        ):
+            raise Conflict("orders refer to it")
+
+    shop.setting.before_undo = refer
+    crew.hire(), crew.hire()
+    submission = crew.submit()
+    assert len(submission.shares) > 1
+    ended = crew.see_to_its_end(submission)
+
+    assert ended.finished
+    assert not any(shop.rows.values())  # Y4
+    assert not list_tasks(shop.journal)
+
+
+def test_what_all_shares_leave_to_a_person_is_one_task(crew: Crew, shop: Shop) -> None:
+    for _ in range(120):
+        shop.mail()
+    crew.hire(), crew.hire()
+    submission = crew.submit()
+    assert len(submission.shares) > 2
+    crew.see_to_its_end(submission)
+
+    assert [len(task.steps) for task in list_tasks(shop.journal)] == [120]  # Y5
+
+
+def test_a_tool_that_fails_is_a_review_task_and_the_plan_ends(crew: Crew, shop: Shop) -> None:
+    shop.charge()
+    shop.charging.before_undo = lambda record: (_ for _ in ()).throw(RuntimeError("the bank said no"))
+    crew.hire()
+    ended = crew.see_to_its_end(crew.submit())
+
+    assert ended.finished
+    assert [(task.reason, task.action) for task in list_tasks(shop.journal)] == [("in_doubt", "card.charge")] or [
+        (task.reason, task.action) for task in list_tasks(shop.journal)
+    ] == [("failed", "card.charge")]
+
+
+def test_all_jobs_lost_with_the_engines_file_are_found_again_in_the_journal(crew: Crew, shop: Shop) -> None:
+    many_charges(shop, 60)
+    crew.hire()
+    submission = crew.submit()
+    crew.fuse.left = 60
+    hand = crew.hire()
+    with pytest.raises(Died):
+        hand.work(until=lambda: False)
+    crew.dead.add(hand.worker_id)
+    crew.fuse.left = -1
+    assert crew.kept.jobs
+    crew.kept = Jobs()  # K6
+
+    assert crew.see_to_its_end(submission).finished
+    assert refunds(shop) == {1}
+
+
+def test_a_worker_that_leaves_gives_back_the_rest(crew: Crew, shop: Shop) -> None:
+    many_charges(shop, 30)
+    crew.hire()
+    submission = crew.submit()
+    leaver = crew.hire()
+
+    def leave(record: StepRecord) -> None:
+        leaver.is_leaving = len(shop.charging.order) >= 3
+
+    shop.charging.before_undo = leave
+    leaver.keeper.keep()
+    leaver.engine.run_next()
+    assert len(shop.charging.order) == 4, "the step under way came to its end, and no other was begun"
+    assert not crew.there(submission).is_over
+    crew.dead.add(leaver.worker_id)
+    shop.charging.before_undo = lambda record: None
+
+    assert crew.see_to_its_end(submission).finished
+    assert sum(shop.charging.refunds.values()) == 30
+    assert refunds(shop) == {1}
+    assert not list_tasks(shop.journal)
+
+
+def test_a_share_whose_workers_are_all_gone_waits_elsewhere(crew: Crew, shop: Shop) -> None:
+    shop.charge()
+    old = crew.hire({"card.charge": shop.charging}, module="old:guard")
+    submission = crew.submit()
+    crew.dead.add(old.worker_id)
+    new = crew.hire()
+    new.keeper.keep()
+    # A check is waiting on the queue of those who are gone.
+    waiting = [each for each in crew.kept.reports.values() if each.state is JobState.WAITING]
+    assert [each.queue for each in waiting] == [PLAN_QUEUE]
+    assert crew.see_to_its_end(submission).finished
+    assert refunds(shop) == {1}
+
+
+# --- shares ---
+
+
+def plan_of(shop: Shop) -> Any:
+    return make_plan(shop.journal, RUN, shop.compensators, shop.clock, parallel=1)
+
+
+def test_steps_that_wait_for_each_other_are_in_one_share(shop: Shop) -> None:
+    for number in range(100):
+        shop.set(f"row-{number % 10}", number)
+    plan = plan_of(shop)
+    parts = components(plan)
+    assert sorted(len(part) for part in parts) == [10] * 10  # H1
+    tools = {name: tool_info(each) for name, each in shop.compensators.items()}
+    shares = split(plan, tools, workers=2)
+    assert len(shares) == 5
+    assert sorted(step for share in shares for step in share.steps) == sorted(item.step for item in plan.items)  # H2
+
+
+def test_handlers_that_are_not_parallel_have_shares_of_their_own(shop: Shop) -> None:
+    for number in range(60):
+        shop.set(f"row-{number}", 1)
+        shop.charge()
+    shop.charging.parallel = False
+    plan = plan_of(shop)
+    tools = {name: tool_info(each) for name, each in shop.compensators.items()}
+    for share in split(plan, tools, workers=2):
+        assert share.alone == ("card.charge" in share.actions)
+        assert len(share.actions) == 1  # H4
+
+
+def test_a_digest_of_a_share_is_the_same_however_it_is_planned(shop: Shop) -> None:
+    for number in range(40):
+        shop.set(f"row-{number % 4}", number)
+    plan = plan_of(shop)
+    from rescind.compensation.shares import digest_of_share
+    from rescind.compensation.survey import make_share
+
+    tools = {name: tool_info(each) for name, each in shop.compensators.items()}
+    for share in split(plan, tools, workers=1):
+        fresh = make_share(shop.journal, share.steps, shop.compensators, shop.clock)
+        assert digest_of_share(fresh.items) == share.digest  # H3
+        assert digest_of_share(reversed(fresh.items)) == share.digest
+    shop.rows["row-1"] = "changed"
+    fresh = make_share(shop.journal, [item.step for item in plan.items], shop.compensators, shop.clock)
+    assert digest_of_share(fresh.items) != digest_of_share(plan.items)
+
+
+def test_a_step_that_was_left_to_a_person_is_not_undone_when_its_target_has_come_back(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1)
+    shop.set("b", 1)
+    shop.rows["a"] = "somebody's"
+    crew.hire()
+    submission = crew.submit()
+    hand = crew.hire()
+    shown = submission.shares[0]
+    assert [shown.steps[place] for place in shown.left] == [StepRef("run-1", "1")]
+    shop.rows["a"] = 1  # so that now it could be restored
+    share = msgspec.structs.replace(shown, digest="")
+    from rescind.compensation.shares import held_to
+    from rescind.compensation.survey import make_share
+
+    fresh = make_share(shop.journal, share.steps, shop.compensators, shop.clock)
+    held = held_to(share, fresh, "0" * 64)
+    assert held.counts == {"restore": 1, "review": 1}
+    assert hand.worker_id
