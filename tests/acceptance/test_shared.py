@@ -82,6 +82,8 @@ def test_a_run_of_a_killed_agent_is_undone_from_the_other_machine_and_by_two_of_
     assert here.unpaid() == 0
     assert there.answer(*UNDO)["settled"]
     assert there.answer("review", "list")["tasks"]
+    (there.folder / "kept").write_text(there.rescind("audit", "seal").stdout)
+    assert there.answer("audit", "verify", "--against", "kept")["intact"] is True
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from rescind.errors import UsageError
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
+    from rescind.journal.audit import AuditReport, Finding
     from rescind.journal.seal import Seal
 
 _FINDINGS_SHOWN = 50
@@ -40,14 +41,9 @@ def verify(*, against: BinaryIO | None, out: Out) -> int:
 
     Exit status 1 if there is one. Nothing is written.
     """
-    from rescind.journal.audit import Finding
-    from rescind.journal.audit import verify as verify_journal
-
     store = find_store(given_store())
     kept = [] if against is None else _read_kept(against)
-    report = verify_journal(journal_path(store))
-    # The report has checked the entries against the seals beside them; these show that those seals are the old ones.
-    broken = [Finding(sequence=seal.through_sequence, problem=problem) for seal, problem in _compare(kept, store)]
+    report, broken = _verified(store, kept)
     findings = [*report.findings, *broken]
     for finding in findings[:_FINDINGS_SHOWN]:
         out.say(safe(finding), style="red")
@@ -73,7 +69,7 @@ def seal(*, out: Out) -> int:
     change of what was there before it.
     """
     store = find_store(given_store())
-    newest = _seal_now(journal_path(store))
+    newest = _seal_now(store)
     if newest is None:
         raise UsageError(f"the journal in {store} is empty, so there is nothing to seal")
     print_json(msgspec.to_builtins(newest))
@@ -132,10 +128,16 @@ audit.add_command(log)
 audit.add_command(orders)
 
 
-def _seal_now(path: Path) -> "Seal | None":
+def _seal_now(store: "StoreAt") -> "Seal | None":
     from contextlib import closing
 
     from rescind.clock import SystemClock
+
+    if not isinstance(store, Path):
+        from rescind.journal.postgres.audit import seal_database
+
+        return seal_database(store, now_us=SystemClock().now_us())
+    path = journal_path(store)
     from rescind.journal.connection import connect_reader, translating
     from rescind.journal.seal import read_seals
     from rescind.journal.seal import seal as make_seal
@@ -146,6 +148,19 @@ def _seal_now(path: Path) -> "Seal | None":
         for newest in read_seals(path):  # noqa: B007  # the last one is wanted
             pass
     return newest
+
+
+def _verified(store: "StoreAt", kept: "list[Seal]") -> "tuple[AuditReport, list[Finding]]":
+    from rescind.journal.audit import Finding, verify
+
+    if not isinstance(store, Path):
+        from rescind.journal.postgres.audit import verify_database
+
+        return verify_database(store, kept), []
+    report = verify(journal_path(store))
+    # The report has checked the entries against the seals beside them; these show that those seals are the old ones.
+    broken = _compare(kept, store)
+    return report, [Finding(sequence=seal.through_sequence, problem=problem) for seal, problem in broken]
 
 
 def _read_kept(file: BinaryIO) -> "list[Seal]":
@@ -165,7 +180,7 @@ def _read_kept(file: BinaryIO) -> "list[Seal]":
     return kept
 
 
-def _compare(kept: "list[Seal]", store: "StoreAt") -> "list[tuple[Seal, str]]":
+def _compare(kept: "list[Seal]", store: Path) -> "list[tuple[Seal, str]]":
     from rescind.journal.seal import read_seals
 
     if not kept:

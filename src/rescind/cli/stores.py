@@ -184,8 +184,7 @@ def journal_path(store: "StoreAt") -> Path:
     """The journal's file. Raises: UsageError, if the store has none yet, or is a database."""
     if not isinstance(store, Path):
         raise UsageError(
-            f"the journal in {store} is no file, and only files are read by this command; `rescind audit export "
-            "--format full` writes every entry with its hash"
+            f"the journal in {store} is no file, and only files are read here; `rescind audit export` reads it too"
         )
     path = store / JOURNAL_NAME
     if not path.exists():

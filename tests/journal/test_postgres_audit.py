@@ -1,0 +1,83 @@
+"""What an audit of a journal in a database finds, and what it does not complain of."""
+
+import psycopg
+import pytest
+
+from builders import NOON_US
+from journal.stores import open_runs
+from rescind.database.address import Address
+from rescind.errors import UsageError
+from rescind.journal.port import Draft
+from rescind.journal.postgres import PostgresJournal
+from rescind.journal.postgres.audit import seal_database, verify_database
+from rescind.model.entry import RunClosed
+from servers import Postgres
+
+
+@pytest.fixture
+def address(postgres: Postgres) -> Address:
+    address = Address.parse(postgres.new_database())
+    journal = PostgresJournal(address.url)
+    open_runs(journal, "run-1", "run-2")
+    for number in range(6):
+        event = RunClosed(guard_id=f"guard-{number}", how="ended")
+        journal.append([Draft(run_id=f"run-{number % 2 + 1}", event=event, recorded_at_us=NOON_US + number)])
+    journal.close()
+    return address
+
+
+def tamper(address: Address, statement: str) -> None:
+    with psycopg.connect(address.url) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(statement.encode())
+
+
+def test_a_journal_as_it_was_written_is_intact(address: Address) -> None:
+    report = verify_database(address)
+    assert (report.intact, report.entries, report.runs) == (True, 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("statement", "sequence", "problem"),
+    [
+        ("UPDATE rescind.entries SET body = '{}' WHERE sequence = 4", 4, "its content or its hash was changed"),
+        ("UPDATE rescind.entries SET recorded_at_us = 1 WHERE sequence = 5", 5, "its content or its hash was changed"),
+        ("DELETE FROM rescind.entries WHERE sequence = 4", 4, "entry 4 is missing"),
+        ("DELETE FROM rescind.entries WHERE sequence > 6", 7, "entries 7 to 8 are missing"),
+        ("DELETE FROM rescind.heads WHERE run_key = 1", None, "the head of its chain is missing"),
+        ("UPDATE rescind.heads SET position = 9 WHERE run_key = 1", 7, "an end is missing or changed"),
+        ("DELETE FROM rescind.runs WHERE run_id = 'run-2'", 2, "no record"),
+    ],
+)
+def test_what_was_changed_is_named(address: Address, statement: str, sequence: int | None, problem: str) -> None:
+    tamper(address, statement)
+
+    findings = verify_database(address).findings
+    assert any(finding.sequence == sequence and problem in finding.problem for finding in findings), findings
+
+
+def test_a_seal_that_was_kept_shows_an_end_that_was_cut_off_with_all_its_traces(address: Address) -> None:
+    seal = seal_database(address, now_us=NOON_US)
+    assert seal is not None
+    assert seal.through_sequence == 8
+    assert verify_database(address, [seal]).intact
+
+    tamper(address, "DELETE FROM rescind.entries WHERE sequence = 8")
+    tamper(address, "UPDATE rescind.journal SET last_sequence = 7")
+    tamper(
+        address,
+        "UPDATE rescind.heads h SET (sequence, position, hash) = (SELECT sequence, position, hash FROM rescind.entries"
+        " e WHERE e.run_key = h.run_key ORDER BY sequence DESC LIMIT 1)",
+    )
+
+    assert verify_database(address).intact  # nothing within it can tell
+    (finding,) = verify_database(address, [seal]).findings
+    assert "is not this journal's" in finding.problem
+
+
+def test_an_audit_makes_no_journal(postgres: Postgres) -> None:
+    address = Address.parse(postgres.new_database())
+    with pytest.raises(UsageError, match="no journal yet"):
+        verify_database(address)
+    with psycopg.connect(address.url) as connection:
+        assert connection.execute("SELECT to_regnamespace('rescind')").fetchone() == (None,)
