@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from builders import an_order
+from builders import a_lift, an_order
 from rescind import Guard
 from rescind.clock import SystemClock
 from rescind.config import SwitchConfig
@@ -221,6 +221,41 @@ def test_what_a_stranger_writes_into_the_register_makes_a_guard_unknown_and_neve
 
     assert (sighting.guard_id, sighting.report, sighting.silent) == ("guard-1", None, False)
     assert sighting.problem
+
+
+RIGHTS = """
+CREATE ROLE agent LOGIN;
+GRANT USAGE ON SCHEMA rescind TO agent;
+GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO agent;
+GRANT EXECUTE ON FUNCTION rescind.lock_journal, rescind.append, rescind.settle_batch, rescind.make_partitions TO agent;
+GRANT INSERT, UPDATE, DELETE ON rescind.guards TO agent;
+GRANT INSERT ON rescind.orders, rescind.probes, rescind.probe_ends TO agent;
+GRANT UPDATE ON rescind.orders_state TO agent;
+"""
+
+
+def test_the_role_of_an_agent_obeys_and_tightens_and_can_lift_nothing(
+    machines: list[Machine], operator: PostgresOrders
+) -> None:
+    with machines[0].run():
+        machines[0].add(1)
+    with psycopg.connect(operator.address.url) as connection:
+        connection.execute(RIGHTS.encode())
+    try:
+        agent = Machine(operator.address.url.replace("//test@", "//agent@"))
+        with agent.run():
+            agent.add(1)
+            agent.guard.orders.place(an_order("ord-1", level=Level.READ_ONLY))
+            assert refuses(agent)
+            with pytest.raises(OrdersUnavailable, match="let its owner give this user the right"):
+                agent.guard.orders.lift(a_lift("ord-1"))
+            assert receipt_for(operator, an_order("ord-2", level=Level.READ_ONLY)).all_drained
+        agent.guard.close()
+        assert operator.history().lifts == frozenset()
+    finally:
+        with psycopg.connect(operator.address.url) as connection:
+            connection.execute("DROP OWNED BY agent")
+            connection.execute("DROP ROLE agent")
 
 
 def test_orders_of_a_database_that_nobody_listens_to_are_refused_to_a_guard(operator: PostgresOrders) -> None:

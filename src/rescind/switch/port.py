@@ -4,6 +4,8 @@ S1. Reading `page[0]` makes no system call. The number is even while the set is 
     or lift has returned.
 S2. An odd number means: a change is under way, or its writer died. Whoever sees it rereads the set on every check.
 S3. A returned place or lift is durable and visible to every process of the machine that reads the set afterwards.
+    Where several machines share a store, the number moves at another one when that hears of it, and is odd from when
+    it has heard nothing for a lease: see `switch.postgres.hearing`.
 S4. A set that cannot be read raises `OrdersUnavailable`; guards then refuse writes.
 """
 
