@@ -102,12 +102,15 @@ class Postgres:
         for name, value in self._settings.items():
             command += ["-c", f"{name}={value}"]
         deadline_s = time.monotonic() + PATIENCE_S
+        self._process = self._launch(command)
         while self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)):
             if self._process is None or self._process.poll() is not None:  # what a crash has left may be in its way
                 quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
                 self._process = subprocess.Popen(command, **quiet, **self._user)
             assert time.monotonic() < deadline_s, "postgres does not answer"
             time.sleep(0.05)
+            if self._process.poll() is not None:  # a process of the one that crashed holds its memory still
+                self._process = self._launch(command)
 
     def stop(self) -> None:
         """A fast shutdown: it does not wait for whoever is connected still."""
@@ -121,6 +124,9 @@ class Postgres:
         """Stop, and start again on the same port."""
         self.stop()
         self.start()
+
+    def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._user)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
