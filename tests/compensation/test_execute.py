@@ -64,6 +64,7 @@ def test_the_plan_has_a_run_of_its_own(shop: Shop) -> None:
         steps=1,
         actor="ops",
         reason="wrong prices",
+        pending=1,
     )
     assert finished == PlanFinished(plan_digest=plan.digest, counts={"compensated": 1})
 

@@ -1,32 +1,94 @@
-"""Live progress of an undo, on a terminal."""
+"""Live progress of an undo, on a terminal: one bar for all, and one for each target system if there are several."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
+from rescind.cli.safe import safe
 from rescind.compensation.result import StepResult
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rescind.model.entry import StepRef
+    from rescind.recovery.undos import UndoStatus
+
+SYSTEMS_MAX = 6
+"""Systems that get a bar of their own; the others are seen in the bar for all."""
+
+_NAME_MAX = 16
+
+
+class _Rate(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.fields.get("rate") or task.speed
+        return Text("" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
+
 
 class DrawnProgress:
-    """One bar that counts steps, and the last action beside it."""
+    """Bars that count steps."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("undoing", total=total)
+    def __init__(self, progress: Progress, systems: Mapping["StepRef", str]) -> None:
+        self._progress, self._systems = progress, systems
+        self._all = progress.add_task("undoing", total=len(systems))
+        totals: dict[str, int] = {}
+        for system in systems.values():
+            totals[system] = totals.get(system, 0) + 1
+        largest = sorted(totals, key=lambda name: (-totals[name], name))[:SYSTEMS_MAX] if len(totals) > 1 else []
+        self._tasks: dict[str, TaskID] = {
+            name: progress.add_task(f"  {safe(name)[:_NAME_MAX]}", total=totals[name]) for name in largest
+        }
 
     def advance(self, result: StepResult) -> None:
         """One more step has its end."""
-        self._progress.advance(self._task)
+        self._progress.advance(self._all)
+        task = self._tasks.get(self._systems.get(result.step, ""))
+        if task is not None:
+            self._progress.advance(task)
 
 
 @contextmanager
-def drawn_progress(total: int, console: "Console") -> Generator[DrawnProgress]:
-    """A bar for as long as the block lasts; it leaves nothing on the screen."""
-    columns = (TextColumn("undoing", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield DrawnProgress(progress, total)
+def drawn_progress(systems: Mapping["StepRef", str], console: "Console") -> Generator[DrawnProgress]:
+    """Bars for as long as the block lasts; they leave nothing on the screen. `systems` has every step that is to come."""
+    with _progress(console) as progress:
+        yield DrawnProgress(progress, systems)
+
+
+def followed(statuses: "Iterator[UndoStatus]", console: "Console") -> "UndoStatus":
+    """Draw an undo that runs elsewhere until it has ended. Returns how it ended."""
+    last = None
+    with _progress(console) as progress:
+        task = progress.add_task("undoing", total=None)
+        for last in statuses:
+            held = f"{last.state} by {safe(last.held_by)[:_NAME_MAX]}" if last.held_by else last.state
+            progress.update(task, description=held, total=last.total, completed=last.done, rate=last.rate_per_s)
+    assert last is not None, "following begins with a look"
+    return last
+
+
+def _progress(console: "Console") -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(markup=False),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

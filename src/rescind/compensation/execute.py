@@ -296,7 +296,7 @@ class _Undo:
     ) -> None:
         """Carry out what is pending. `opening` is for `Paperwork.open`. Raises: as `apply_plan`."""
         try:
-            begun_at = self.paper.open(*opening)
+            begun_at = self.paper.open(*opening, pending=len(self.pending))
             control = ControlReader(
                 self._journal,
                 digest=self._plan.digest,

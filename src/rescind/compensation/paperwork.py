@@ -40,7 +40,7 @@ class Paperwork:
         self._plan, self._journal, self._clock = plan, journal, clock
         self.tasks: list[str] = []
 
-    def open(self, runner_id: str, actor: str, reason: str) -> int:
+    def open(self, runner_id: str, actor: str, reason: str, *, pending: int) -> int:
         """The undo begins, or goes on, in the run of its plan. Where in the journal that stands."""
         info = RunInfo(run_id=plan_run_of(self._plan), agent_name=UNDO_AGENT, tenant=self._plan.tenant)
         started = PlanStarted(
@@ -50,6 +50,7 @@ class Paperwork:
             steps=len(self._plan.items),
             actor=actor,
             reason=reason,
+            pending=pending,
         )
         opened = self.append([(info.run_id, RunOpened(run=info, guard_id=runner_id)), (info.run_id, started)])
         return opened.sequences[-1]

@@ -217,7 +217,10 @@ class ReviewResolved(msgspec.Struct, frozen=True, gc=False, tag="review_resolved
 
 
 class PlanStarted(msgspec.Struct, frozen=True, gc=False, tag="plan_started", kw_only=True):
-    """An undo began to apply a plan. The plan's own run holds this and the review tasks it opens."""
+    """An undo began to apply a plan. The plan's own run holds this and the review tasks it opens.
+
+    `pending` counts the steps that were not accounted for when it began; unset in older journals.
+    """
 
     plan_digest: str
     selection: dict[str, Any]
@@ -225,6 +228,7 @@ class PlanStarted(msgspec.Struct, frozen=True, gc=False, tag="plan_started", kw_
     steps: int
     actor: str
     reason: str = ""
+    pending: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class PlanFinished(msgspec.Struct, frozen=True, gc=False, tag="plan_finished", kw_only=True):

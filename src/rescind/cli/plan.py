@@ -1,0 +1,181 @@
+"""`rescind plan`: the undos of a store, how far each is, and pause, resume and cancel of one in progress."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rescind.cli.identity import whoami
+from rescind.cli.options import ACTOR_HELP, common, given_store
+from rescind.cli.out import Out
+from rescind.cli.plan_status import follow_plainly, say_status, status_as_json, status_line
+from rescind.cli.stores import command_line, find_store, journal_of
+from rescind.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rescind.recovery.undos import UndoStatus
+
+FAULT = 1
+
+_ALREADY = {
+    "pause": ("paused", "is paused already"),
+    "cancel": ("cancelling", "is being cancelled already"),
+}
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  rescind plan list
+  rescind plan follow 8096baef
+  rescind plan pause 8096baef --reason "the bank asks us to wait"
+"""
+)
+def plan() -> None:
+    """Undos in progress and past ones: how far they are; pause, resume and cancel.
+
+    PLAN is the digest that `rescind undo` shows, or the beginning of it.
+    """
+
+
+@plan.command("list")
+@click.option("--all", "every", is_flag=True, help="Ended ones, too.")
+@common
+def list_(*, every: bool, out: Out) -> int:
+    """List the undos that have not ended, the newest last."""
+    from rescind.recovery.undos import list_undos
+
+    store = find_store(given_store())
+    with journal_of(store) as journal:
+        found = list_undos(journal)
+    shown = [status for status in found if every or not status.has_ended]
+    for status in shown:
+        line, style = status_line(status)
+        out.say(line, style=style)
+    if not shown:
+        out.say("no undo was applied yet" if not found else "no undo is in progress; --all shows those that have ended")
+    elif any(not status.has_ended for status in shown):
+        out.say()
+        out.say(f"{command_line('plan', 'follow', store=store)} PLAN      how far it is, until it has ended")
+    out.emit({"plans": [status_as_json(status) for status in shown]})
+    return 0
+
+
+@plan.command()
+@click.argument("digest", metavar="PLAN")
+@common
+def show(*, digest: str, out: Out) -> int:
+    """Show how far one is, by whom it was begun, and who holds it."""
+    from rescind.recovery.undos import undo_status
+
+    with journal_of(find_store(given_store())) as journal:
+        status = undo_status(journal, digest)
+    say_status(status, out)
+    out.emit({"plan": status_as_json(status)})
+    return 0
+
+
+@plan.command()
+@click.argument("digest", metavar="PLAN")
+@common
+def follow(*, digest: str, out: Out) -> int:
+    """Watch one until it has ended, wherever it runs.
+
+    A bar on a terminal, else a line for each change; with --json a line of JSON for each. Exit status 1 if it ended
+    with steps that were not reached.
+    """
+    from rescind.clock import SystemClock
+    from rescind.recovery.undos import follow as follow_undo
+
+    with journal_of(find_store(given_store())) as journal:
+        statuses = follow_undo(journal, digest, SystemClock())
+        if out.is_live and not out.json:
+            from rescind.cli.progress import followed
+
+            last = followed(statuses, out.console())
+        else:
+            last = follow_plainly(statuses, out)
+    if not out.json:
+        say_status(last, out)
+    return 0 if last.state == "finished" else FAULT
+
+
+@plan.command()
+@click.argument("digest", metavar="PLAN")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the journal.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def pause(*, digest: str, reason: str, actor: str | None, out: Out) -> int:
+    """Let one begin nothing more until it is resumed. What is under way comes to its end."""
+    return _order("pause", digest, reason=reason, actor=actor, out=out)
+
+
+@plan.command()
+@click.argument("digest", metavar="PLAN")
+@click.option("--reason", default="", metavar="TEXT", help="Why; kept in the journal.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def resume(*, digest: str, reason: str, actor: str | None, out: Out) -> int:
+    """Let a paused one go on."""
+    return _order("resume", digest, reason=reason, actor=actor, out=out)
+
+
+@plan.command()
+@click.argument("digest", metavar="PLAN")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the journal.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def cancel(*, digest: str, reason: str, actor: str | None, out: Out) -> int:
+    """End one. What is under way comes to its end; the rest is not reached, and a later undo plans it again."""
+    return _order("cancel", digest, reason=reason, actor=actor, out=out)
+
+
+def _order(what: str, digest: str, *, reason: str, actor: str | None, out: Out) -> int:
+    from rescind.clock import SystemClock
+    from rescind.recovery.control import control_undo
+    from rescind.recovery.undos import undo_status
+
+    store = find_store(given_store())
+    with journal_of(store) as journal:
+        status = undo_status(journal, digest)
+        while status.state == "continued" and (later := _continuation(journal, status)) is not None:
+            status = later
+        _refuse_pointless(what, status)
+        control_undo(journal, status.plan_run, what, actor=actor or whoami(), reason=reason, clock=SystemClock())
+        status = undo_status(journal, status.plan_run)
+    say_status(status, out)
+    _say_next(what, status, store, out)
+    out.emit({"plan": status_as_json(status)})
+    return 0
+
+
+def _continuation(journal: Any, status: "UndoStatus") -> "UndoStatus | None":
+    from rescind.recovery.control import latest_plan
+    from rescind.recovery.undos import undo_status
+
+    latest = latest_plan(journal, status.plan_run)
+    return None if latest is None or latest[0] == status.plan_run else undo_status(journal, latest[0])
+
+
+def _refuse_pointless(what: str, status: "UndoStatus") -> None:
+    name = status.plan_digest[:16]
+    if status.has_ended:
+        raise UsageError(f"the undo of plan {name} has ended ({status.state}); there is nothing to {what}")
+    if what == "resume" and status.state != "paused":
+        raise UsageError(f"the undo of plan {name} is {status.state}, not paused; there is nothing to resume")
+    state, words = _ALREADY.get(what, ("", ""))
+    if status.state == state:
+        raise UsageError(f"the undo of plan {name} {words}, by {status.held_by}")
+
+
+def _say_next(what: str, status: "UndoStatus", store: "Path", out: Out) -> None:
+    match what:
+        case "pause":
+            out.say("whoever applies it obeys within about a second; to let it go on:")
+            out.say(f"  {command_line('plan', 'resume', status.plan_digest[:16], store=store)}")
+        case "cancel":
+            out.say("whoever applies it ends within about a second; what is left, `rescind undo` plans again")
+        case _:
+            out.say("whoever applies it goes on within about a second; to watch it:")
+            out.say(f"  {command_line('plan', 'follow', status.plan_digest[:16], store=store)}")

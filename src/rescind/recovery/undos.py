@@ -1,0 +1,297 @@
+"""Undos as the journal tells of them: which there are, how far each is, and who holds it.
+
+Everything here is folded from the journal, so it is the same wherever the undo runs and whoever asks. An undo that is
+followed is read on from where it was read to: 100,000 steps are read once, however often somebody looks.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from rescind.clock import Clock
+from rescind.errors import UsageError
+from rescind.journal.port import Journal, Query
+from rescind.model.entry import CompensationEnded, Entry, PlanFinished, PlanLeft, PlanStarted
+from rescind.model.step import canonical_json
+from rescind.recovery.control import Standing, latest_plan, plan_runs
+from rescind.recovery.reading import every_entry, the_one_meant
+
+RUNS_READ_ONE_BY_ONE = 16
+"""Runs of a plan up to which each is asked for what is new. Of more, all that is new in the journal is read instead."""
+
+RATE_OVER_S = 30.0
+"""What the rate is taken over: long enough to be steady, short enough to show a system that has come to rest."""
+
+ENDED = ("finished", "cancelled", "left", "continued")
+
+
+class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an undo is.
+
+    Attributes:
+        plan_run: The run that holds its plan, `undo_…`.
+        plan_digest: The plan.
+        selection: What was to be undone.
+        state: `running`, `paused`, `cancelling`; or, ended: `finished`, `cancelled`, `left` with steps that were not
+            reached, `continued` by a later plan of the same selection. Whether the process of a running one still
+            lives, the journal cannot say; `last_at` is its last sign.
+        total: Steps that it had to account for.
+        done: Those of them that are accounted for.
+        by_disposition: The same, by disposition.
+        actor, reason: Who applied it last, and why.
+        begun_at, last_at: When that was, and when it recorded something last.
+        rate_per_s: Steps per second lately; None if that cannot be said.
+        eta_s: Seconds that the rest will take at that rate; None if that cannot be said.
+        held_by, held_because: Who paused or cancelled it, and why.
+        left_because, left_detail: Why it was left, as in `PlanLeft`.
+    """
+
+    plan_run: str
+    plan_digest: str
+    selection: dict[str, Any]
+    state: str
+    total: int
+    done: int
+    by_disposition: dict[str, int]
+    actor: str
+    reason: str
+    begun_at: datetime
+    last_at: datetime
+    rate_per_s: float | None = None
+    eta_s: float | None = None
+    held_by: str = ""
+    held_because: str = ""
+    left_because: str = ""
+    left_detail: str = ""
+
+    @property
+    def percent(self) -> float:
+        """From 0 to 100; 100 if there was nothing to do."""
+        return 100.0 if not self.total else 100.0 * self.done / self.total
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody goes on with this plan."""
+        return self.state in ENDED
+
+
+def list_undos(journal: Journal) -> list[UndoStatus]:
+    """All undos, by when they were begun last, the newest last. Steps are counted for those that have not ended."""
+    folds = [_UndoFold(journal, run_id) for run_id in plan_runs(journal)]
+    for fold in folds:
+        fold.read_plan()
+    begun = sorted((fold for fold in folds if fold.started is not None), key=lambda fold: fold.started_sequence)
+    last: dict[bytes, _UndoFold] = {}
+    for fold in begun:
+        assert fold.started is not None
+        before = last.get(key := canonical_json(fold.started.selection))
+        if before is not None:
+            before.is_continued = not before.is_finished
+        last[key] = fold
+    for fold in begun:
+        if not fold.status().has_ended:
+            fold.read_steps()
+    return [fold.status() for fold in begun]
+
+
+def undo_status(journal: Journal, plan: str) -> UndoStatus:
+    """How far one undo is. Args: as `follow`. Raises: as `follow`."""
+    return UndoFollower(journal, plan).look()
+
+
+def follow(journal: Journal, plan: str, clock: Clock, *, every_s: float = 0.5) -> Iterator[UndoStatus]:
+    """How far an undo is, again and again until it has ended; the last one says how.
+
+    A plan that is continued by a later one of the same selection is followed to that one.
+
+    Args:
+        journal: Where it is recorded; it may run anywhere.
+        plan: Its run, its digest, or the beginning of either.
+        clock: The time between two looks.
+        every_s: Seconds between two looks.
+
+    Raises: UsageError, if there is no such undo, with the nearest name.
+    """
+    follower = UndoFollower(journal, plan)
+    while True:
+        status = follower.look()
+        yield status
+        if status.state == "continued":
+            latest = latest_plan(journal, status.plan_run)
+            if latest is not None and latest[0] != status.plan_run:
+                follower = UndoFollower(journal, latest[0])
+                continue
+        if status.has_ended:
+            return
+        clock.sleep(every_s)
+
+
+class UndoFollower:
+    """Looks at one undo again and again, and reads only what is new. Args and errors: as `follow`."""
+
+    def __init__(self, journal: Journal, plan: str) -> None:
+        self._journal = journal
+        self._fold = _UndoFold(journal, plan_run_meant(journal, plan))
+        self._plans_seen: list[str] = []
+        self._is_superseded = False
+
+    def look(self) -> UndoStatus:
+        """How far it is now."""
+        self._fold.read_plan()
+        plans = list(plan_runs(self._journal))
+        if plans != self._plans_seen:  # else nobody can have gone on with another one
+            self._plans_seen = plans
+            latest = latest_plan(self._journal, self._fold.run_id)
+            self._is_superseded = latest is not None and latest[0] != self._fold.run_id
+        self._fold.is_continued = self._is_superseded and not self._fold.is_finished
+        self._fold.read_steps()
+        return self._fold.status()
+
+
+def plan_run_meant(journal: Journal, text: str) -> str:
+    """The run of the plan that somebody means by its id, its digest, or the beginning of either.
+
+    Raises: UsageError, with the nearest one.
+    """
+    if text.startswith("undo_"):
+        name = text
+    elif set(text.lower()) <= set("0123456789abcdef") and text:
+        name = f"undo_{text.lower()[:16]}"
+    else:
+        raise UsageError(f"{text!r} names no undo: give the digest of its plan, or the beginning of that")
+    known = list(plan_runs(journal))
+    if not known:
+        raise UsageError(f"there is no undo {text!r}: none was ever applied in this store")
+    return the_one_meant(name, known, what="undo")
+
+
+class _UndoFold:
+    """What was read of one plan's run, and of the runs whose steps it undoes."""
+
+    def __init__(self, journal: Journal, run_id: str) -> None:
+        self._journal, self.run_id = journal, run_id
+        self.started: PlanStarted | None = None
+        self.started_sequence = 0
+        self.is_continued = False
+        self._begun_at: datetime | None = None
+        self._last_at: datetime | None = None
+        self._standing = Standing()
+        self._end: PlanFinished | PlanLeft | None = None
+        self._plan_read_to = 0
+        self._steps_read_to: dict[str | None, int] = {}
+        self._total = 0
+        self._ended: dict[tuple[str, str], str] = {}
+        self._lately: deque[tuple[datetime, int]] = deque()
+
+    @property
+    def is_finished(self) -> bool:
+        return isinstance(self._end, PlanFinished)
+
+    def read_plan(self) -> None:
+        """Read on in the run of the plan."""
+        for entry in every_entry(self._journal, Query(run_id=self.run_id), after=self._plan_read_to):
+            self._plan_read_to, self._last_at = entry.sequence, entry.recorded_at
+            self._standing.take(entry)
+            match entry.event:
+                case PlanStarted():
+                    # Begun again under the same digest, nothing had been done: what it has to do is the same.
+                    self.started, self._begun_at, self._end = entry.event, entry.recorded_at, None
+                    self.started_sequence = entry.sequence
+                    self._steps_read_to = self._steps_read_to or dict.fromkeys(self._queried, entry.sequence)
+                    pending = entry.event.pending
+                    self._total = entry.event.steps if isinstance(pending, msgspec.UnsetType) else pending
+                    self._total += len(self._ended)
+                case PlanFinished() | PlanLeft():
+                    self._end = entry.event
+                case _:
+                    pass
+
+    @property
+    def _queried(self) -> tuple[str | None, ...]:
+        assert self.started is not None
+        return self.started.runs if len(self.started.runs) <= RUNS_READ_ONE_BY_ONE else (None,)
+
+    def read_steps(self) -> None:
+        """Read on in the runs of the steps."""
+        for run_id, after in self._steps_read_to.items():
+            for entry in every_entry(self._journal, Query(run_id=run_id), after=after):
+                self._steps_read_to[run_id] = entry.sequence
+                self._take_step(entry)
+
+    def _take_step(self, entry: Entry) -> None:
+        event = entry.event
+        if not isinstance(event, CompensationEnded) or self.started is None:
+            return
+        if event.plan_digest == self.started.plan_digest:
+            self._ended[entry.run.run_id, event.step_id] = event.disposition.value
+            self._last_at = max(self._last_at or entry.recorded_at, entry.recorded_at)
+            self._lately.append((entry.recorded_at, len(self._ended)))
+            while (entry.recorded_at - self._lately[0][0]).total_seconds() > RATE_OVER_S:
+                self._lately.popleft()
+
+    def status(self) -> UndoStatus:
+        """What all of that says."""
+        assert self.started is not None
+        assert self._begun_at is not None
+        assert self._last_at is not None
+        counts = Counter(self._ended.values())
+        done = sum(counts.values())
+        if self._end is not None and not counts:  # not read: what it said at its end is enough
+            counts = Counter({word: count for word, count in self._end.counts.items() if _is_ours(word)})
+            done = min(sum(counts.values()), self._total)
+        rate = self._rate()
+        held = self._standing.pause or (self._standing.cancel if self._is_cancelled else None)
+        left = self._end if isinstance(self._end, PlanLeft) else None
+        return UndoStatus(
+            plan_run=self.run_id,
+            plan_digest=self.started.plan_digest,
+            selection=self.started.selection,
+            state=self._state(),
+            total=self._total,
+            done=done,
+            by_disposition=dict(sorted(counts.items())),
+            actor=self.started.actor,
+            reason=self.started.reason,
+            begun_at=self._begun_at,
+            last_at=self._last_at,
+            rate_per_s=rate,
+            eta_s=(self._total - done) / rate if rate and self._end is None else None,
+            held_by="" if held is None else held.actor,
+            held_because="" if held is None else held.reason,
+            left_because="" if left is None else left.why,
+            left_detail="" if left is None else left.detail,
+        )
+
+    @property
+    def _is_cancelled(self) -> bool:
+        return self._standing.cancelled_at > self.started_sequence
+
+    def _state(self) -> str:
+        match self._end:
+            case PlanFinished():
+                return "finished"
+            case PlanLeft(why="cancelled"):
+                return "continued" if self.is_continued else "cancelled"
+            case PlanLeft():
+                return "continued" if self.is_continued else "left"
+            case None:
+                pass
+        if self.is_continued:
+            return "continued"
+        if self._is_cancelled:
+            return "cancelling"
+        return "paused" if self._standing.pause is not None else "running"
+
+    def _rate(self) -> float | None:
+        if len(self._lately) < 2:
+            return None
+        (first_at, first), (last_at, last) = self._lately[0], self._lately[-1]
+        passed_s = (last_at - first_at).total_seconds()
+        return (last - first) / passed_s if passed_s > 0 else None
+
+
+def _is_ours(word: str) -> bool:
+    return word not in ("already_undone", "not_reached")

@@ -1,0 +1,158 @@
+"""Undos as the journal tells of them."""
+
+import pytest
+
+from compensation.test_control import ClockWithAlarm, at_step, order
+from compensation.undo_world import Shop
+from rescind.compensation.paperwork import plan_run_of
+from rescind.errors import Transient, UsageError
+from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import PAGE_LIMIT, Query
+from rescind.model.entry import Entry
+from rescind.recovery.undos import UndoFollower, UndoStatus, follow, list_undos, undo_status
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+def looks(shop: Shop, plan_run: str, numbers: tuple[int, ...]) -> list[UndoStatus]:
+    """What is seen while the steps of these numbers are undone; each step takes a second."""
+    seen: list[UndoStatus] = []
+
+    def pass_time(record: object) -> None:
+        shop.clock.advance(1.0)
+        if sum(shop.charging.refunds.values()) in numbers:
+            seen.append(undo_status(shop.journal, plan_run))
+
+    shop.charging.before_undo = pass_time
+    return seen
+
+
+def test_an_undo_says_how_far_it_is_and_how_long_the_rest_takes(shop: Shop) -> None:
+    for _ in range(10):
+        shop.charge()
+    plan = shop.plan()
+    seen = looks(shop, plan_run_of(plan), (0, 8))
+    shop.apply(plan, reason="wrong prices")
+
+    assert [(each.state, each.total) for each in seen] == [("running", 10), ("running", 10)]
+    assert (seen[0].done, seen[0].eta_s, seen[0].reason) == (0, None, "wrong prices")
+    assert seen[1].done in (7, 8)  # the last end may not be recorded yet
+    assert seen[1].rate_per_s == pytest.approx(1.0)
+    assert seen[1].eta_s == pytest.approx(10 - seen[1].done)
+    last = undo_status(shop.journal, plan.digest[:8])
+    assert (last.state, last.percent, last.by_disposition) == ("finished", 100.0, {"compensated": 10})
+
+
+def test_what_was_done_before_is_not_counted_again(shop: Shop) -> None:
+    for _ in range(4):
+        shop.charge()
+    shop.charging.before_undo = lambda record: shop.clock.advance(1.0)
+    shop.apply(within_s=2.5)
+    plan = shop.plan()
+    shop.apply(plan)
+
+    first, second = list_undos(shop.journal)
+    assert (first.state, first.total, first.done, first.left_because) == ("continued", 4, 3, "out_of_time")
+    assert (second.state, second.total, second.done) == ("finished", 1, 1)
+
+
+def test_a_paused_undo_says_by_whom_and_why(shop: Shop) -> None:
+    for _ in range(3):
+        shop.charge()
+    plan = shop.plan()
+    seen: list[UndoStatus] = []
+
+    def look_and_cancel() -> None:
+        seen.append(undo_status(shop.journal, plan_run_of(plan)))
+        order(shop, plan, "cancel", reason="wrong run")
+        seen.append(undo_status(shop.journal, plan_run_of(plan)))
+
+    shop.clock = ClockWithAlarm(3, look_and_cancel)
+    at_step(shop, 0, lambda: order(shop, plan, "pause", reason="the bank asks"))
+    shop.apply(plan)
+    seen.append(undo_status(shop.journal, plan_run_of(plan)))
+
+    assert [(each.state, each.held_by, each.held_because) for each in seen] == [
+        ("paused", "eve", "the bank asks"),
+        ("cancelling", "eve", "wrong run"),
+        ("cancelled", "eve", "wrong run"),
+    ]
+    assert seen[-1].left_detail == "by eve: wrong run"
+
+
+def test_following_ends_with_the_undo_also_with_one_that_goes_on_as_another_plan(shop: Shop) -> None:
+    for _ in range(4):
+        shop.charge()
+    plan = shop.plan()
+    shop.charging.before_undo = lambda record: shop.clock.advance(1.0)
+    shop.apply(plan, within_s=1.5)
+    shop.apply()
+
+    states = [status.state for status in follow(shop.journal, plan.digest, shop.clock)]
+    assert states == ["continued", "finished"]
+
+
+def test_a_follower_reads_only_what_is_new() -> None:
+    read: list[Entry] = []
+
+    class Counting(MemoryJournal):
+        def entries(self, query: Query, *, after: int = 0, limit: int = PAGE_LIMIT) -> list[Entry]:
+            page = super().entries(query, after=after, limit=limit)
+            read.extend(entry for entry in page if entry.run.agent_name != "rescind-undo")
+            return page
+
+    shop = Shop(Counting())
+    for _ in range(300):
+        shop.charge()
+    plan = shop.plan()
+    shop.apply(plan)
+    follower = UndoFollower(shop.journal, plan.digest)
+    assert follower.look().done == 300
+    read.clear()
+
+    assert follower.look().done == 300
+    assert not read
+
+
+def test_an_undo_of_many_runs_is_followed_in_all_of_them(shop: Shop) -> None:
+    runs = tuple(f"run-{number}" for number in range(40))
+    for run in runs:
+        shop.charge(run)
+    plan = shop.plan(*runs)
+    shop.apply(plan)
+
+    assert undo_status(shop.journal, plan.digest).by_disposition == {"compensated": 40}
+
+
+def test_an_undo_that_left_because_a_system_is_down_says_so(shop: Shop) -> None:
+    for _ in range(30):
+        shop.charge()
+
+    def down(record: object) -> None:
+        raise Transient("503")
+
+    shop.charging.before_undo = down
+    shop.apply()
+    (status,) = list_undos(shop.journal)
+    assert (status.state, status.left_because) == ("left", "unavailable")
+    assert "card.charge: Transient: 503" in status.left_detail
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("undo_0000", "knows no undo"),
+        ("zzz", "names no undo"),
+        ("", "names no undo"),
+    ],
+)
+def test_an_undo_that_is_none_is_refused(shop: Shop, name: str, words: str) -> None:
+    shop.charge()
+    with pytest.raises(UsageError, match="none was ever applied" if name.startswith("undo") else words):
+        undo_status(shop.journal, name)
+    shop.apply()
+    with pytest.raises(UsageError, match=words):
+        undo_status(shop.journal, name)
