@@ -12,8 +12,7 @@ from rescind.cli.stores import command_line, find_store, journal_of
 from rescind.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from rescind.database.address import StoreAt
     from rescind.recovery.undos import UndoStatus
 
 FAULT = 1
@@ -169,7 +168,7 @@ def _refuse_pointless(what: str, status: "UndoStatus") -> None:
         raise UsageError(f"the undo of plan {name} {words}, by {status.held_by}")
 
 
-def _say_next(what: str, status: "UndoStatus", store: "Path", out: Out) -> None:
+def _say_next(what: str, status: "UndoStatus", store: "StoreAt", out: Out) -> None:
     match what:
         case "pause":
             out.say("whoever applies it obeys within about a second; to let it go on:")

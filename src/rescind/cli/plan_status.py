@@ -1,6 +1,5 @@
 """How far an undo is, in words, in one line, and as JSON."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +10,14 @@ from rescind.cli.safe import safe
 from rescind.cli.words import count_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rescind.clock import Clock
+    from rescind.compensation.result import StepResult
     from rescind.recovery.undos import UndoStatus
+
+TOLD_EVERY_S = 5.0
+"""How often an undo says how far it is where nothing can be redrawn: a log is to stay readable."""
 
 _DIGITS = 16
 _STYLES = {"paused": "yellow", "cancelling": "yellow", "left": "red", "cancelled": "yellow", "finished": "green"}
@@ -51,6 +57,27 @@ def follow_plainly(statuses: "Iterator[UndoStatus]", out: Out) -> "UndoStatus":
             out.say(status_line(last)[0] + (f", {_pace(last)}" if _pace(last) else ""))
     assert last is not None, "following begins with a look"
     return last
+
+
+class PlainProgress:
+    """A line beside the answer now and then, for where nothing can be redrawn. A short undo needs none."""
+
+    def __init__(self, total: int, clock: "Clock", out: Out) -> None:
+        self._total, self._clock, self._out = total, clock, out
+        self._done = 0
+        self._begun_s = self._told_s = clock.monotonic_s()
+
+    def advance(self, result: "StepResult") -> None:
+        """One more step has its end."""
+        self._done += 1
+        now_s = self._clock.monotonic_s()
+        if now_s - self._told_s < TOLD_EVERY_S or self._done == self._total:
+            return
+        self._told_s = now_s
+        rate = self._done / (now_s - self._begun_s)
+        left = lasting((self._total - self._done) / rate)
+        percent = 100 * self._done / self._total
+        self._out.note(f"undoing: {percent:.1f} %, {self._done:,} of {self._total:,}, {rate:,.1f} steps/s, {left} left")
 
 
 def _far(status: "UndoStatus") -> str:

@@ -64,7 +64,7 @@ class DrawnProgress:
 
 @contextmanager
 def drawn_progress(systems: Mapping["StepRef", str], console: "Console") -> Generator[DrawnProgress]:
-    """Bars for as long as the block lasts; they leave nothing on the screen. `systems` has every step that is to come."""
+    """Bars for as long as the block lasts; they leave nothing on the screen. `systems` has every step to come."""
     with _progress(console) as progress:
         yield DrawnProgress(progress, systems)
 

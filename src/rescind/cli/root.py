@@ -33,6 +33,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "impact": ("", "who acted on what these steps wrote"),
         "undo": ("", "show what would be undone; --apply does it"),
         "checkpoints": ("RUN", "from where a run could be carried on"),
+        "plan": ("list|follow|pause…", "undos: how far they are; pause, cancel"),
         "review": ("list|resolve…", "what only a person can decide"),
     },
     "Prove": {
@@ -66,6 +67,7 @@ MODULES = {
     "undo": "rescind.cli.undo:undo",
     "checkpoints": "rescind.cli.checkpoints:checkpoints",
     "worker": "rescind.cli.worker:worker",
+    "plan": "rescind.cli.plan:plan",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
     "supervise": "rescind.cli.supervise:supervise",

@@ -13,6 +13,16 @@ from rescind.errors import UsageError
 _DIGITS_MIN = 8
 
 
+def _read_within(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    """The time that `--within` names, in seconds; None if it was not given."""
+    from rescind.cli.durations import parse_duration
+
+    try:
+        return None if text is None else parse_duration(text, least_s=1.0, most_s=604_800.0)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -32,6 +42,13 @@ Examples:
 @click.option("--plan", "shown", metavar="DIGEST", help="With --apply: only this plan, or the rest of it.")
 @click.option("--stop-first", is_flag=True, help="With --apply: hold runs that may still write at read_only.")
 @click.option("--yes", "-y", is_flag=True, help="With --apply: do not ask.")
+@click.option(
+    "--within",
+    "within_s",
+    callback=_read_within,
+    metavar="TIME",
+    help="With --apply: begin no step after so long, such as 10m; the rest is left to a later undo.",
+)
 @click.option("--parallel", type=click.IntRange(1, 64), metavar="N", help="Steps undone at once; 8 by default.")
 @click.option("--workers/--here", default=None, help="With --apply: leave it to `rescind worker`, or do it here.")
 @click.option("--no-wait", is_flag=True, help="With --workers: do not wait for its end.")
@@ -49,6 +66,7 @@ def undo(
     shown: str | None,
     stop_first: bool,
     yes: bool,
+    within_s: float | None,
     parallel: int | None,
     workers: bool | None,
     no_wait: bool,
@@ -67,7 +85,14 @@ def undo(
 
     Exit status 1 if the undo left something undone by fault; what is for a person to decide is no fault.
     """
-    _refuse_without_apply(apply, {"--plan": shown, "--stop-first": stop_first, "--yes": yes, "--workers": workers})
+    only_applied: dict[str, object] = {
+        "--plan": shown,
+        "--stop-first": stop_first,
+        "--yes": yes,
+        "--within": within_s,
+        "--workers": workers,
+    }
+    _refuse_without_apply(apply, only_applied)
     if shown is not None and (len(shown) < _DIGITS_MIN or not set(shown.lower()) <= set("0123456789abcdef")):
         raise UsageError(f"--plan {shown!r} is no digest; give {_DIGITS_MIN} or more of the digits that were shown")
     from rescind.cli.undo_session import run_undo
@@ -82,6 +107,7 @@ def undo(
             shown=shown.lower() if shown else None,
             stop_first=stop_first,
             sure=yes,
+            within_s=within_s,
             parallel=parallel,
             workers=workers,
             wait=not no_wait,

@@ -13,6 +13,7 @@ import msgspec
 from rescind.cli.entry import explain
 from rescind.cli.holding import hold_still, refuse_if_live
 from rescind.cli.out import Out
+from rescind.cli.plan_status import PlainProgress
 from rescind.cli.plan_view import summary_of
 from rescind.cli.shown import forget_shown, last_shown
 from rescind.cli.stopping import order_as_json, resume_command
@@ -22,10 +23,11 @@ from rescind.cli.undo_result import result_as_json, result_status, say_result
 from rescind.cli.undo_session import Session, apply_command, show_plan
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.decision import Plan
+from rescind.compensation.decision import Plan, kind_of
 from rescind.compensation.execute import Progress, apply_plan
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.result import UndoResult
+from rescind.compensation.schedule import system_of
 from rescind.compensation.selection import select_steps
 from rescind.errors import PlanOutdated, RescindError, RunStillLive, UndoBusy
 from rescind.journal.port import Query
@@ -208,6 +210,8 @@ def _carry_out(session: Session, plan: Plan, out: Out) -> UndoResult:
             SystemIds(),
             parallel=session.parallel,
             retries=session.retries,
+            limits=session.limits,
+            within_s=session.within_s,
             actor=session.request.actor,
             reason=session.request.reason,
             progress=progress,
@@ -216,14 +220,16 @@ def _carry_out(session: Session, plan: Plan, out: Out) -> UndoResult:
 
 @contextmanager
 def _drawn_progress(plan: Plan, out: Out) -> Generator[Progress | None]:
-    pending = sum(count for kind, count in plan.counts.items() if not kind.startswith("already_"))
-    if not out.is_live or not pending:
+    pending = [item for item in plan.items if not kind_of(item.decision).startswith("already_")]
+    if not pending:
         yield None
-        return
-    from rescind.cli.progress import drawn_progress
+    elif not out.is_live:
+        yield PlainProgress(len(pending), SystemClock(), out).advance
+    else:
+        from rescind.cli.progress import drawn_progress
 
-    with drawn_progress(pending, out.console()) as progress:
-        yield progress.advance
+        with drawn_progress({item.step: system_of(item) for item in pending}, out.console()) as progress:
+            yield progress.advance
 
 
 @contextmanager

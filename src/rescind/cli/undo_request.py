@@ -29,6 +29,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         shown: The digest, or its beginning, of the only plan to apply.
         stop_first: Whether to stop what may still write.
         sure: Whether to go without asking.
+        within_s: Seconds after which no step is begun; None for what the configuration says.
         parallel: Steps at once; None for what the configuration says.
         workers: Whether to leave it to the workers; None for what the configuration says.
         wait: Whether to wait for them.
@@ -46,6 +47,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     shown: str | None
     stop_first: bool
     sure: bool
+    within_s: float | None = None
     parallel: int | None
     workers: bool | None = None
     wait: bool = True

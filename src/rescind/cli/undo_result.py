@@ -77,6 +77,9 @@ def result_as_json(
         "counts": result.counts,
         "complete": result.is_complete,
         "interrupted": result.interrupted,
+        "left_because": result.left_because,
+        "left_detail": result.left_detail,
+        "lost_systems": result.lost_systems,
         "settled_before": plan.is_settled,
         "tasks": list(result.tasks),
         "steps": list(result.steps),
@@ -88,8 +91,13 @@ def result_as_json(
 
 def _say_unfinished(result: UndoResult, out: Out) -> None:
     left = [step for step in result.steps if step.disposition is None]
+    for system, heard in result.lost_systems.items():
+        out.say(f"{safe(system)} does not answer: {safe(heard)}; its steps were left alone", style="red")
     if result.interrupted:
         out.say("interrupted; what was done is recorded, and the same command goes on with the rest", style="yellow")
+    elif result.left_because:
+        words = f"{result.left_because.replace('_', ' ')}: {safe(result.left_detail)}"
+        out.say(f"{words}; what was done is recorded, and the same command goes on with the rest", style="yellow")
     elif left:
         out.say(f"not reached: {list_of(step.step for step in left)}; run `rescind undo` again", style="red")
 

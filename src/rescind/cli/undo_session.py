@@ -15,6 +15,7 @@ from rescind.cli.why_nothing import why_nothing
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock
 from rescind.compensation.decision import Plan
+from rescind.compensation.limits import Limits
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.selection import select_steps
 from rescind.compensation.survey import make_plan
@@ -41,6 +42,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         parallel: Steps at once.
         retries: Further tries of a step.
         by_workers: Whether it is left to the workers.
+        limits: What may be asked of each target system.
+        within_s: Seconds after which no step is begun; None for no such deadline.
     """
 
     request: UndoRequest
@@ -52,6 +55,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int
     retries: int
     by_workers: bool = False
+    limits: Limits = Limits()
+    within_s: float | None = None
 
     def plan(self) -> Plan:
         """The plan as of now."""
@@ -194,4 +199,6 @@ def _session(request: UndoRequest, guard: Guard) -> Session:
         parallel=undo.parallel if request.parallel is None else request.parallel,
         retries=undo.retries,
         by_workers=undo.workers if request.workers is None else request.workers,
+        limits=Limits(undo.systems),
+        within_s=undo.within_s if request.within_s is None else request.within_s,
     )

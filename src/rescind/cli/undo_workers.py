@@ -14,7 +14,6 @@ from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, PlanItem
 from rescind.compensation.result import StepResult, UndoResult, result_of
 from rescind.compensation.submission import Submission, read_submission, results_of, shares_of, submit
-from rescind.config import load_settings
 from rescind.errors import PlanStale, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import CompensationEnded, Disposition, StepRef
@@ -64,7 +63,7 @@ def leave_to_workers(session: Session, plan: Plan, out: Out) -> UndoResult | Non
         SystemIds(),
         parallel=session.parallel,
         retries=session.retries,
-        within_s=load_settings().config.undo.within_s,
+        within_s=session.within_s,
         actor=session.request.actor,
         reason=session.request.reason,
     )
@@ -167,7 +166,8 @@ def _drawn(submission: Submission, out: Out) -> "Generator[DrawnProgress | None]
         return
     from rescind.cli.progress import drawn_progress
 
-    with drawn_progress(sum(len(share.steps) for share in submission.shares), out.console()) as progress:
+    steps = dict.fromkeys((step for share in submission.shares for step in share.steps), "")
+    with drawn_progress(steps, out.console()) as progress:
         yield progress
 
 

@@ -173,6 +173,7 @@ class Coordinator:
             steps=submitted.steps,
             actor=submitted.actor,
             reason=submitted.reason,
+            pending=submitted.steps - sum(submitted.settled.values()),
         )
         opening = RunOpened(run=info, guard_id=self._ids.new_id("undo"))
         return self._append(submission, [opening, started])

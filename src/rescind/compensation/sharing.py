@@ -55,7 +55,7 @@ class SharePaper(Paperwork):
         self._asked_at = asked_at
         self.left: list[Left] = []
 
-    def open(self, runner_id: str, actor: str, reason: str) -> int:
+    def open(self, runner_id: str, actor: str, reason: str, *, pending: int) -> int:
         """Nothing: see above. Where in the journal the plan was submitted."""
         return self._asked_at
 
