@@ -7,11 +7,10 @@ import rescind
 
 PROMISED = {
     "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "HeldEffect",
-    "IdempotencyConflict",
-    "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "OutcomeNotRecorded", "PastStep", "Probe",
-    "RescindError",
-    "Run", "RunHalted", "Snapshot", "SqlChanges", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError",
-    "VerificationFailed", "idempotency_key", "report",
+    "IdempotencyConflict", "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "ObjectGraph",
+    "OutcomeNotRecorded", "PastStep", "Probe", "RescindError", "Run", "RunHalted", "Snapshot", "SqlChanges",
+    "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed", "idempotency_key",
+    "report",
 }  # fmt: skip
 
 

@@ -127,6 +127,7 @@ with guard.run("docs@1"):
     write_report("summer", "hot")
     set_plan("ada", "free")
     place("c-1", "lamp")
+    assert open_ticket("it rains") == 1
     assert charge("c-1", "4242", 500) == "ch_c-1"
     assert "was not done yet" in str(send_newsletter("ada"))
 guard.close()

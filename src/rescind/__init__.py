@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rescind.compensation.effects import Files, MappingKey, SqlChanges, SqlRows
+    from rescind.compensation.effects import Files, MappingKey, ObjectGraph, SqlChanges, SqlRows
     from rescind.errors import (
         ApprovalPending,
         BreakerOpen,
@@ -56,6 +56,7 @@ _HOMES = {
     "Level": "rescind.model.level",
     "MappingKey": "rescind.compensation.effects",
     "NothingChanged": "rescind.errors",
+    "ObjectGraph": "rescind.compensation.effects",
     "OutcomeNotRecorded": "rescind.errors",
     "PastStep": "rescind.guard.effect",
     "Probe": "rescind.guard.effect",
@@ -88,6 +89,7 @@ __all__ = [
     "Level",
     "MappingKey",
     "NothingChanged",
+    "ObjectGraph",
     "OutcomeNotRecorded",
     "PastStep",
     "Probe",

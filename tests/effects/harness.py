@@ -116,6 +116,7 @@ class World:
         meddle: Somebody else changes what the step left.
         mend: And changes it back, so that the content is the step's again.
         cut_off: Nobody can reach the target from here on; None for a target in our own memory.
+        knows_its_calls: It knows of each call what it changed, also if no end was recorded.
         undo_can_be_undone: Otherwise `restore` says so, by a conflict.
     """
 
@@ -126,6 +127,7 @@ class World:
     content: Callable[[], Any]
     cut_off: Callable[[], Any] | None
     sees_aba: bool = False
+    knows_its_calls: bool = False
     undo_can_be_undone: bool = True
     arguments: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     abandons: bool = True  # whether it can tell, after the tool raised, that nothing changed

@@ -103,7 +103,12 @@ def test_without_a_recorded_end_nothing_is_touched_unless_nothing_happened(world
     assert version_now(world.effect, step) == before.version
     step = in_doubt(world)
     content = world.content()
-    assert version_now(world.effect, step) != before.version
+    assert step.before_snapshot
+    assert version_now(world.effect, step) != step.before_snapshot.version
+    if world.knows_its_calls:
+        world.effect.restore(step)
+        assert version_now(world.effect, step) == step.before_snapshot.version
+        return
     with pytest.raises(Conflict, match="not recorded"):
         world.effect.restore(step)
     assert world.content() == content
@@ -212,7 +217,8 @@ def test_e6_a_probe_of_a_step_in_doubt_does_not_guess(world: World) -> None:
     touch.abandon()
     step = a_past_step(recorded(touch.before), None, world.arguments)
     assert probe(world, step) is Probe.NOT_FOUND
-    assert probe(world, in_doubt(world)) is not Probe.NOT_FOUND
+    found = probe(world, in_doubt(world))
+    assert found is Probe.FOUND if world.knows_its_calls else found is not Probe.NOT_FOUND
 
 
 def test_e6_a_probe_that_nothing_was_recorded_for_cannot_tell(world: World) -> None:

@@ -27,7 +27,7 @@ def test_sqlalchemy_is_loaded_only_for_sql() -> None:
 
 
 def test_the_names_are_there() -> None:
-    assert dir(effects) == sorted(effects.__all__) == ["Files", "MappingKey", "SqlRows"]
+    assert dir(effects) == sorted(effects.__all__) == ["Files", "MappingKey", "ObjectGraph", "SqlChanges", "SqlRows"]
     for name in effects.__all__:
         assert getattr(effects, name).__name__ == name
     with pytest.raises(AttributeError, match="Sql"):

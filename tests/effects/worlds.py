@@ -1,8 +1,11 @@
 """The worlds that the contract suite runs over."""
 
 import copy
+import random
 import shutil
+from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from effects.harness import Tool, World
-from rescind.compensation.effects import Files, MappingKey, SqlChanges, SqlRows
+from rescind.compensation.effects import Files, MappingKey, ObjectGraph, SqlChanges, SqlRows
 from servers import Postgres
 
 Place = tuple[Path, Engine]
@@ -343,10 +346,96 @@ def _changes_on_sqlite(place: Place) -> World:
     )
 
 
+class Account:
+    """An object with everything in it that tools use."""
+
+    __slots__ = ("__dict__", "limit")
+
+    def __init__(self, owner: str) -> None:
+        self.owner, self.balance = owner, Decimal("10.00")
+        self.history: list[Any] = [{"text": "opened"}]
+        self.limit = 100
+
+
+class Bank:
+    def __init__(self) -> None:
+        self.accounts = {"ann": Account("ann"), "bob": Account("bob"), "cid": Account("cid")}
+        self.tags = {"a", "b"}
+        self.dice = random.Random(7)
+        self.queue = deque([1, 2, 3])
+        self.memory = bytearray(b"abc")
+        self.favourite = self.accounts["ann"]
+        self.next_id = 1
+
+
+def bank_content(bank: Bank) -> str:
+    ids = {id(account): name for name, account in bank.accounts.items()}
+    accounts = [(name, vars(each), getattr(each, "limit", None)) for name, each in bank.accounts.items()]
+    rest = {key: value for key, value in vars(bank).items() if key not in ("accounts", "favourite", "dice", "tags")}
+    return repr((accounts, list(rest.items()), sorted(bank.tags), bank.dice.getstate(), ids.get(id(bank.favourite))))
+
+
+def _bank(tool: Callable[[Bank], Any], meddle: Callable[[Bank], Any], mend: Callable[[Bank], Any]) -> Any:
+    def build(_: Place) -> World:
+        bank = Bank()
+        return World(
+            effect=ObjectGraph(bank),
+            tool=lambda: tool(bank),
+            meddle=lambda: meddle(bank),
+            mend=lambda: mend(bank),
+            content=lambda: bank_content(bank),
+            cut_off=None,
+            knows_its_calls=True,
+        )
+
+    return build
+
+
+def _change_everything(bank: Bank) -> None:
+    ann = bank.accounts["ann"]
+    ann.balance -= 3
+    ann.limit += 1
+    ann.history.insert(0, {"text": "paid", "items": [1, 2]})
+    ann.history[1]["text"] = "changed"
+    bank.accounts["dan"] = Account("dan")
+    del bank.accounts["bob"]
+    bank.tags.symmetric_difference_update({"a", "c"})
+    bank.dice.random()
+    bank.queue.rotate(1)
+    bank.memory[0] = 0
+    bank.favourite = bank.accounts["dan"]
+    bank.next_id += 1
+    bank.__dict__["new"] = {1: {2: 3}}
+
+
+OBJECTS = {
+    "everything at once": _bank(
+        _change_everything,
+        lambda bank: setattr(bank.accounts["ann"], "balance", Decimal(0)),
+        lambda bank: setattr(bank.accounts["ann"], "balance", Decimal("7.00")),
+    ),
+    "what the call made is changed": _bank(
+        _change_everything,
+        lambda bank: setattr(bank.accounts["dan"], "owner", "eve"),
+        lambda bank: setattr(bank.accounts["dan"], "owner", "dan"),
+    ),
+    "a list is edited at the same place": _bank(
+        lambda bank: bank.queue.append(4),
+        lambda bank: bank.queue.__setitem__(3, 5),
+        lambda bank: bank.queue.__setitem__(3, 4),
+    ),
+    "keys change places": _bank(
+        lambda bank: bank.accounts.update({"ann": bank.accounts.pop("ann")}),
+        lambda bank: bank.accounts.update({"bob": bank.accounts.pop("bob")}),
+        lambda bank: bank.accounts.update({"cid": bank.accounts.pop("cid"), "ann": bank.accounts.pop("ann")}),
+    ),
+}
+
 WORLDS: dict[str, Callable[..., World]] = {
     **{f"sql, {name}, {mode}'s transaction": SQL[name](mode) for name in SQL for mode in ("effect", "tool")},
     "sql changes, postgres": _changes_on_postgres,
     "sql changes, sqlite": _changes_on_sqlite,
     **{f"files, {name}": build for name, build in FILES.items()},
     **{f"mapping, {name}": build for name, build in MAPPING.items()},
+    **{f"objects, {name}": build for name, build in OBJECTS.items()},
 }

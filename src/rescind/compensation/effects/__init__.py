@@ -1,4 +1,6 @@
-"""Ready-made effects: SQL tables and rows, files and folders, keys of a mapping. Each takes its own snapshots.
+"""Ready-made effects: SQL tables and rows, files and folders, keys of a mapping, graphs of objects.
+
+Each takes its own snapshots.
 
     from rescind.compensation.effects import SqlRows
 
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
     from rescind.compensation.effects.changes import SqlChanges
     from rescind.compensation.effects.files import Files
     from rescind.compensation.effects.mapping import MappingKey
+    from rescind.compensation.effects.objects import ObjectGraph
     from rescind.compensation.effects.sql import SqlRows
 
-__all__ = ["Files", "MappingKey", "SqlChanges", "SqlRows"]
+__all__ = ["Files", "MappingKey", "ObjectGraph", "SqlChanges", "SqlRows"]
 
-_HOME = {"Files": "files", "MappingKey": "mapping", "SqlChanges": "changes", "SqlRows": "sql"}
+_HOME = {"Files": "files", "MappingKey": "mapping", "ObjectGraph": "objects", "SqlChanges": "changes", "SqlRows": "sql"}
 
 
 def __getattr__(name: str) -> Any:
