@@ -3,10 +3,11 @@
 import psycopg
 import pytest
 
-from builders import NOON_US
-from journal.stores import open_runs
+from builders import NOON_US, a_step, ended, intended
+from journal.stores import CLAIM, keyed, open_runs
 from rescind.database.address import Address
 from rescind.errors import UsageError
+from rescind.journal.audit import verify
 from rescind.journal.port import Draft
 from rescind.journal.postgres import PostgresJournal
 from rescind.journal.postgres.audit import seal_database, verify_database
@@ -42,10 +43,10 @@ def test_a_journal_as_it_was_written_is_intact(address: Address) -> None:
     [
         ("UPDATE rescind.entries SET body = '{}' WHERE sequence = 4", 4, "its content or its hash was changed"),
         ("UPDATE rescind.entries SET recorded_at_us = 1 WHERE sequence = 5", 5, "its content or its hash was changed"),
-        ("DELETE FROM rescind.entries WHERE sequence = 4", 4, "entry 4 is missing"),
+        ("DELETE FROM rescind.entries WHERE sequence = 4", 4, "the entry is missing"),
         ("DELETE FROM rescind.entries WHERE sequence > 6", 7, "entries 7 to 8 are missing"),
         ("DELETE FROM rescind.heads WHERE run_key = 1", None, "the head of its chain is missing"),
-        ("UPDATE rescind.heads SET position = 9 WHERE run_key = 1", 7, "an end is missing or changed"),
+        ("UPDATE rescind.heads SET position = 9 WHERE run_key = 1", 7, "the end of the run is missing"),
         ("DELETE FROM rescind.runs WHERE run_id = 'run-2'", 2, "no record"),
     ],
 )
@@ -81,3 +82,36 @@ def test_an_audit_makes_no_journal(postgres: Postgres) -> None:
         verify_database(address)
     with psycopg.connect(address.url) as connection:
         assert connection.execute("SELECT to_regnamespace('rescind')").fetchone() == (None,)
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("UPDATE rescind.entries SET kind = 'ended' WHERE sequence = 9", "column kind"),
+        ("UPDATE rescind.entries SET target = NULL WHERE sequence = 9", "column target"),
+        ("UPDATE rescind.runs SET tenant = 'globex'", "differs from what the run was opened with: tenant"),
+        ("UPDATE rescind.heads SET hash = '\\x00'", "not the one that the head"),
+        ("DELETE FROM rescind.slots", "its slot is missing"),
+        ("UPDATE rescind.slots SET digest = 'x'", "changed: digest"),
+        ("DELETE FROM rescind.spans", "time range"),
+        (
+            "INSERT INTO rescind.entries SELECT sequence, run_key, 9, 0, now() + interval '1 month', kind, target,"
+            " hash, body FROM rescind.entries WHERE sequence = 3",
+            "two entries with this sequence",
+        ),
+        ("ALTER TABLE rescind.runs DISABLE TRIGGER append_only", "trigger append_only is gone or disabled"),
+        ("DROP TRIGGER append_only ON rescind.entries", "trigger append_only is gone or disabled"),
+        (
+            "CREATE TRIGGER spy BEFORE INSERT ON rescind.heads FOR EACH ROW EXECUTE FUNCTION rescind.refuse_change()",
+            "did not make: spy",
+        ),
+    ],
+)
+def test_columns_slots_and_triggers_are_checked_too(address: Address, statement: str, words: str) -> None:
+    journal = PostgresJournal(address.url)
+    journal.append([intended(a_step("1", **keyed(CLAIM)), claim=CLAIM), ended("1")])
+    assert verify(journal).findings == ()
+    tamper(address, statement)
+
+    assert [finding for finding in verify(journal).findings if words in str(finding)]
+    journal.close()

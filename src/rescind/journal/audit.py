@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,7 +28,10 @@ from rescind.journal.sqlite import SqliteJournal
 from rescind.model.entry import CompensationEnded, Ended, Event, Intended, RunOpened
 from rescind.model.step import RunInfo
 
-_FINDINGS_MAX = 1_000  # Nobody reads more, and a journal whose every entry was changed must not fill the memory.
+if TYPE_CHECKING:
+    from rescind.journal.postgres import PostgresJournal
+
+FINDINGS_MAX = 1_000  # Nobody reads more, and a journal whose every entry was changed must not fill the memory.
 
 _BY_RUN = "SELECT run_key, sequence FROM entries ORDER BY run_key, sequence"  # Not by the index, which may be wrong.
 _ENTRY = (
@@ -109,14 +112,18 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
         return not self.findings
 
 
-def verify(journal: str | Path | SqliteJournal) -> AuditReport:
-    """Verify a whole journal against its chains, its indexes and its seals.
+def verify(journal: "str | Path | SqliteJournal | PostgresJournal") -> AuditReport:
+    """Verify a whole journal against its chains, its indexes and its seals; one on PostgreSQL keeps no seals.
 
     Raises:
         UsageError: There is no such file.
         StoreFormatError: It is not a journal, or from a newer rescind.
         JournalUnavailable: It cannot be read at all.
     """
+    if not isinstance(journal, str | Path | SqliteJournal):
+        from rescind.journal.postgres.audit import verify_database  # with its driver
+
+        return verify_database(journal.address, schema=journal.schema)
     path = journal.path if isinstance(journal, SqliteJournal) else Path(journal).absolute()
     if not path.exists():
         raise UsageError(f"there is no journal at {path}; check the path")
@@ -133,15 +140,9 @@ class _Audit:
         self._entries = self._runs = self._seals = self._sealed_through = 0
 
     def report(self) -> AuditReport:
-        findings: list[Finding] = []
-        more = 0
-        for finding in self._findings():
-            if len(findings) < _FINDINGS_MAX:
-                findings.append(finding)
-            else:
-                more += 1
+        findings, more = at_most(self._findings())
         return AuditReport(
-            findings=tuple(findings),
+            findings=findings,
             more_findings=more,
             entries=self._entries,
             runs=self._runs,
@@ -208,10 +209,10 @@ class _Audit:
             position, at_us, kind, target, digest, body = self._connection.execute(_ENTRY, (sequence,)).fetchone()
             link = Link(sequence, position, at_us, body, digest)
             problems = [found.problem for found in walk.follow(link)]
-            problems += _index_problems(run, run_key, link, kind, target)
+            problems += index_problems(run, run_key, link, kind, target)
             for problem in problems:
                 yield Finding(sequence=sequence, run_id=run.run_id, position=position, problem=problem)
-        yield from _head_findings(run, link, known[9:])
+        yield from head_findings(run, link, known[9:])
 
     def _unknown_run(self, run_key: int, rows: Iterable[tuple[Any, ...]]) -> Iterator[Finding]:
         for _, sequence in rows:
@@ -226,7 +227,7 @@ class _Audit:
         indexed = self._connection.execute(EXTENT).fetchone()[0]
         for sequence, in_time, in_run, on_target, digest in self._connection.execute(_BY_SEQUENCE):
             if sequence != due:
-                yield _missing(due, sequence - 1)
+                yield missing(due, sequence - 1)
             if sequence <= indexed and not in_time:
                 yield Finding(sequence=sequence, problem="its time is not in the recorded time range of its span")
             if sequence <= indexed and not (in_run and on_target):
@@ -237,7 +238,7 @@ class _Audit:
             due = sequence + 1
         length = self._connection.execute("SELECT coalesce(max(sequence), 0) FROM heads").fetchone()[0]
         if due <= length:
-            yield _missing(due, length)
+            yield missing(due, length)
         for sequence, index in self._connection.execute(_STRAYS):
             yield Finding(sequence=sequence, problem=f"the index of {index} names it, and it is missing or another")
         yield from seals.end(due - 1)
@@ -246,38 +247,7 @@ class _Audit:
     # --- slots ---
 
     def _slots(self) -> Iterator[Finding]:
-        # An unnamed database: SQLite keeps it in memory while it is small, and then in a file that nobody else sees.
-        with contextlib.closing(sqlite3.connect("", isolation_level=None)) as due:
-            due.executescript(_DUE_TABLE)
-            due.execute("BEGIN")  # Without one, each change of the scratch table would be committed by itself.
-            yield from self._due_slots(due)
-            for tenant, key, *here, run_id in self._connection.execute(_SLOTS):
-                taken = (
-                    "DELETE FROM due WHERE tenant = ? AND key = ? RETURNING digest, run_key, step_id, intent, outcome"
-                )
-                row = due.execute(taken, (tenant, key)).fetchall()
-                problem = _slot_problem(here, row[0]) if row else "no entry claims it, or the one that did freed it"
-                if problem:
-                    yield _slot_finding(key, here[3], problem, run_id)
-            for key, sequence in due.execute("SELECT key, intent FROM due ORDER BY intent"):
-                yield _slot_finding(key, sequence, "its slot is missing, so the effect could be repeated")
-
-    def _due_slots(self, due: sqlite3.Connection) -> Iterator[Finding]:
-        """Fill the table with the slots that must stand, by what the entries say."""
-        for sequence, run_key, tenant, body in self._connection.execute(_SLOT_EVENTS):
-            try:
-                event = decode_event(sequence, body)
-            except StoreFormatError:
-                continue  # The walk by run has named it.
-            if isinstance(event, Intended):
-                if event.step.keyed:
-                    yield from _claim(due, tenant, run_key, sequence, event)
-            elif isinstance(event, Ended | CompensationEnded):
-                if frees_slot(event):
-                    due.execute("DELETE FROM due WHERE run_key = ? AND step_id = ?", (run_key, event.step_id))
-                elif isinstance(event, Ended):
-                    settle = "UPDATE due SET outcome = ? WHERE run_key = ? AND step_id = ?"
-                    due.execute(settle, (sequence, run_key, event.step_id))
+        return slot_findings(self._connection.execute(_SLOT_EVENTS), self._connection.execute(_SLOTS))
 
 
 class _Seals:
@@ -356,7 +326,59 @@ class _Seals:
         return seal
 
 
-def _index_problems(run: RunInfo, run_key: int, link: Link, kind: str, target: bytes | None) -> Iterator[str]:
+def at_most(found: Iterable[Finding]) -> tuple[tuple[Finding, ...], int]:
+    """What a report holds of what was found, and how many more there were."""
+    kept: list[Finding] = []
+    more = 0
+    for finding in found:
+        if len(kept) < FINDINGS_MAX:
+            kept.append(finding)
+        else:
+            more += 1
+    return tuple(kept), more
+
+
+def slot_findings(events: Iterable[Sequence[Any]], slots: Iterable[Sequence[Any]]) -> Iterator[Finding]:
+    """Where the slots are not what the entries say.
+
+    Args:
+        events: Sequence, run key, tenant and body of each intent, end and end of a compensation, by sequence.
+        slots: The rows of `slots`, each with its run's id behind it.
+    """
+    # An unnamed database: SQLite keeps it in memory while it is small, and then in a file that nobody else sees.
+    with contextlib.closing(sqlite3.connect("", isolation_level=None)) as due:
+        due.executescript(_DUE_TABLE)
+        due.execute("BEGIN")  # Without one, each change of the scratch table would be committed by itself.
+        yield from _due_slots(due, events)
+        for tenant, key, *here, run_id in slots:
+            taken = "DELETE FROM due WHERE tenant = ? AND key = ? RETURNING digest, run_key, step_id, intent, outcome"
+            row = due.execute(taken, (tenant, key)).fetchall()
+            problem = _slot_problem(here, row[0]) if row else "no entry claims it, or the one that did freed it"
+            if problem:
+                yield _slot_finding(key, here[3], problem, run_id)
+        for key, sequence in due.execute("SELECT key, intent FROM due ORDER BY intent"):
+            yield _slot_finding(key, sequence, "its slot is missing, so the effect could be repeated")
+
+
+def _due_slots(due: sqlite3.Connection, events: Iterable[Sequence[Any]]) -> Iterator[Finding]:
+    """Fill the table with the slots that must stand, by what the entries say."""
+    for sequence, run_key, tenant, body in events:
+        try:
+            event = decode_event(sequence, body)
+        except StoreFormatError:
+            continue  # The walk by run has named it.
+        if isinstance(event, Intended):
+            if event.step.keyed:
+                yield from _claim(due, tenant, run_key, sequence, event)
+        elif isinstance(event, Ended | CompensationEnded):
+            if frees_slot(event):
+                due.execute("DELETE FROM due WHERE run_key = ? AND step_id = ?", (run_key, event.step_id))
+            elif isinstance(event, Ended):
+                settle = "UPDATE due SET outcome = ? WHERE run_key = ? AND step_id = ?"
+                due.execute(settle, (sequence, run_key, event.step_id))
+
+
+def index_problems(run: RunInfo, run_key: int, link: Link, kind: str, target: bytes | None) -> Iterator[str]:
     """What the columns say that the body does not."""
     try:
         event = decode_event(link.sequence, link.body)
@@ -382,7 +404,8 @@ def _opening_problems(run: RunInfo, run_key: int, sequence: int, event: Event) -
         yield f"the record of the run says that it began at entry {run_key}"
 
 
-def _head_findings(run: RunInfo, last: Link, head: tuple[int | None, int, bytes]) -> Iterator[Finding]:
+def head_findings(run: RunInfo, last: Link, head: tuple[int | None, int, bytes]) -> Iterator[Finding]:
+    """Whether the last entry of a run is the one that its head (sequence, position, hash) names."""
     sequence, position, digest = head
     if sequence is None:
         yield Finding(run_id=run.run_id, problem="the head of its chain is missing")
@@ -434,6 +457,7 @@ def _bare(sql: str | None) -> str:
     return " ".join(re.sub(r"--[^\n]*", "", sql or "").split())
 
 
-def _missing(first: int, last: int) -> Finding:
+def missing(first: int, last: int) -> Finding:
+    """That these sequences are not there."""
     what = "the entry is" if first == last else f"entries {first} to {last} are"
     return Finding(sequence=first, problem=f"{what} missing from the journal")
