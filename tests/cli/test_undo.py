@@ -355,3 +355,49 @@ def test_leaving_out_everything_says_so(rescind: Rescind, shop: ModuleType) -> N
     shown = rescind(*UNDO, "--action", "letter.send", "--exclude", "letter.send")
 
     assert "--exclude letter.send leaves out every step, so there is nothing to undo" in shown.out
+
+
+# --- redo ---
+
+
+def test_a_redo_puts_back_what_an_undo_undid_and_leaves_what_was_offset_to_a_person(
+    rescind: Rescind, shop: ModuleType
+) -> None:
+    digest = rescind(*UNDO, "--json").json["digest"]
+    rescind(*UNDO, "--apply")
+    assert shop.shelf["a"] == 1
+    redo = ("redo", digest[:16], "--app", "desk")
+
+    shown = rescind(*redo)
+
+    assert shown.status == 0
+    assert f"redo of 2 steps of 1 run\n  undone  by plan {digest[:16]}" in shown.out
+    assert "1 to restore, 1 for a person" in shown.out
+    assert f"rescind redo {digest[:16]} --app desk --apply --plan " in shown.out
+    assert shop.shelf["a"] == 1
+    applied = rescind(*redo, "--apply")
+    assert applied.status == 0
+    assert "1  in effect again" in applied.out
+    assert (shop.shelf["a"], shop.sold) == (100, [])
+    again = rescind(*redo, "--apply", "--json")
+    assert again.json["settled_before"] is True
+    undone_again = rescind(*UNDO, "--apply", "--json").json
+    assert undone_again["counts"] == {"already_undone": 1, "restored": 1, "review": 1}
+    assert shop.shelf["a"] == 1
+    assert rescind(*redo, "--json").json["counts"] == {"already_in_review": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("redo", "ffffffff", "--app", "desk"), "knows no applied plan 'ffffffff'"),
+        (("redo", "tea", "--app", "desk"), "PLAN 'tea' is no digest"),
+        (("redo", "ffffffff"), "--app is missing"),
+        (("redo", "ffffffff", "--app", "desk", "--yes"), "--yes only mean something with --apply"),
+    ],
+)
+def test_a_redo_of_nothing_is_refused(rescind: Rescind, shop: ModuleType, words: tuple[str, ...], says: str) -> None:
+    refused = rescind(*words)
+
+    assert refused.status == 2
+    assert says in refused.err

@@ -1,4 +1,4 @@
-"""What depends on the undone steps: left alone unless asked, and then planned like the others (U15)."""
+"""What depends on the undone steps: left alone unless asked, and then planned like the others (U21)."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def test_a_cascade_takes_it_in_and_undoes_all_of_it(shop: Shop) -> None:
 
 
 def test_a_cascade_is_another_plan_and_what_others_do_meanwhile_does_not_change_the_one_without(shop: Shop) -> None:
-    """U6, U15."""
+    """U6, U21."""
     alone = shop.plan("run-1")
 
     assert shop.plan("run-1", cascade=True).digest != alone.digest

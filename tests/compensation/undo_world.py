@@ -10,6 +10,7 @@ from rescind.clock import SystemIds
 from rescind.compensation.decision import Plan
 from rescind.compensation.execute import apply_plan
 from rescind.compensation.port import Compensator
+from rescind.compensation.redo import FORTH, find_applied, make_redo_plan, mirrored
 from rescind.compensation.result import UndoResult
 from rescind.compensation.selection import Selection
 from rescind.compensation.survey import make_plan
@@ -184,6 +185,16 @@ class Shop:
             actor="ops",
             **{"parallel": 1} | options,
         )
+
+    def redo_plan(self, digest: str) -> Plan:
+        applied = find_applied(self.journal, digest)
+        return make_redo_plan(self.journal, applied, self.compensators, self.clock, parallel=1)
+
+    def redo(self, digest: str, **options: Any) -> UndoResult:
+        """Redo what the plan with this digest undid."""
+        plan, tools = self.redo_plan(digest), mirrored(self.compensators)
+        given = {"parallel": 1} | options
+        return apply_plan(plan, self.journal, tools, self.clock, SystemIds(), actor="ops", way=FORTH, **given)
 
     # --- what one sees ---
 

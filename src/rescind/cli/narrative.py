@@ -25,6 +25,8 @@ from rescind.model.entry import (
     PlanStarted,
     PlanSubmitted,
     Read,
+    RedoEnded,
+    RedoIntended,
     Refused,
     Released,
     Resumed,
@@ -77,6 +79,11 @@ def _words(event: Event) -> str:
             return f"refused {event.action} at level {event.level}{_because(event.reason)}"
         case CompensationIntended() | CompensationEnded() | CompensationWithdrawn():
             return f"step {event.step_id}  {_compensation(event)}"
+        case RedoIntended():
+            return f"step {event.step_id}  redo begun{f', attempt {event.attempt}' if event.attempt > 1 else ''}"
+        case RedoEnded():
+            how = "in effect again" if event.redone else "not redone"
+            return f"step {event.step_id}  {how}{_because(event.reason)}"
         case ReviewOpened():
             steps = count_of(len(event.steps), "step")
             return f"review {event.task_id} opened: {event.action}, {steps}{_because(event.reason)}"

@@ -59,6 +59,7 @@ WHAT_REVIEWS_MEAN = {
     ReviewReason.PAST_DEADLINE: "the time in which it could be undone is over",
     ReviewReason.IN_DOUBT: "nobody knows whether it took effect; look at the target",
     ReviewReason.CONFLICT: "changed by somebody since; left as it is now",
+    ReviewReason.COMPENSATED: "offset by the undo; whether to have it again is for a person",
     ReviewReason.NO_SNAPSHOT: "what was there before is not on record",
     ReviewReason.CANNOT_LOOK: "looking at the target failed",
     ReviewReason.NOT_DECLARED: "the app declares no such action, or declares it otherwise",

@@ -34,6 +34,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "undo": ("", "show what would be undone; --apply does it"),
         "checkpoints": ("RUN", "from where a run could be carried on"),
         "plan": ("list|follow|pause…", "undos: how far they are; pause, cancel"),
+        "redo": ("PLAN", "undo an undo: put back what the plan undid"),
         "review": ("list|resolve…", "what only a person can decide"),
     },
     "Prove": {
@@ -68,6 +69,7 @@ MODULES = {
     "checkpoints": "rescind.cli.checkpoints:checkpoints",
     "worker": "rescind.cli.worker:worker",
     "plan": "rescind.cli.plan:plan",
+    "redo": "rescind.cli.redo:redo",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
     "supervise": "rescind.cli.supervise:supervise",

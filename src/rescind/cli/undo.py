@@ -10,7 +10,8 @@ from rescind.cli.selecting import Chosen, selecting
 from rescind.cli.undo_request import UndoRequest
 from rescind.errors import UsageError
 
-_DIGITS_MIN = 8
+DIGITS_MIN = 8
+"""Digits of a digest that are enough to mean it."""
 
 
 def _read_within(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
@@ -92,9 +93,9 @@ def undo(
         "--within": within_s,
         "--workers": workers,
     }
-    _refuse_without_apply(apply, only_applied)
-    if shown is not None and (len(shown) < _DIGITS_MIN or not set(shown.lower()) <= set("0123456789abcdef")):
-        raise UsageError(f"--plan {shown!r} is no digest; give {_DIGITS_MIN} or more of the digits that were shown")
+    refuse_without_apply(apply, only_applied)
+    if shown is not None and (len(shown) < DIGITS_MIN or not set(shown.lower()) <= set("0123456789abcdef")):
+        raise UsageError(f"--plan {shown!r} is no digest; give {DIGITS_MIN} or more of the digits that were shown")
     from rescind.cli.undo_session import run_undo
 
     return run_undo(
@@ -120,7 +121,8 @@ def undo(
     )
 
 
-def _refuse_without_apply(apply: bool, options: dict[str, object]) -> None:
+def refuse_without_apply(apply: bool, options: dict[str, object]) -> None:
+    """Refuse options that say how to apply, without `--apply`. Raises: UsageError."""
     given = [name for name, value in options.items() if value]
     if given and not apply:
         raise UsageError(f"{' and '.join(given)} only mean something with --apply; add it, or leave them out")

@@ -63,7 +63,7 @@ def apply_undo(session: Session, out: Out) -> int:
                 refuse_without_workers(session, plan)
             _check_shown(session, plan, out)
             if not _is_wanted(session, plan, out):
-                out.say("nothing was undone")
+                out.say(f"nothing was {'undone' if session.request.verb == 'undo' else 'redone'}")
                 _say_held(held, session.store, out)
                 out.emit({"declined": True, "held": [order_as_json(order) for order in held]})
                 return DECLINED
@@ -197,7 +197,7 @@ def _is_wanted(session: Session, plan: Plan, out: Out) -> bool:
     if session.request.sure or not out.can_ask:
         return True
     pending = count_of(sum(plan.counts.get(kind, 0) for kind in ("restore", "compensate")), "step")
-    return click.confirm(f"Undo {pending} now?", default=False)
+    return click.confirm(f"{session.request.verb.capitalize()} {pending} now?", default=False)
 
 
 def _carry_out(session: Session, plan: Plan, out: Out) -> UndoResult:
@@ -205,13 +205,14 @@ def _carry_out(session: Session, plan: Plan, out: Out) -> UndoResult:
         return apply_plan(
             plan,
             session.journal,
-            session.compensators,
+            session.tools,
             SystemClock(),
             SystemIds(),
             parallel=session.parallel,
             retries=session.retries,
             limits=session.limits,
             within_s=session.within_s,
+            way=session.way,
             actor=session.request.actor,
             reason=session.request.reason,
             progress=progress,

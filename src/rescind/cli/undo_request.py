@@ -56,6 +56,11 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     reason: str
 
+    @property
+    def verb(self) -> str:
+        """What is asked for, as people say it."""
+        return "undo"
+
     def command(self, *extra: str, store: "StoreAt") -> str:
         """The command line that asks for the same selection of this store again, with further words."""
         words = ["rescind", "undo"]

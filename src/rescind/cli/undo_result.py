@@ -28,6 +28,9 @@ _NO_FAULT = {ReviewReason.CONFLICT, ReviewReason.BLOCKED, ReviewReason.PAST_DEAD
 
 _STYLES = {"restored": "green", "compensated": "green", "review": "yellow", "not_reached": "red"}
 
+_REDONE = {"restored": "in effect again", "already_undone": "in effect already"}
+"""Words for what an undo and a redo record alike."""
+
 _TASKS_SHOWN, _DETAILS_SHOWN, _HOLDING_SHOWN = 12, 3, 3
 
 
@@ -56,11 +59,12 @@ def say_result(
     out.say()
     if plan.is_settled:
         every = "its one step is" if len(result.steps) == 1 else f"all {len(result.steps):,} steps are"
-        out.say(f"nothing was left to undo; {every} accounted for", style="bold")
+        out.say(f"nothing was left to {session.request.verb}; {every} accounted for", style="bold")
     else:
         out.say(f"{accounted:,} of {count_of(len(result.steps), 'step')} accounted for, {took_s:.1f} s", style="bold")
     for word, count in counts.items():
-        out.say(f"  {count:>7,}  {words_of(word)}", style=_STYLES.get(word, ""))
+        words = words_of(word) if session.request.verb == "undo" else _REDONE.get(word, words_of(word))
+        out.say(f"  {count:>7,}  {words}", style=_STYLES.get(word, ""))
     _say_unfinished(result, out)
     tasks = _open_tasks(result)
     _say_tasks(tasks, out)

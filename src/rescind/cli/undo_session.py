@@ -19,6 +19,7 @@ from rescind.compensation.limits import Limits
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.selection import select_steps
 from rescind.compensation.survey import make_plan
+from rescind.compensation.way import BACK, Way
 from rescind.config import load_settings
 from rescind.errors import UsageError
 from rescind.guard.guard import Guard
@@ -63,6 +64,20 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         return make_plan(self.journal, self.request.selection, self.compensators, SystemClock(), parallel=self.parallel)
 
     @property
+    def way(self) -> Way:
+        """Which way the steps are taken."""
+        return BACK
+
+    @property
+    def tools(self) -> Mapping[str, Compensator]:
+        """The declared writes as the executor needs them."""
+        return self.compensators
+
+    def why_nothing(self) -> str:
+        """Why the plan has no steps; safe."""
+        return why_nothing(self.journal, self.request.selection)
+
+    @property
     def key(self) -> str:
         """What the selection is remembered by, for this user."""
         return selection_key(self.request.selection.as_dict())
@@ -72,9 +87,15 @@ def run_undo(request: UndoRequest, out: Out) -> int:
     """Show the plan, or apply it. Returns the exit status."""
     if not request.app:
         return _without_app(request, out)
+    return run_session(request, Session, out)
+
+
+def run_session(request: UndoRequest, kind: type[Session], out: Out, **further: Any) -> int:
+    """Show the plan of a session of this kind, or apply it. Returns the exit status."""
+    assert request.app is not None
     guard = load_guard(request.app)
-    session = _session(request, guard)
     try:
+        session = _session(request, guard, kind, further)
         if request.apply:
             from rescind.cli.undo_apply import apply_undo
 
@@ -91,11 +112,11 @@ def run_undo(request: UndoRequest, out: Out) -> int:
 def show_plan(plan: Plan, session: Session, out: Out) -> None:
     """Draw the plan, what it leaves to a person and why, and how to apply it; remember that it was shown."""
     request = session.request
-    out.say(f"undo of {count_of(len(plan.items), 'step')} of {count_of(len(plan.runs), 'run')}", style="bold")
+    out.say(f"{request.verb} of {count_of(len(plan.items), 'step')} of {count_of(len(plan.runs), 'run')}", style="bold")
     for name, value in request.conditions:
         out.say(f"  {name:<7} {value}")
     if not plan.items:
-        out.say(f"{why_nothing(session.journal, request.selection)}, so there is nothing to undo")
+        out.say(f"{session.why_nothing()}, so there is nothing to {request.verb}")
         return
     out.say()
     for line, style in plan_lines(plan, every=request.every, tree=request.tree, width=out.width):
@@ -122,7 +143,7 @@ def plan_as_json(plan: Plan, session: Session) -> dict[str, Any]:
         "counts": plan.counts,
         "reviews": {reason.value: count for reason, count in reviews_in(plan).items()},
         "settled": plan.is_settled,
-        "why_nothing": "" if plan.items else why_nothing(session.journal, session.request.selection),
+        "why_nothing": "" if plan.items else session.why_nothing(),
         "store": str(session.store),
         "apply": apply_command(plan, session),
     }
@@ -145,7 +166,7 @@ def _say_reviews(plan: Plan, out: Out) -> None:
 
 
 def _say_dependents(plan: Plan, session: Session, out: Out) -> None:
-    """What else depends on what is undone: left alone, or among the steps (U15)."""
+    """What else depends on what is undone: left alone, or among the steps (U21)."""
     found = plan.dependents
     impact = session.request.command_for("impact", store=session.store)
     if not found.looked:
@@ -178,7 +199,7 @@ def _without_app(request: UndoRequest, out: Out) -> int:
     return 0
 
 
-def _session(request: UndoRequest, guard: Guard) -> Session:
+def _session(request: UndoRequest, guard: Guard, kind: type[Session], further: dict[str, Any]) -> Session:
     store = guard.stores.place
     if store is None:
         raise UsageError(f"--app: the guard of {request.app} keeps its journal nowhere that a command could find it")
@@ -189,7 +210,8 @@ def _session(request: UndoRequest, guard: Guard) -> Session:
         )
     find_store(store)
     undo = load_settings().config.undo
-    return Session(
+    return kind(
+        **further,
         request=request,
         store=store,
         guards=Guards(store),

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rescind.compensation.way import BACK, Way
 from rescind.journal.port import Appended, Draft, Journal, Query
-from rescind.model.entry import CompensationIntended, StepRef
+from rescind.model.entry import CompensationIntended, RedoIntended, StepRef
 from rescind.model.history import fold_steps
 from rescind.recovery.reading import every_entry
 
@@ -19,7 +20,7 @@ class Claims:
     a run have no gaps (law J5), so an entry at the position after the last known one has nobody else's before it.
     """
 
-    def __init__(self, journal: Journal, run_ids: Iterable[str]) -> None:
+    def __init__(self, journal: Journal, run_ids: Iterable[str], way: Way = BACK) -> None:
         self._journal = journal
         self._known: dict[str, tuple[int, int]] = {}
         self._first: dict[StepRef, int] = {}
@@ -27,7 +28,7 @@ class Claims:
         for run_id in run_ids:
             entries = list(every_entry(journal, Query(run_id=run_id)))
             self._known[run_id] = (entries[-1].sequence, entries[-1].position) if entries else (0, -1)
-            self.records.update({record.ref: record for record in fold_steps(entries)})
+            self.records.update({record.ref: way.see(record) for record in fold_steps(entries)})
 
     def note(self, drafts: Sequence[Draft], appended: Appended) -> None:
         """These drafts were appended there."""
@@ -54,5 +55,5 @@ class Claims:
             self._take(run_id, entry.event, entry.sequence)
 
     def _take(self, run_id: str, event: object, sequence: int) -> None:
-        if isinstance(event, CompensationIntended):
+        if isinstance(event, CompensationIntended | RedoIntended):
             self._first.setdefault(StepRef(run_id, event.step_id), sequence)

@@ -88,6 +88,7 @@ from rescind.compensation.schedule import Schedule, system_of
 from rescind.compensation.staying import Staying
 from rescind.compensation.stopping import Stopping
 from rescind.compensation.systems import Systems
+from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.port import Draft, Journal
 from rescind.model.entry import CompensationIntended, Disposition, Event, StepRef
@@ -113,6 +114,7 @@ def apply_plan(
     limiter: Limiter | None = None,
     within_s: float | None = None,
     asked_at: int | None = None,
+    way: Way = BACK,
     actor: str,
     reason: str = "",
     progress: Progress | None = None,
@@ -140,6 +142,7 @@ def apply_plan(
             not reached by then is left to a later undo.
         asked_at: Where in the journal this application was asked for, if it goes on with what another process left: a
             cancel after that counts (U17). By default, it is asked for now.
+        way: Back, or `redo.FORTH` for a plan that `make_redo_plan` made.
         actor: Who applies it.
         reason: Why.
         progress: Told each result as it is known, in the calling thread; must not raise.
@@ -157,7 +160,7 @@ def apply_plan(
     news: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
     stopping = Stopping(clock, within_s=within_s, is_leaving=is_leaving)
     tell = None if progress is None else news.put
-    undo = _Undo(plan, journal, compensators, clock, stopping, tell, paper or Paperwork(plan, journal, clock))
+    undo = _Undo(plan, journal, compensators, clock, stopping, tell, paper or Paperwork(plan, journal, clock, way), way)
     if undo.pending:
         systems = Systems(limits, limiter or TokenBuckets(limits, clock), rests_max=retries + 1)
         opening = (ids.new_id("undo"), actor, reason)
@@ -217,6 +220,7 @@ class _Undo:
         stopping: Stopping,
         tell: Progress | None,
         paper: Paperwork,
+        way: Way,
     ) -> None:
         self._plan, self._compensators, self._clock, self._tell = plan, compensators, clock, tell
         self._journal, self._stopping = journal, stopping
@@ -228,7 +232,7 @@ class _Undo:
         self._held = Held()
         self._undone = 0
         self._tries: Counter[StepRef] = Counter()
-        self._claims = Claims(journal, () if plan.is_settled else plan.runs)
+        self._claims = Claims(journal, () if plan.is_settled else plan.runs, way)
         self.pending = [item for item in plan.items if not self._is_over(item)]
         for item in self.pending:
             if is_work(item.decision) and item.action not in compensators:

@@ -113,8 +113,9 @@ UndoFlow = Generator[Request, Any, Ending]
 
 
 def idempotency_key_of(record: StepRecord) -> str:
-    """The key of the step's compensation: the same in every attempt, by whomever."""
-    return f"undo:{record.run.run_id}:{record.step.step_id}"
+    """The key of the step's compensation: the same in every attempt, by whomever; after a redo it is another effect."""
+    again = f":{record.redone}" if record.redone else ""
+    return f"undo:{record.run.run_id}:{record.step.step_id}{again}"
 
 
 def undo_flow(job: Job) -> UndoFlow:

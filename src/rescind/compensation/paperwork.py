@@ -4,9 +4,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
+
 from rescind.clock import Clock
 from rescind.compensation.decision import Plan, PlanItem, Review, Settle
 from rescind.compensation.result import StepResult, UndoResult, moved_on, result_of
+from rescind.compensation.way import BACK, Way
 from rescind.journal.port import Appended, Draft, Journal
 from rescind.model.entry import (
     CompensationEnded,
@@ -36,8 +39,8 @@ def plan_run_of(plan: Plan) -> str:
 class Paperwork:
     """The records of one application of a plan. What a method returned is durable."""
 
-    def __init__(self, plan: Plan, journal: Journal, clock: Clock) -> None:
-        self._plan, self._journal, self._clock = plan, journal, clock
+    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way = BACK) -> None:
+        self._plan, self._journal, self._clock, self._way = plan, journal, clock, way
         self.tasks: list[str] = []
 
     def open(self, runner_id: str, actor: str, reason: str, *, pending: int) -> int:
@@ -74,7 +77,8 @@ class Paperwork:
 
     def append_drafts(self, drafts: Sequence[Draft]) -> Appended:
         """As `append`."""
-        appended = self._journal.append(drafts)
+        said = [msgspec.structs.replace(draft, event=self._way.say(draft.event)) for draft in drafts]
+        appended = self._journal.append(said)
         assert isinstance(appended, Appended), "nothing here claims a slot"
         return appended
 

@@ -14,11 +14,11 @@ U5. *Declared means needed.* If an effect may stay, what it was declared to depe
 U6. *Same again.* The same steps, declarations and versions give the same digest, in whatever order they are given.
 U7. *Once is enough.* What an undo or a person has settled is planned as settled, so that a second undo does nothing.
 
-U15. *Alone unless asked.* Later steps of other runs that depend on what is undone (see `impact`) are left as they are,
+U21. *Alone unless asked.* Later steps of other runs that depend on what is undone (see `impact`) are left as they are,
     and the plan says how many there are. With a cascade they are in scope like the chosen ones, but for those that
     were excluded by name, and all the laws above hold for all of them together.
 
-(U8 to U14 are those of `execute`.)
+(U8 to U20 are those of `execute`.)
 
 How each step is decided, first rule first:
 
@@ -103,6 +103,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
         settled_tasks: Review tasks that a person resolved otherwise.
         outside: Steps of the same runs that are not in scope, in order of intent; what they depend on stays (U5).
         misfits: For steps that their action cannot undo as it is declared now: why.
+        given: What is known beforehand to be for a person, and why.
     """
 
     actions: Mapping[str, Action]
@@ -113,6 +114,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     settled_tasks: Collection[str] = frozenset()
     outside: Sequence[StepRecord] = ()
     misfits: Mapping[StepRef, str] = {}
+    given: Mapping[StepRef, Review] = {}
 
 
 def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[str, Any] | None = None) -> Plan:
@@ -283,6 +285,8 @@ def _decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> 
         return settled
     if record.is_held:
         return Drop()
+    if record.ref in known.given:
+        return known.given[record.ref]
     if in_cycle:
         return Review(ReviewReason.CYCLE, "its declared dependencies form a cycle, so there is no right order")
     action = known.actions.get(record.step.action)

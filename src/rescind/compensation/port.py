@@ -63,6 +63,7 @@ class ReviewReason(enum.StrEnum):
     PAST_DEADLINE = "past_deadline"  # its compensation was allowed until a moment that has passed
     IN_DOUBT = "in_doubt"  # nobody knows whether the step, or its compensation, took effect
     CONFLICT = "conflict"  # the target is not as the step left it
+    COMPENSATED = "compensated"  # of a redo: it was offset, and nobody can have it again by guess
     NO_SNAPSHOT = "no_snapshot"  # what was there before, or after, was not recorded
     CANNOT_LOOK = "cannot_look"  # looking at the target failed
     NOT_DECLARED = "not_declared"  # the application does not declare the action, or declares it otherwise

@@ -1,4 +1,4 @@
-"""What a plan is about: the chosen steps, what depends on them, and what stays outside (U5, U15)."""
+"""What a plan is about: the chosen steps, what depends on them, and what stays outside (U5, U21)."""
 
 import msgspec
 

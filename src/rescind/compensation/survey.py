@@ -11,6 +11,7 @@ import threading
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -53,10 +54,41 @@ def make_plan(
 
     Raises: UsageError, for a selection that names what the journal does not know.
     """
-    with Waiter() as waiter, _collecting_later():
+    with _collecting_later():
         scope = scope_of(journal, selection)
-        survey = _Survey(journal, scope.records, scope.outside, compensators, clock, parallel)
-        return msgspec.structs.replace(survey.plan(selection, waiter), dependents=scope.dependents)
+        plan = plan_of(
+            journal,
+            scope.records,
+            scope.outside,
+            compensators,
+            clock,
+            parallel=parallel,
+            selection=selection.as_dict(),
+            explains=True,
+        )
+        return msgspec.structs.replace(plan, dependents=scope.dependents)
+
+
+def plan_of(
+    journal: Journal,
+    records: list[StepRecord],
+    outside: list[StepRecord],
+    compensators: Mapping[str, Compensator],
+    clock: Clock,
+    *,
+    parallel: int,
+    selection: dict[str, Any],
+    given: Mapping[StepRef, Review] | None = None,
+    explains: bool = False,
+) -> Plan:
+    """Look at the targets of these steps, and plan. What is not needed any more is dropped from the records.
+
+    Args: as for `make_plan`; `outside` and `given` as in `Known`; `explains`: whether to say of conflicts who else
+        wrote to their targets.
+    """
+    survey = _Survey(journal, records, outside, compensators, clock, parallel, given or {})
+    with Waiter() as waiter:
+        return survey.plan(selection, waiter, explains=explains)
 
 
 @contextmanager
@@ -87,9 +119,7 @@ def make_share(
     wanted = frozenset(steps)
     chosen = [record for record in records if record.ref in wanted]
     outside = [record for record in records if record.ref not in wanted]
-    survey = _Survey(journal, chosen, outside, compensators, clock, parallel)
-    with Waiter() as waiter:
-        return survey.plan(None, waiter)
+    return plan_of(journal, chosen, outside, compensators, clock, parallel=parallel, selection={}, explains=True)
 
 
 class _Survey:
@@ -101,7 +131,9 @@ class _Survey:
         compensators: Mapping[str, Compensator],
         clock: Clock,
         parallel: int,
+        given: Mapping[StepRef, Review],
     ) -> None:
+        self._given = given
         self._journal, self._records, self._compensators = journal, records, compensators
         self._outside = outside
         self._misfits = {
@@ -116,7 +148,7 @@ class _Survey:
         self._resolved = resolved_tasks(journal)
         self._observations: dict[StepRef, Observation] = {}
 
-    def plan(self, selection: Selection | None, waiter: Waiter) -> Plan:
+    def plan(self, selection: dict[str, Any], waiter: Waiter, *, explains: bool) -> Plan:
         self._look(self._first_looks(), waiter)
         plan = self._planned(selection)
         uncertain = self._uncertain(plan.items)
@@ -124,9 +156,9 @@ class _Survey:
             self._look(self._steps_at(uncertain), waiter)
             plan = self._planned(selection)
         conflicts = [item for item in plan.items if _is_review(item, (ReviewReason.CONFLICT,))]
-        return self._planned(selection, self._foreign_steps(conflicts)) if conflicts else plan
+        return self._planned(selection, self._foreign_steps(conflicts)) if conflicts and explains else plan
 
-    def _planned(self, selection: Selection | None, foreign: Mapping[Target, list[ForeignStep]] | None = None) -> Plan:
+    def _planned(self, selection: dict[str, Any], foreign: Mapping[Target, list[ForeignStep]] | None = None) -> Plan:
         known = Known(
             actions=self._actions,
             observations=self._observations,
@@ -136,8 +168,9 @@ class _Survey:
             settled_tasks=self._resolved.settled,
             outside=self._outside,
             misfits=self._misfits,
+            given=self._given,
         )
-        return plan_undo(self._records, known, selection=selection.as_dict() if selection else {})
+        return plan_undo(self._records, known, selection=selection)
 
     # --- whom to look at ---
 

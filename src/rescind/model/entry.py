@@ -176,6 +176,26 @@ class EffectHeld(msgspec.Struct, frozen=True, gc=False, tag="effect_held", kw_on
     action: str
 
 
+class RedoIntended(msgspec.Struct, frozen=True, gc=False, tag="redo_intended", kw_only=True):
+    """What an undo restored is about to be put back to what the step had left. Durable before it starts."""
+
+    step_id: str
+    idempotency_key: str
+    plan_digest: str
+    attempt: int = 1
+
+
+class RedoEnded(msgspec.Struct, frozen=True, gc=False, tag="redo_ended", kw_only=True):
+    """The redo of a step has ended. If it is not `redone`, it stays undone, and a person has to decide in the task."""
+
+    step_id: str
+    plan_digest: str
+    redone: bool
+    reason: str = ""
+    detail: str = ""
+    task_id: str | None = None
+
+
 class ReviewOpened(msgspec.Struct, frozen=True, gc=False, tag="review_opened", kw_only=True):
     """A person has to decide about these steps: one task for all steps of one action with one reason."""
 
@@ -433,6 +453,8 @@ Event = (
     | EffectHeld
     | CompensationIntended
     | CompensationEnded
+    | RedoIntended
+    | RedoEnded
     | CompensationWithdrawn
     | ReviewOpened
     | ReviewNoted

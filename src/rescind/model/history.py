@@ -13,6 +13,8 @@ from rescind.model.entry import (
     Ended,
     Entry,
     Intended,
+    RedoEnded,
+    RedoIntended,
     Released,
     ReviewNoted,
     ReviewOpened,
@@ -38,6 +40,11 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
         compensation_open: Whether the last compensation intent has no end.
         disposition: Where an undo left it; None if none has, or if a reviewer asked for another try.
         task_id: The review task it waits for or waited for.
+        undone_by: The digest of the plan that restored or compensated it last; empty if none did.
+        redone: How often a redo has put it in effect again.
+        redo_open: Whether the last redo intent has no end, so that nobody knows whether it is in effect.
+        redo_task: The review task that its redo ended in; it stays undone for that. None if there is none.
+        redo_reason: Why that was.
     """
 
     run: RunInfo
@@ -55,6 +62,11 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     disposition: Disposition | None = None
     disposition_reason: str = ""
     task_id: str | None = None
+    undone_by: str = ""
+    redone: int = 0
+    redo_open: bool = False
+    redo_task: str | None = None
+    redo_reason: str = ""
     _ref: StepRef | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +90,16 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
         return self._ref
 
 
-_OF_A_STEP = Released | Ended | Verified | CompensationIntended | CompensationEnded | CompensationWithdrawn
+_OfAStep = (
+    Released
+    | Ended
+    | Verified
+    | CompensationIntended
+    | CompensationEnded
+    | CompensationWithdrawn
+    | RedoIntended
+    | RedoEnded
+)
 
 
 def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
@@ -93,18 +114,14 @@ def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
                 intended_sequence=entry.sequence,
                 intended_at=entry.recorded_at,
             )
-        elif isinstance(event, _OF_A_STEP):
+        elif isinstance(event, _OfAStep):
             record = records.get(StepRef(run_id, event.step_id))
             if record is not None:
                 _apply(record, event, entry)
     return list(records.values())
 
 
-def _apply(
-    record: StepRecord,
-    event: Released | Ended | Verified | CompensationIntended | CompensationEnded | CompensationWithdrawn,
-    entry: Entry,
-) -> None:
+def _apply(record: StepRecord, event: _OfAStep, entry: Entry) -> None:
     match event:
         case Released():
             record.released = True
@@ -125,6 +142,21 @@ def _apply(
             record.disposition = event.disposition
             record.disposition_reason = event.reason
             record.task_id = event.task_id
+            record.redo_open, record.redo_task, record.redo_reason = False, None, ""
+            if event.disposition in (Disposition.RESTORED, Disposition.COMPENSATED):
+                record.undone_by = event.plan_digest
+        case RedoIntended():
+            # From here on nobody knows whether it is undone: whoever wants to know looks.
+            record.compensation_attempts += 1
+            record.redo_open, record.disposition = True, None
+        case RedoEnded(redone=True):
+            record.redone += 1
+            record.disposition, record.disposition_reason, record.task_id = None, "", None
+            record.redo_open, record.redo_task, record.redo_reason = False, None, ""
+        case RedoEnded():
+            if record.redo_open:
+                record.disposition = Disposition.RESTORED
+            record.redo_open, record.redo_task, record.redo_reason = False, event.task_id, event.reason
 
 
 class Comment(msgspec.Struct, frozen=True):

@@ -1,0 +1,36 @@
+"""Which way steps are taken: back, which is an undo, or forth again, which is a redo.
+
+Both are carried out by one executor. What differs is how it sees a step, and how it says what it did.
+"""
+
+from typing import Protocol
+
+from rescind.model.entry import Event
+from rescind.model.history import StepRecord
+
+
+class Way(Protocol):
+    """How steps are seen, and what is said of them."""
+
+    def see(self, record: StepRecord) -> StepRecord:
+        """The step as the executor treats it: something to be put from its `after` to its `before`."""
+        ...
+
+    def say(self, event: Event) -> Event:
+        """The event that says in the journal what the executor means by this one."""
+        ...
+
+
+class Back:
+    """An undo: everything is what it is."""
+
+    def see(self, record: StepRecord) -> StepRecord:
+        """See `Way`."""
+        return record
+
+    def say(self, event: Event) -> Event:
+        """See `Way`."""
+        return event
+
+
+BACK = Back()
