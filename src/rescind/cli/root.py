@@ -41,6 +41,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "audit": ("verify|log|orders…", "check, read and export what was recorded"),
     },
     "Serve": {
+        "worker": ("MODULE[:GUARD]", "execute compensations for undos from elsewhere"),
         "switch": ("", "a stop service of its own; any one can stop you"),
         "token": ("create|list|revoke", "who may stop, lift and look"),
     },
