@@ -125,6 +125,23 @@ class Postgres:
         self.stop()
         self.start()
 
+    def hang(self) -> None:
+        """Whoever is connected stays so, and is answered by nobody, until it is woken."""
+        self._signal_all(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """It goes on where it was."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, how: signal.Signals) -> None:
+        assert self._process is not None
+        of_ours = f"PPid:\t{self._process.pid}\n"
+        os.kill(self._process.pid, how)  # first: it starts nobody any more
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                if of_ours in status.read_text():
+                    os.kill(int(status.parent.name), how)
+
     def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._user)
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,6 +183,35 @@ def test_agents_refuse_writes_while_the_database_is_away_and_go_on_when_it_is_ba
             assert all(agent.poll() is None for agent in agents)
             receipt = there.answer("stop", "everything", "--wait")["receipt"]
             assert receipt["all_drained"] is True
+        finally:
+            here.end_all()
+            there.end_all()
+
+
+LOOPS = "import time\nwhile True:\n    open('lives', 'a').close()\n    time.sleep(0.02)\n"
+
+
+@pytest.mark.slow
+def test_a_supervised_program_is_ended_from_the_other_machine_and_when_the_database_is_silent(tmp_path: Path) -> None:
+    with postgres_server(tmp_path / "server") as server:
+        here, there = machines_of(tmp_path, server.url())
+        try:
+            (here.folder / "loops.py").write_text(LOOPS)
+            supervise = ("supervise", "--agent", "looping-agent@1", "--grace", "1", "--", sys.executable, "loops.py")
+            first = here.start_rescind(*supervise)
+            until((here.folder / "lives").exists, "the program runs")
+
+            receipt = there.answer("stop", "agent:looping-agent", "--wait")["receipt"]
+            assert [guard["state"] for guard in receipt["guards"]] in (["drained"], ["gone"])
+            assert "nothing of it is left" in first.communicate(timeout=20.0)[1]
+
+            there.answer("resume", "agent:looping-agent", "--reason", "again")
+            (here.folder / "lives").unlink()
+            second = here.start_rescind(*supervise)
+            until((here.folder / "lives").exists, "the program runs again")
+            server.stop()
+            said = second.communicate(timeout=20.0)[1]
+            assert "could not be read" in said
         finally:
             here.end_all()
             there.end_all()

@@ -285,7 +285,7 @@ def test_a_store_of_a_newer_rescind_is_refused_at_the_first_run(url: str, operat
 
 
 @pytest.mark.slow
-def test_h3_a_database_that_is_away_or_hangs_lowers_every_guard_and_its_return_lets_them_go_on(tmp_path: Path) -> None:
+def test_h3_a_database_that_is_away_lowers_every_guard_and_its_return_lets_them_go_on(tmp_path: Path) -> None:
     with postgres_server(tmp_path, fsync="on") as server:
         machines = [Machine(server.url(), ttl_s=1.0), Machine(server.url(), ttl_s=1.0)]
         one, two = machines
@@ -310,6 +310,26 @@ def test_h3_a_database_that_is_away_or_hangs_lowers_every_guard_and_its_return_l
             operator.close()
         for machine in machines:
             machine.guard.close()
+
+
+@pytest.mark.slow
+def test_h3_a_database_that_hangs_lowers_a_guard_whose_ear_hangs_with_it(tmp_path: Path) -> None:
+    with postgres_server(tmp_path) as server:
+        machine = Machine(server.url(), ttl_s=1.0)
+        with machine.run():
+            machine.add(1)
+            server.hang()
+            try:
+                time.sleep(1.3)  # the lease
+                began_s = time.monotonic()
+                with pytest.raises(CallDenied, match="database of the orders has not been heard"):
+                    machine.add(2)
+                assert time.monotonic() - began_s < 0.1
+                assert machine.count() == 1
+            finally:
+                server.wake()
+            until(lambda: not refuses(machine))
+        machine.guard.close()
 
 
 @pytest.mark.slow
