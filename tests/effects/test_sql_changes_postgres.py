@@ -527,10 +527,10 @@ ATTEMPTS = (
     "SELECT rescind_changes.purge(now())",
     "SELECT rescind_changes.put_back(1, 'undone')",
     "SELECT rescind_changes.guard_table('folders')",
-    "SELECT rescind_changes.writer('folders'::regclass)",
+    "SELECT rescind_changes.refuse_agents('folders'::regclass)",
     "SELECT rescind_changes.begin_set('r', 's', 'a', 'k', '{}')",
     "TRUNCATE folders",
-    "CREATE OR REPLACE FUNCTION rescind_changes.writer(rel oid) RETURNS bigint LANGUAGE sql AS 'SELECT NULL::bigint'",
+    "CREATE OR REPLACE FUNCTION rescind_changes.refuse_agents(rel oid) RETURNS void LANGUAGE sql AS 'SELECT'",
     "SET ROLE test",
     "SELECT pg_advisory_unlock_all(); SELECT 1 / 0",
 )

@@ -86,20 +86,14 @@ INSERT INTO rescind_changes.horizon SELECT 0 WHERE NOT EXISTS (SELECT FROM resci
 CREATE OR REPLACE FUNCTION rescind_changes.lock_of(id bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp AS $$ SELECT hashtextextended('rescind change set ' || id, 0) $$;
 
--- The change set that this transaction writes for; NULL for anybody else's. Raises for a tool's role outside a step.
-CREATE OR REPLACE FUNCTION rescind_changes.writer(rel oid) RETURNS bigint LANGUAGE plpgsql
+-- For whoever writes outside a step: refuse it to a tool's role.
+CREATE OR REPLACE FUNCTION rescind_changes.refuse_agents(rel oid) RETURNS void LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE me bigint; mine xid8 := pg_current_xact_id_if_assigned();
 BEGIN
-  IF mine IS NOT NULL THEN
-    SELECT c.id INTO me FROM rescind_changes.change_set c WHERE c.xid = mine AND c.state = 'open';
-  END IF;
-  IF me IS NULL AND EXISTS (SELECT FROM rescind_changes.agent a WHERE a.role = session_user)
-     AND NOT rescind_changes.restoring() THEN
+  IF EXISTS (SELECT FROM rescind_changes.agent a WHERE a.role = session_user) AND NOT rescind_changes.restoring() THEN
     RAISE EXCEPTION 'role % writes to % outside a guarded step; take the connection from the effect', session_user, rel::regclass
       USING ERRCODE = 'insufficient_privilege';
   END IF;
-  RETURN me;
 END $$;
 
 -- Whether this transaction is an undo: for triggers that a user wants to stay quiet then.
@@ -110,10 +104,12 @@ $$;
 
 CREATE OR REPLACE FUNCTION rescind_changes.statement_begins() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE depth int := pg_trigger_depth();
+DECLARE depth int := pg_trigger_depth(); me bigint;
 BEGIN
-  IF rescind_changes.writer(TG_RELID) IS NULL THEN RETURN NULL; END IF;
-  IF depth = 1 THEN
+  SELECT c.id INTO me FROM rescind_changes.change_set c WHERE c.xid = pg_current_xact_id_if_assigned() AND c.state = 'open';
+  IF me IS NULL THEN
+    PERFORM rescind_changes.refuse_agents(TG_RELID);
+  ELSIF depth = 1 THEN
     PERFORM setval('rescind_changes.slot_1', nextval('rescind_changes.ticks'));
   ELSIF depth <= 8 THEN
     PERFORM setval(('rescind_changes.slot_' || depth)::regclass, nextval('rescind_changes.ticks'));
@@ -123,23 +119,14 @@ BEGIN
   RETURN NULL;
 END $$;
 
--- When the statement at this trigger depth began. A cascade is captured one level above where it began.
-CREATE OR REPLACE FUNCTION rescind_changes.began(depth int) RETURNS bigint LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF depth = 1 THEN RETURN currval('rescind_changes.slot_1'); END IF;
-  RETURN currval(('rescind_changes.slot_' || depth)::regclass);
-EXCEPTION WHEN object_not_in_prerequisite_state THEN
-  RETURN 0;
-END $$;
-
 CREATE OR REPLACE FUNCTION rescind_changes.refuse_truncate() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF rescind_changes.writer(TG_RELID) IS NOT NULL THEN
+  IF EXISTS (SELECT FROM rescind_changes.change_set c WHERE c.xid = pg_current_xact_id_if_assigned() AND c.state = 'open') THEN
     RAISE EXCEPTION 'TRUNCATE of % could not be undone; DELETE its rows instead', TG_RELID::regclass
       USING ERRCODE = 'feature_not_supported';
   END IF;
+  PERFORM rescind_changes.refuse_agents(TG_RELID);
   RETURN NULL;
 END $$;
 
@@ -239,10 +226,13 @@ BEGIN
   EXECUTE format($body$
     CREATE OR REPLACE FUNCTION rescind_changes.%1$I() RETURNS trigger LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $code$
-    DECLARE me bigint := rescind_changes.writer(TG_RELID); began bigint;
+    DECLARE me bigint; began bigint;
     BEGIN
-      IF me IS NULL THEN RETURN NULL; END IF;
-      began := rescind_changes.began(pg_trigger_depth());
+      SELECT c.id INTO me FROM rescind_changes.change_set c WHERE c.xid = pg_current_xact_id_if_assigned() AND c.state = 'open';
+      IF me IS NULL THEN RETURN NULL; END IF;  -- whether that is allowed was asked when the statement began
+      -- A cascade is captured one level above where it began, so the slot there may be an earlier statement's.
+      began := CASE WHEN pg_trigger_depth() = 1 THEN currval('rescind_changes.slot_1')
+                    ELSE currval(('rescind_changes.slot_' || pg_trigger_depth())::regclass) END;
       IF TG_LEVEL = 'ROW' THEN  -- the key has moved: one row vanishes, another appears
         INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, %3$s) VALUES (me, began, 'I', %5$s);
       ELSIF TG_OP = 'INSERT' THEN
@@ -257,13 +247,16 @@ BEGIN
     (SELECT string_agg(format('NEW.%I', c), ', ') FROM unnest(key_names) c));
   EXECUTE format($body$
     CREATE OR REPLACE FUNCTION rescind_changes.%1$I(me bigint, top xid) RETURNS xid[] LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $code$
-    DECLARE statements bigint; odd bigint; others bigint; i bigint; u bigint; d bigint; digest numeric; left_as bigint[];
+    SET search_path = pg_catalog, pg_temp
+    -- By the key's index, row by row, however many there are: what a plan knows of a shadow is always of yesterday, and a
+    -- plan that reads the whole table for a thousand rows costs more than all the rest.
+    SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $code$
+    DECLARE several boolean; odd bigint; others bigint; i bigint; u bigint; d bigint; left_as bigint[];
       wrote xid[] := ARRAY[top];
     BEGIN
-      SELECT count(DISTINCT rescind_began) + count(DISTINCT rescind_op) - 1 INTO statements FROM rescind_changes.%2$I
-       WHERE rescind_set = me;
-      IF statements > 1 OR %7$L THEN
+      SELECT min(rescind_began) <> max(rescind_began) OR bool_or(rescind_op = 'I') <> bool_and(rescind_op = 'I') INTO several
+        FROM rescind_changes.%2$I WHERE rescind_set = me;
+      IF several OR %7$L THEN
         DELETE FROM rescind_changes.%2$I x USING (
           SELECT rescind_n, row_number() OVER (PARTITION BY %3$s ORDER BY rescind_began, rescind_op = 'I', rescind_n) AS place
             FROM rescind_changes.%2$I WHERE rescind_set = me) y
@@ -274,29 +267,28 @@ BEGIN
                count(*) FILTER (WHERE t.xmin <> top),
                count(*) FILTER (WHERE rescind_op = 'I'), count(*) FILTER (WHERE rescind_op = 'U'),
                count(*) FILTER (WHERE rescind_op = 'D'),
-               sum(hash_record_extended(ROW(rescind_op::text, %8$s), 1)),
-               array_agg(CASE WHEN t.%6$I IS NOT NULL THEN %9$s END ORDER BY s.rescind_n)
-          INTO odd, others, i, u, d, digest, left_as
-          FROM rescind_changes.%2$I s LEFT JOIN %10$s t ON %11$s WHERE s.rescind_set = me;
+               array_agg(CASE WHEN t.%6$I IS NOT NULL THEN %8$s END ORDER BY s.rescind_n)
+          INTO odd, others, i, u, d, left_as
+          FROM rescind_changes.%2$I s LEFT JOIN %9$s t ON %10$s WHERE s.rescind_set = me;
         EXIT WHEN odd = 0;
         DELETE FROM rescind_changes.%2$I s WHERE s.rescind_set = me AND s.rescind_op = 'I'
-           AND NOT EXISTS (SELECT FROM %10$s t WHERE %11$s);
-        DELETE FROM rescind_changes.%2$I s USING %10$s t WHERE s.rescind_set = me AND s.rescind_op <> 'I' AND %11$s
+           AND NOT EXISTS (SELECT FROM %9$s t WHERE %10$s);
+        DELETE FROM rescind_changes.%2$I s USING %9$s t WHERE s.rescind_set = me AND s.rescind_op <> 'I' AND %10$s
            AND record_image_eq(ROW(%4$s), ROW(%5$s));
         UPDATE rescind_changes.%2$I s SET rescind_op = 'D' WHERE s.rescind_set = me AND s.rescind_op = 'U'
-           AND NOT EXISTS (SELECT FROM %10$s t WHERE %11$s);
-        UPDATE rescind_changes.%2$I s SET rescind_op = 'U' FROM %10$s t WHERE s.rescind_set = me AND s.rescind_op = 'D' AND %11$s;
+           AND NOT EXISTS (SELECT FROM %9$s t WHERE %10$s);
+        UPDATE rescind_changes.%2$I s SET rescind_op = 'U' FROM %9$s t WHERE s.rescind_set = me AND s.rescind_op = 'D' AND %10$s;
       END LOOP;
       IF i + u + d = 0 THEN RETURN '{}'; END IF;
       IF others > 0 THEN  -- it was written inside savepoints, which have numbers of their own
         SELECT array_agg(x.w) INTO wrote FROM (
-          SELECT t.xmin AS w FROM rescind_changes.%2$I s JOIN %10$s t ON %11$s WHERE s.rescind_set = me GROUP BY t.xmin) x;
+          SELECT t.xmin AS w FROM rescind_changes.%2$I s JOIN %9$s t ON %10$s WHERE s.rescind_set = me GROUP BY t.xmin) x;
       END IF;
-      INSERT INTO rescind_changes.part VALUES (me, %12$s, %13$L, i, u, d, md5(concat_ws(' ', i, u, d, digest)), left_as);
+      INSERT INTO rescind_changes.part VALUES (me, %11$s, %12$L, i, u, d, md5(concat_ws(' ', i, u, d, hash_array_extended(left_as, 0))), left_as);
       RETURN wrote;
     END $code$ $body$, 'net_' || shadow_name, shadow_name, key_list, plain_list,
     (SELECT string_agg(format('s.%I', c), ', ') FROM unnest(all_names) c), key_names[1], merged,
-    (SELECT string_agg(format('s.%I', c), ', ') FROM unnest(key_names) c), hashed, rel, on_keys, rel::oid,
+    hashed, rel, on_keys, rel::oid,
     rescind_changes.signature_of(rel));
 
   EXECUTE format('CREATE OR REPLACE TRIGGER rescind_begins BEFORE INSERT OR UPDATE OR DELETE ON %s
@@ -351,6 +343,7 @@ BEGIN
   END IF;
   id := nextval('rescind_changes.ids');
   PERFORM pg_advisory_xact_lock(rescind_changes.lock_of(id));  -- held while it is open: how others know
+  PERFORM setval(('rescind_changes.slot_' || depth)::regclass, nextval('rescind_changes.ticks')) FROM generate_series(1, 8) depth;
   INSERT INTO rescind_changes.change_set (id, run_id, step_id, action, idempotency_key) VALUES (id, run_id, step_id, action, key);
   RETURN id;
 END $$;
