@@ -5,6 +5,7 @@ disk when it returns; on PostgreSQL and on SQLite. The effect alone is measured,
 statement that changed 100,000 rows, against the transaction that changed them.
 """
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ from rescind.compensation.effects import SqlChanges
 from rescind.guard.effect import Call, PastStep
 from rescind.model.outcome import Completed
 from rescind.model.step import RunInfo, Snapshot
-from servers import postgres_server
 
 ROWS, BULK, TABLE_ROWS = 1_000, 100_000, 120_000
 ROUNDS = 15
@@ -129,6 +129,9 @@ def _undo(database: _Database) -> Row:
 
 @contextmanager
 def _on_postgres() -> Iterator[_Database]:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from servers import postgres_server  # the cluster of the tests, with a disk that is waited for
+
     with (
         tempfile.TemporaryDirectory(prefix="bench-postgres-", ignore_cleanup_errors=True) as folder,
         postgres_server(Path(folder), fsync="on") as server,

@@ -40,7 +40,7 @@ the tool committed by itself. done: all rows are as the call left them. undone: 
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The net effect of a call: rows by table, and a digest over what they were before. No tables: nothing changed."""
+    """The net effect of a call: rows by table, and a digest of how they were left. No tables: nothing changed."""
 
     tables: dict[str, dict[str, int]]
     digest: str
