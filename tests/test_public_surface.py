@@ -6,7 +6,8 @@ import sys
 import rescind
 
 PROMISED = {
-    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Guard", "HeldEffect",
+    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Found", "Guard",
+    "HeldEffect",
     "IdempotencyConflict", "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "ObjectGraph",
     "OutcomeNotRecorded", "PastStep", "Probe", "RescindError", "Run", "RunHalted", "Snapshot", "SqlChanges",
     "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed", "idempotency_key",

@@ -129,6 +129,8 @@ with guard.run("docs@1"):
     place("c-1", "lamp")
     assert open_ticket("it rains") == 1
     assert charge("c-1", "4242", 500) == "ch_c-1"
+    reserve("tea", 3)
+    assert pay("o-1") == "ch_o-1"
     assert "was not done yet" in str(send_newsletter("ada"))
 guard.close()
 """

@@ -32,12 +32,13 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from rescind.guard.call import idempotency_key
-    from rescind.guard.effect import Effect, PastStep, Probe
+    from rescind.guard.effect import Effect, PastStep
     from rescind.guard.guard import Guard
     from rescind.guard.held import HeldEffect
     from rescind.guard.reporting import report
     from rescind.guard.run import Run
     from rescind.model.level import Level
+    from rescind.model.probe import Found, Probe
     from rescind.model.step import Snapshot, Target
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _HOMES = {
     "Conflict": "rescind.errors",
     "Effect": "rescind.guard.effect",
     "Files": "rescind.compensation.effects",
+    "Found": "rescind.model.probe",
     "Guard": "rescind.guard.guard",
     "HeldEffect": "rescind.guard.held",
     "IdempotencyConflict": "rescind.errors",
@@ -59,7 +61,7 @@ _HOMES = {
     "ObjectGraph": "rescind.compensation.effects",
     "OutcomeNotRecorded": "rescind.errors",
     "PastStep": "rescind.guard.effect",
-    "Probe": "rescind.guard.effect",
+    "Probe": "rescind.model.probe",
     "RescindError": "rescind.errors",
     "Run": "rescind.guard.run",
     "RunHalted": "rescind.errors",
@@ -82,6 +84,7 @@ __all__ = [
     "Conflict",
     "Effect",
     "Files",
+    "Found",
     "Guard",
     "HeldEffect",
     "IdempotencyConflict",

@@ -21,6 +21,7 @@ from rescind.model.action import Action, EffectClass
 from rescind.model.entry import CompensationEnded, Disposition, Ended, Entry, Event, Intended, RunOpened, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Outcome
+from rescind.model.probe import Probe, ProbeResult
 from rescind.model.step import Arguments, Compensation, Snapshot, Step, Target
 from rescind.testing import ManualClock
 
@@ -40,8 +41,14 @@ class RowSetting:
         self.rows = rows
         self.action = action or Action(name="row.set", effect_class=EffectClass.REVERSIBLE)
         self.before_undo: Callable[[StepRecord], None] = lambda record: None
+        self.before_merge: Callable[[StepRecord], None] = lambda record: None
         self.looks = 0
-        self.restores: list[StepRef] = []
+        self.writes: list[tuple[StepRef, Any, Any]] = []
+
+    @property
+    def restores(self) -> list[StepRef]:
+        """The steps whose rows were put back."""
+        return [ref for ref, _, _ in self.writes]
 
     def accepts(self, arguments: Arguments) -> str:
         return ""
@@ -61,8 +68,16 @@ class RowSetting:
             return
         if record.after is None or now != record.after.version:
             raise Conflict("the row is not as the step left it")
-        self.restores.append(record.ref)
+        self.writes.append((record.ref, self.rows.get(name), record.step.before.image))
         self.rows[name] = record.step.before.image
+
+    def merge(self, record: StepRecord, idempotency_key: str, now: Snapshot) -> Any:
+        """Numbers: what the step added is taken away."""
+        self.before_merge(record)
+        assert record.step.before is not None
+        if record.after is None or not all(isinstance(each, int) for each in (now.image, record.after.image)):
+            raise Conflict("these are no numbers")
+        return Snapshot.of(now.image - (record.after.image - (record.step.before.image or 0)))
 
 
 class Charging:
@@ -70,10 +85,20 @@ class Charging:
 
     parallel = True
 
-    def __init__(self, *, idempotent: bool = False, after: tuple[str, ...] = (), name: str = "card.charge") -> None:
+    def __init__(
+        self, *, idempotent: bool = False, after: tuple[str, ...] = (), name: str = "card.charge", **declared: Any
+    ) -> None:
         self.action = Action(
-            name=name, effect_class=EffectClass.COMPENSATABLE, compensation_idempotent=idempotent, after=after
+            name=name,
+            effect_class=EffectClass.COMPENSATABLE,
+            compensation_idempotent=idempotent,
+            after=after,
+            **declared,
         )
+        self.charged: dict[str, Any] = {}
+        self.before_probe: Callable[[StepRecord], None] = lambda record: None
+        self.asked: list[str] = []
+        self.results: list[Any] = []
         self.refunds: Counter[str] = Counter()
         self.order: list[StepRef] = []
         self.before_undo: Callable[[StepRecord], None] = lambda record: None
@@ -88,6 +113,16 @@ class Charging:
         self.before_undo(record)
         self.refunds[idempotency_key] += 1
         self.order.append(record.ref)
+        assert isinstance(record.outcome, Completed)
+        self.results.append(record.outcome.result)
+
+    def probe(self, record: StepRecord, idempotency_key: str) -> Any:
+        self.before_probe(record)
+        self.asked.append(idempotency_key)
+        if idempotency_key.startswith("undo:"):
+            return ProbeResult(answer=Probe.FOUND if self.refunds[idempotency_key] else Probe.NOT_FOUND)
+        result = self.charged.get(idempotency_key)
+        return ProbeResult(answer=Probe.FOUND if result else Probe.NOT_FOUND, result=result)
 
 
 class Mailing:
@@ -138,6 +173,17 @@ class Shop:
         self.end(ref, Completed(12))
         return ref
 
+    def lose_charge(
+        self, run: str = "run-1", *, happened: bool, outcome: Outcome | None = None, **fields: Any
+    ) -> StepRef:
+        """A charge whose end nobody knows."""
+        ref = self.intend("card.charge", EffectClass.COMPENSATABLE, run, **fields)
+        if happened:
+            self.charging.charged[str(ref)] = f"charge-{ref.step_id}"
+        if outcome is not None:
+            self.end(ref, outcome)
+        return ref
+
     def mail(self, run: str = "run-1", **fields: Any) -> StepRef:
         ref = self.intend("mail.send", EffectClass.IRREVERSIBLE, run, **fields)
         self.end(ref, Completed())
@@ -172,8 +218,9 @@ class Shop:
     # --- what an operator does ---
 
     def plan(self, *runs: str, **selection: Any) -> Plan:
+        how = {name: selection.pop(name) for name in ("live_runs", "may_force") if name in selection}
         chosen = Selection(run_ids=runs or (() if selection else ("run-1",)), **selection)
-        return make_plan(self.journal, chosen, self.compensators, self.clock, parallel=1)
+        return make_plan(self.journal, chosen, self.compensators, self.clock, parallel=1, **how)
 
     def apply(self, plan: Plan | None = None, *runs: str, **options: Any) -> UndoResult:
         return apply_plan(

@@ -1,6 +1,7 @@
 """What is declared wrongly is refused when it is declared, or before the first run, with the remedy."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -122,3 +123,58 @@ def test_a_synchronous_tool_takes_no_asynchronous_handler() -> None:
 
     with pytest.raises(DeclarationError, match="both async or neither"):
         guard.run("billing@1").__enter__()
+
+
+def test_a_policy_is_one_of_four() -> None:
+    with pytest.raises(DeclarationError, match="on_conflict='overwrite' is none of review, skip, force, merge"):
+        plain(a_guard(), on_conflict="overwrite")
+
+
+def test_a_policy_is_about_what_is_restored() -> None:
+    guard = a_guard()
+    plain(guard, on_conflict="skip").compensate(lambda step: None)
+    with pytest.raises(DeclarationError, match="it is compensatable; drop it"):
+        guard.check()
+
+
+@pytest.mark.parametrize(("policy", "missing"), [("merge", "@void.merge"), ("skip", 'on_conflict="merge"')])
+def test_a_merge_takes_both_the_policy_and_the_function(policy: str, missing: str) -> None:
+    guard = a_guard()
+    void = plain(guard, effect=MappingKey({}, key=lambda invoice_id: invoice_id), on_conflict=policy)
+    if policy != "merge":
+        void.merge(lambda step, now: now)
+    with pytest.raises(DeclarationError, match=f"belong together; add {missing}"):
+        guard.check()
+
+
+def test_a_probe_of_compensations_takes_a_compensation() -> None:
+    guard = a_guard()
+    plain(guard, irreversible="a test").probe(compensations=True)(lambda step: True)
+    with pytest.raises(DeclarationError, match=r"is about a \.compensate"):
+        guard.check()
+
+
+@pytest.mark.parametrize("what", ["probe", "merge"])
+def test_two_of_one_kind_are_one_too_many(what: str) -> None:
+    void = plain(a_guard())
+    getattr(void, what)(lambda step: True)
+    with pytest.raises(DeclarationError, match=f"has two .{what} handlers"):
+        getattr(void, what)(lambda step: True)
+
+
+def test_time_does_not_run_backwards() -> None:
+    guard = a_guard()
+    plain(guard, irreversible="a test", in_doubt_after=timedelta(seconds=-1))
+    with pytest.raises(DeclarationError, match="is negative"):
+        guard.check()
+
+
+def test_a_synchronous_tool_has_no_asynchronous_probe() -> None:
+    guard = a_guard()
+
+    async def ask(step: Any) -> bool:
+        return True
+
+    plain(guard, irreversible="a test").probe(ask)
+    with pytest.raises(DeclarationError, match="asynchronous handler"):
+        guard.check()

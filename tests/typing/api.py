@@ -80,6 +80,20 @@ def hold(seat: str) -> None: ...
 def _(step: rescind.PastStep) -> None: ...
 
 
+@hold.probe(compensations=True)
+def _(step: rescind.PastStep) -> bool | rescind.Probe | rescind.Found:
+    return rescind.Found(step.idempotency_key) if step.result else rescind.Probe.CANNOT_TELL
+
+
+@guard.write("stock.reserve", on_conflict="merge", in_doubt_after=timedelta(seconds=90))
+def reserve(sku: str, pieces: int) -> None: ...
+
+
+@reserve.merge
+def _(step: rescind.PastStep, now: int) -> int:
+    return now + int(step.arguments["pieces"])
+
+
 @guard.write("mail.send", irreversible="a mail cannot be unsent")
 def send(to: str) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from rescind.cli.safe import safe
 from rescind.cli.words import count_of
+from rescind.model.action import OnConflict
 from rescind.model.entry import (
     ApprovalAsked,
     ApprovalDecided,
@@ -18,12 +19,14 @@ from rescind.model.entry import (
     IncidentNoted,
     IncidentOpened,
     Intended,
+    Overwrites,
     PlanControlled,
     PlanFinished,
     PlanLeft,
     PlanShare,
     PlanStarted,
     PlanSubmitted,
+    Probed,
     Read,
     RedoEnded,
     RedoIntended,
@@ -84,6 +87,9 @@ def _words(event: Event) -> str:
         case RedoEnded():
             how = "in effect again" if event.redone else "not redone"
             return f"step {event.step_id}  {how}{_because(event.reason)}"
+        case Probed():
+            answer = event.answer.replace("_", " ")
+            return f"step {event.step_id}  the target was asked for key {event.idempotency_key}: {answer}"
         case ReviewOpened():
             steps = count_of(len(event.steps), "step")
             return f"review {event.task_id} opened: {event.action}, {steps}{_because(event.reason)}"
@@ -154,10 +160,18 @@ def _outcome(outcome: Outcome) -> str:
 def _compensation(event: CompensationIntended | CompensationEnded | CompensationWithdrawn) -> str:
     if isinstance(event, CompensationIntended):
         attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        return f"{event.kind} begun{attempt}"
+        return f"{event.kind} begun{attempt}{_overwriting(event.overwrites or None)}"
     if isinstance(event, CompensationWithdrawn):
         return f"compensation withdrawn, it has not happened{_because(event.detail)}"
     return f"accounted for: {event.disposition.replace('_', ' ')}{_because(event.reason)}"
+
+
+def _overwriting(overwrites: Overwrites | None) -> str:
+    if overwrites is None:
+        return ""
+    if overwrites.policy == OnConflict.MERGE:
+        return ", merged with a later change"
+    return f", forced over a later change by {overwrites.actor}{_because(overwrites.reason)}"
 
 
 def _because(reason: str) -> str:

@@ -1,5 +1,6 @@
 """A plan as a value: what is to be done about each step, in which order, and how one knows the same plan again."""
 
+import enum
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
@@ -9,40 +10,55 @@ import msgspec
 
 from rescind.compensation.port import ReviewReason
 from rescind.errors import PlanOutdated
+from rescind.model.action import OnConflict
 from rescind.model.entry import Disposition, StepRef
 from rescind.model.step import Target, canonical_json
+
+
+class Asks(enum.StrEnum):
+    """What the target system is asked about when the step's turn comes: it must say what it said for the plan."""
+
+    NOTHING = ""
+    STEP = "step"  # whether the step took effect
+    COMPENSATION = "compensation"  # whether its compensation did
 
 
 class Restore(msgspec.Struct, frozen=True, gc=False, tag="restore", tag_field="do"):
     """Put back what was there.
 
     Attributes:
-        leaves: The version that the target will be at.
+        leaves: The version that the target will be at; empty for a merge, since that is not known before.
         expects: The version that the target must be at, or nothing is done.
         note: What is special about it.
+        policy: `force` or `merge`, if `expects` is a later change of somebody else's; else `review`.
+        asks: By which answer this is planned.
     """
 
     leaves: str
     expects: str
     note: str = ""
+    policy: OnConflict = OnConflict.REVIEW
+    asks: Asks = Asks.NOTHING
 
 
 class Compensate(msgspec.Struct, frozen=True, gc=False, tag="compensate", tag_field="do"):
     """Offset the effect. `note` says if this is a repetition under the same idempotency key."""
 
     note: str = ""
+    asks: Asks = Asks.NOTHING
 
 
 class Settle(msgspec.Struct, frozen=True, gc=False, tag="settle", tag_field="do"):
     """Nothing is to be undone; only the record is missing.
 
     With `expects`, that is a forecast: the target must be at this version when the step's turn comes, or a person has
-    to look.
+    to look. With `asks`, the target system must say then what it said for the plan.
     """
 
     disposition: Disposition
     because: str
     expects: str = ""
+    asks: Asks = Asks.NOTHING
 
 
 class Review(msgspec.Struct, frozen=True, gc=False, tag="review", tag_field="do"):
@@ -80,7 +96,7 @@ def is_undo(decision: Decision) -> bool:
 
 def is_work(decision: Decision) -> bool:
     """Whether a handler has to be called for it, so that it has to wait for its turn."""
-    return is_undo(decision) or (isinstance(decision, Settle) and decision.expects != "")
+    return is_undo(decision) or (isinstance(decision, Settle) and (decision.expects, decision.asks) != ("", ""))
 
 
 def blocks(decision: Decision) -> bool:
@@ -208,12 +224,15 @@ def digest_of_plan(items: Iterable[PlanItem], gates: Iterable[Gate]) -> str:
 
 def _essence(item: PlanItem) -> list[Any]:
     match item.decision:
-        case Restore(leaves, expects):
-            facts = [leaves, expects]
-        case Compensate() | Drop() | AlreadyInReview():
+        case Restore(leaves, expects, policy=policy, asks=asks):
+            special = [] if policy is OnConflict.REVIEW else [policy.value]
+            facts = [leaves, expects, *special, *_asked(asks)]
+        case Compensate(asks=asks):
+            facts = _asked(asks)
+        case Drop() | AlreadyInReview():
             facts = []
-        case Settle(disposition, _, expects):
-            facts = [disposition.value, expects]
+        case Settle(disposition, _, expects, asks):
+            facts = [disposition.value, expects, *_asked(asks)]
         case AlreadyUndone(disposition):
             facts = [disposition.value]
         case Review(reason):
@@ -231,6 +250,10 @@ def _essence(item: PlanItem) -> list[Any]:
         item.attempts,
         item.earlier_task,
     ]
+
+
+def _asked(asks: Asks) -> list[str]:
+    return [] if asks is Asks.NOTHING else [asks.value]
 
 
 def check_digest(plan: Plan, shown: str) -> None:

@@ -44,11 +44,14 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
+
+import msgspec
 
 from rescind.clock import Clock, IdSource, from_us
 from rescind.compensation.awaiting import Waiter
 from rescind.compensation.claims import Claims
+from rescind.compensation.conflict import HOW_TO_FORCE
 from rescind.compensation.decision import (
     AlreadyInReview,
     AlreadyUndone,
@@ -64,10 +67,12 @@ from rescind.compensation.decision import (
     is_work,
 )
 from rescind.compensation.flow import (
+    Ask,
     Done,
     Ending,
     ForPerson,
     Job,
+    Merge,
     MovedOn,
     NotReached,
     Observe,
@@ -81,7 +86,7 @@ from rescind.compensation.held import Held
 from rescind.compensation.limits import Limiter, Limits, TokenBuckets
 from rescind.compensation.paperwork import Paperwork, plan_run_of
 from rescind.compensation.plan import blocked_by, outcome_word
-from rescind.compensation.port import Compensator, ReviewReason
+from rescind.compensation.port import Compensator, Merger, Prober, ReviewReason
 from rescind.compensation.result import StepResult, UndoResult, UndoStopped, moved_on, result_of
 from rescind.compensation.runner import Runner
 from rescind.compensation.schedule import Schedule, system_of
@@ -91,6 +96,7 @@ from rescind.compensation.systems import Systems
 from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.port import Draft, Journal
+from rescind.model.action import OnConflict
 from rescind.model.entry import CompensationIntended, Disposition, Event, StepRef
 from rescind.model.history import StepRecord
 from rescind.recovery.control import ControlReader
@@ -151,8 +157,11 @@ def apply_plan(
 
     Raises:
         UndoStopped: The journal failed. What is done is done, nothing is lost, and a new plan goes on from there.
-        UsageError: The plan needs an action that `compensators` has not; nothing was done.
+        UsageError: The plan overwrites later changes and there is no reason (whether `actor` may have that done is for
+            the caller to know), or it needs an action that `compensators` has not; nothing was done.
     """
+    if not reason.strip() and any(_is_forced(item) for item in plan.items):
+        raise UsageError("the plan overwrites later changes of somebody else's; that takes a reason: why may they go?")
     if parallel < 1 or retries < 0:
         raise UsageError(f"an undo needs parallel >= 1 and retries >= 0, not {parallel} and {retries}")
     if within_s is not None and not within_s > 0:
@@ -160,7 +169,8 @@ def apply_plan(
     news: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
     stopping = Stopping(clock, within_s=within_s, is_leaving=is_leaving)
     tell = None if progress is None else news.put
-    undo = _Undo(plan, journal, compensators, clock, stopping, tell, paper or Paperwork(plan, journal, clock, way), way)
+    told = paper or Paperwork(plan, journal, clock, way)
+    undo = _Undo(plan, journal, compensators, clock, stopping, tell, told, way, (actor, reason))
     if undo.pending:
         systems = Systems(limits, limiter or TokenBuckets(limits, clock), rests_max=retries + 1)
         opening = (ids.new_id("undo"), actor, reason)
@@ -221,7 +231,9 @@ class _Undo:
         tell: Progress | None,
         paper: Paperwork,
         way: Way,
+        actor_and_reason: tuple[str, str],
     ) -> None:
+        self._actor, self._reason = actor_and_reason
         self._plan, self._compensators, self._clock, self._tell = plan, compensators, clock, tell
         self._journal, self._stopping = journal, stopping
         self.paper = paper
@@ -230,6 +242,7 @@ class _Undo:
         self._left: dict[StepRef, str] = {}
         self._lost: dict[str, str] = {}
         self._held = Held()
+        self._last_words: set[StepRef] = set()
         self._undone = 0
         self._tries: Counter[StepRef] = Counter()
         self._claims = Claims(journal, () if plan.is_settled else plan.runs, way)
@@ -393,16 +406,23 @@ class _Undo:
             repeatable=isinstance(item.decision, Restore) or action.compensation_idempotent,
             tries_max=tries_max,
             tried=self._tries[item.step],
+            last_word=action.on_conflict if item.step in self._last_words else OnConflict.REVIEW,
+            actor=self._actor,
+            reason=self._reason,
         )
 
     def perform(self, request: Request, item: PlanItem) -> Any:
         """See `Work`. In a thread of the crew."""
-        record, compensator = self._claims.records[item.step], self._compensators[item.action]
+        compensator = self._compensators[item.action]
         match request:
-            case Undo(key):
+            case Undo(record, key):
                 return self._waiter.result_of(compensator.undo(record, key))
             case Observe():
-                return self._waiter.result_of(compensator.observe(record))
+                return self._waiter.result_of(compensator.observe(self._claims.records[item.step]))
+            case Merge(record, key, now):
+                return self._waiter.result_of(cast("Merger", compensator).merge(record, key, now))
+            case Ask(key):
+                return self._waiter.result_of(cast("Prober", compensator).probe(self._claims.records[item.step], key))
             case _:
                 raise AssertionError(f"{request} is not for a handler")
 
@@ -434,20 +454,31 @@ class _Undo:
             self._schedule.again(item.step)
         if not hopeful:
             item, conflict = self._held.take_newest()
-            self._end_for_person(item, conflict)
+            self._end_by_policy(item, conflict)
         return True
+
+    def _end_by_policy(self, item: PlanItem, conflict: ForPerson) -> None:
+        """A conflict that nothing resolves; one that the plan has not shown is never forced (K2)."""
+        policy = self._compensators[item.action].action.on_conflict
+        if policy in (OnConflict.SKIP, OnConflict.MERGE) and _is_plain_restore(item):
+            self._last_words.add(item.step)
+            self._schedule.again(item.step)
+            return
+        if policy is OnConflict.FORCE:
+            conflict = msgspec.structs.replace(conflict, detail=f"{conflict.detail}; {HOW_TO_FORCE}")
+        self._end_for_person(item, conflict)
 
     def end(self, item: PlanItem, ending: Ending) -> None:
         """See `Work`."""
         match ending:
-            case ForPerson(ReviewReason.CONFLICT) if isinstance(item.decision, Restore):
+            case ForPerson(ReviewReason.CONFLICT) if self._may_wait(item):
                 self._held.hold(item, ending)
                 return
             case NotReached(detail):
                 self._left[item.step] = detail
                 return
             case Done(disposition, because):
-                self._undone += is_undo(item.decision)
+                self._undone += is_undo(item.decision) and disposition is not Disposition.SUPERSEDED
                 self._know([result_of(item, disposition, detail=because)])
             case MovedOn():
                 self._staying.add(item.step)
@@ -459,12 +490,23 @@ class _Undo:
                 assert_never(ending)
         self._schedule.finish(item.step)
 
+    def _may_wait(self, item: PlanItem) -> bool:
+        return isinstance(item.decision, Restore) and item.step not in self._last_words
+
     def _end_for_person(self, item: PlanItem, ending: ForPerson) -> None:
         review = Review(ending.reason, ending.detail)
         self._late[item.step] = (item, review)
         if blocks(review):
             self._staying.add(item.step)
         self._schedule.finish(item.step)
+
+
+def _is_forced(item: PlanItem) -> bool:
+    return isinstance(item.decision, Restore) and item.decision.policy is OnConflict.FORCE
+
+
+def _is_plain_restore(item: PlanItem) -> bool:
+    return isinstance(item.decision, Restore) and item.decision.policy is OnConflict.REVIEW
 
 
 def _is_as_planned(record: StepRecord, item: PlanItem) -> bool:

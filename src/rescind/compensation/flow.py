@@ -1,9 +1,13 @@
 """The undo of one step, as a generator that does no I/O: it yields requests and is sent answers.
 
-    intent, durable, and the first since the plan ─▶ restore or compensate ─▶ restored: look again ─▶ end, durable
+    in doubt: ask again, answer durable (P4, P5) ─▶ intent, durable, and the first since the plan
+        ─▶ restore or compensate ─▶ restored: look again ─▶ end, durable
+
+    over a later change (K1-K3): look ─▶ merge: make the image ─▶ intent that says what is replaced by what, durable
+        ─▶ restore, if the target is still as it was seen ─▶ look again ─▶ end, durable
 
 What the flow cannot end by itself it returns as `ForPerson`; the driver puts those of one kind into one review task.
-The laws are those of `execute`.
+The laws are those of `execute`, `conflict` and `doubt`.
 """
 
 import enum
@@ -13,14 +17,32 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rescind.compensation.decision import Compensate, Restore, Settle
+from rescind.compensation.conflict import (
+    MERGE_IN_DOUBT,
+    MergeState,
+    is_later_change,
+    merge_state,
+)
+from rescind.compensation.decision import Asks, Compensate, Restore, Settle
+from rescind.compensation.doubt import answer_planned_by, as_completed, as_known
 from rescind.compensation.port import ReviewReason
 from rescind.errors import Conflict, Transient
-from rescind.model.entry import CompensationEnded, CompensationIntended, CompensationWithdrawn, Disposition, Event
+from rescind.model.action import OnConflict
+from rescind.model.entry import (
+    CompensationEnded,
+    CompensationIntended,
+    CompensationWithdrawn,
+    Disposition,
+    Event,
+    Overwrites,
+    Probed,
+)
 from rescind.model.history import StepRecord
+from rescind.model.probe import Probe
+from rescind.model.step import Snapshot
 
 if TYPE_CHECKING:
-    from rescind.model.step import Snapshot
+    from rescind.model.probe import ProbeResult
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
 """Short enough for a hiccup, long enough for a restart; a person waits for the end of it."""
@@ -36,6 +58,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         repeatable: Whether the compensation may be sent again although it may have happened.
         tries_max: How often to try, at least once.
         tried: Tries that were made before, in this application of the plan: the step is ours already.
+        last_word: The action's policy, about a conflict that was not foreseen and that waiting has not resolved.
+        actor: Who applies the plan.
+        reason: Why.
     """
 
     record: StepRecord
@@ -44,6 +69,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     repeatable: bool
     tries_max: int
     tried: int = 0
+    last_word: OnConflict = OnConflict.REVIEW
+    actor: str = ""
+    reason: str = ""
 
 
 class Intend(msgspec.Struct, frozen=True):
@@ -60,7 +88,26 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Undo(msgspec.Struct, frozen=True):
-    """Restore or compensate. Answer: None."""
+    """Restore or compensate. Answer: None.
+
+    `record` is the step as its handler is to see it: with what a probe has found, or, over a later change, with the
+    image to put there as `before` and what is there now as `after`.
+    """
+
+    record: StepRecord
+    idempotency_key: str
+
+
+class Merge(msgspec.Struct, frozen=True):
+    """Take the step's part out of what is at the target now. Answer: the `Snapshot` to put there."""
+
+    record: StepRecord
+    idempotency_key: str
+    now: Snapshot
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Ask the target system about this key. Answer: `ProbeResult`."""
 
     idempotency_key: str
 
@@ -107,7 +154,7 @@ class NotReached(msgspec.Struct, frozen=True):
     detail: str
 
 
-Request = Intend | Record | Undo | Observe | Wait
+Request = Intend | Record | Undo | Observe | Merge | Ask | Wait
 Ending = Done | ForPerson | MovedOn | NotReached
 UndoFlow = Generator[Request, Any, Ending]
 
@@ -120,31 +167,49 @@ def idempotency_key_of(record: StepRecord) -> str:
 
 def undo_flow(job: Job) -> UndoFlow:
     """The undo of one step."""
-    if isinstance(job.decision, Settle):
-        return (yield from _settle(job, job.decision))
+    job = msgspec.structs.replace(job, record=as_known(job.record))
+    if job.decision.asks is not Asks.NOTHING:
+        answered = yield from _ask_again(job)
+        if isinstance(answered, ForPerson):
+            return answered
+        job = answered
+    match job.decision:
+        case Settle():
+            return (yield from _settle(job, job.decision))
+        case Compensate(note):
+            problem = yield from _try(job)
+            return problem or (yield from _end(job, Disposition.COMPENSATED, note))
+        case Restore(policy=OnConflict.FORCE):
+            return (yield from _force(job, job.decision))
+        case Restore(policy=OnConflict.MERGE):
+            return (yield from _merge(job))
+        case Restore():
+            late = job.last_word in (OnConflict.SKIP, OnConflict.MERGE)
+            return (yield from (_last_word if late else _restore)(job, job.decision))
+
+
+def _restore(job: Job, decision: Restore) -> UndoFlow:
     problem = yield from _try(job)
     if isinstance(problem, MovedOn | NotReached):
         return problem
-    if isinstance(job.decision, Restore):
-        problem = yield from _look_again(job.decision, problem)
-    if problem is not None:
-        return problem
-    restored = isinstance(job.decision, Restore)
-    return (yield from _end(job, Disposition.RESTORED if restored else Disposition.COMPENSATED, job.decision.note))
+    problem = yield from _look_again(decision.leaves, problem)
+    return problem or (yield from _end(job, Disposition.RESTORED, decision.note))
 
 
-def _try(job: Job) -> Generator[Request, Any, ForPerson | MovedOn | NotReached | None]:
+def _try(
+    job: Job, overwrites: Overwrites | None = None
+) -> Generator[Request, Any, ForPerson | MovedOn | NotReached | None]:
     """Undo, again if that may help and is safe. None if it went well."""
     problem: ForPerson | None = None
     harmless = not job.record.compensation_open
     for number in range(1, job.tries_max + 1):
         # Durable before anything happens: after a crash, an intent without an end says that it may have happened.
-        mine = yield Intend(_intent(job, job.tried + number), job.tried + number == 1)
+        mine = yield _intend(job, job.tried + number, overwrites)
         if not mine:
             return MovedOn()
         retry_after_s = 0.0
         try:
-            yield Undo(idempotency_key_of(job.record))
+            yield Undo(job.record, idempotency_key_of(job.record))
         except Conflict as error:
             return ForPerson(ReviewReason.CONFLICT, _said(error))
         except Transient as error:
@@ -180,7 +245,8 @@ def _give_up(
         )
     # An intent without an end means that it may have happened. The target of a restore can be looked at, and what is
     # repeatable is repeated; of all others, the next plan would have to ask a person for no reason.
-    if harmless and isinstance(job.decision, Compensate):
+    # A merge that was not made would be looked for, too.
+    if harmless and (isinstance(job.decision, Compensate) or _is_merge(job)):
         yield Record(
             CompensationWithdrawn(step_id=job.record.step.step_id, plan_digest=job.plan_digest, detail=problem.detail)
         )
@@ -200,40 +266,210 @@ def _raised(job: Job, error: Exception) -> ForPerson:
     return ForPerson(ReviewReason.IN_DOUBT, f"the compensation may have happened: {_said(error)}{hint}")
 
 
-def _look_again(decision: Restore, problem: ForPerson | None) -> Generator[Request, Any, ForPerson | None]:
+def _look_again(leaves: str, problem: ForPerson | None) -> Generator[Request, Any, ForPerson | None]:
     """A restore is done when the target says so, whatever the handler said; a conflict has touched nothing."""
     if problem is not None and problem.reason is ReviewReason.CONFLICT:
         return problem
     seen = yield from _look()
     if isinstance(seen, ForPerson):
         return problem or seen
-    if seen == decision.leaves:
+    if seen.version == leaves:
         return None
-    return problem or ForPerson(ReviewReason.FAILED, "the restore ran, but the target is not as it was before the step")
+    return problem or ForPerson(ReviewReason.FAILED, "the restore ran, but the target is not as it should be after it")
 
 
 def _settle(job: Job, decision: Settle) -> UndoFlow:
-    restored = decision.disposition is Disposition.RESTORED
-    seen = yield from _look()
-    if isinstance(seen, ForPerson):
-        return seen
-    if seen == decision.expects:
-        words = decision.because if restored else "checked: the target is as before"
-        return (yield from _end(job, decision.disposition, words))
-    if restored:
-        return ForPerson(ReviewReason.CONFLICT, "the step that it was made inside of was to be put back, and is not")
-    return ForPerson(ReviewReason.IN_DOUBT, "nobody knows whether it took effect, and the target is not as before it")
+    words = decision.because
+    if decision.expects:
+        seen = yield from _look()
+        if isinstance(seen, ForPerson):
+            return seen
+        if seen.version != decision.expects:
+            return _SETTLED_TOO_EARLY[decision.disposition]
+        if decision.disposition is Disposition.NEVER_TOOK_EFFECT:
+            words = "checked: the target is as before"
+    return (yield from _end(job, decision.disposition, words))
 
 
-def _look() -> Generator[Request, Any, str | ForPerson]:
-    """The version at the target."""
+_SETTLED_TOO_EARLY = {
+    Disposition.RESTORED: ForPerson(
+        ReviewReason.CONFLICT, "the step that it was made inside of was to be put back, and is not"
+    ),
+    Disposition.MERGED: ForPerson(ReviewReason.IN_DOUBT, MERGE_IN_DOUBT),
+    Disposition.NEVER_TOOK_EFFECT: ForPerson(
+        ReviewReason.IN_DOUBT, "nobody knows whether it took effect, and the target is not as before it"
+    ),
+}
+"""What a target means that is not as it was foreseen."""
+
+
+def _look() -> Generator[Request, Any, Snapshot | ForPerson]:
+    """The target, with a version."""
     try:
         seen: Snapshot | None = yield Observe()
     except Exception as error:  # noqa: BLE001
         return ForPerson(ReviewReason.CANNOT_LOOK, f"looking at the target failed: {_said(error)}")
     if seen is None or not seen.version:
         return ForPerson(ReviewReason.CANNOT_LOOK, "its effect cannot tell the target's version")
-    return seen.version
+    return seen
+
+
+# --- in doubt ---
+
+
+def _ask_again(job: Job) -> Generator[Request, Any, Job | ForPerson]:
+    """Ask what the plan was made by (P4). The job, with what was found, once that is durable (P5)."""
+    about_step = job.decision.asks is Asks.STEP
+    key = job.record.step.idempotency_key if about_step else idempotency_key_of(job.record)
+    try:
+        probe: ProbeResult = yield Ask(key)
+    except Exception as error:  # noqa: BLE001
+        return ForPerson(ReviewReason.IN_DOUBT, f"asking its target system failed: {_said(error)}")
+    planned = answer_planned_by(job.decision)
+    if probe.answer is not planned:
+        was, now = (each.replace("_", " ") for each in (planned, probe.answer))
+        return ForPerson(ReviewReason.IN_DOUBT, f"its target system said {was!r} for the plan, and says {now!r} now")
+    yield Record(
+        Probed(
+            step_id=job.record.step.step_id,
+            idempotency_key=key,
+            answer=probe.answer,
+            result=probe.result,
+            after=probe.after,
+            plan_digest=job.plan_digest,
+        )
+    )
+    if about_step and probe.answer is Probe.FOUND:
+        return msgspec.structs.replace(job, record=as_completed(job.record, probe))
+    return job
+
+
+# --- over a later change ---
+
+
+def _force(job: Job, decision: Restore) -> UndoFlow:
+    """Replace the version that the plan showed, and no other (K2)."""
+    seen = yield from _look()
+    if isinstance(seen, ForPerson):
+        return seen
+    if seen.version == decision.leaves:
+        return (yield from _end(job, Disposition.RESTORED, "the target is as before already"))
+    if seen.version != decision.expects:
+        return ForPerson(ReviewReason.CONFLICT, "the target was changed again since the plan was shown; plan again")
+    overwrites = Overwrites(
+        policy=OnConflict.FORCE,
+        version=decision.expects,
+        leaves=decision.leaves,
+        actor=job.actor,
+        reason=job.reason,
+    )
+    over = msgspec.structs.replace(job, record=msgspec.structs.replace(job.record, after=seen))
+    problem = yield from _try(over, overwrites)
+    if isinstance(problem, MovedOn | NotReached):
+        return problem
+    problem = yield from _look_again(decision.leaves, problem)
+    return problem or (yield from _end(job, Disposition.RESTORED, decision.note))
+
+
+def _last_word(job: Job, decision: Restore) -> UndoFlow:
+    """A conflict that turned out only now, and that waiting did not resolve: as the action's policy says (K4)."""
+    seen = yield from _look()
+    if isinstance(seen, ForPerson):
+        return seen
+    if not is_later_change(job.record, seen):
+        return (yield from _restore(job, decision))
+    if job.last_word is OnConflict.MERGE:
+        return (yield from _merge(job))
+    return (yield from _end(job, Disposition.SUPERSEDED, "left as it is now, as its action says: it was changed since"))
+
+
+class _Again(msgspec.Struct, frozen=True):
+    """A merge that was not done, and may be done by another try of this job."""
+
+    job: Job
+    problem: ForPerson
+    harmless: bool = True
+    after_s: float = 0.0
+
+
+def _is_merge(job: Job) -> bool:
+    planned = isinstance(job.decision, Restore) and job.decision.policy is OnConflict.MERGE
+    return planned or job.last_word is OnConflict.MERGE
+
+
+def _merge(job: Job) -> UndoFlow:
+    """Take the step's part out of what is there now; from the first look again, if somebody was quicker (K2)."""
+    for number in range(1, job.tries_max + 1):
+        tried = yield from _merge_once(job)
+        if not isinstance(tried, _Again):
+            return tried
+        job = tried.job
+        if number == job.tries_max:
+            return tried.problem
+        go = yield Wait(max(backoff_s(job.record, number), tried.after_s))
+        if go is not Go.ON:
+            return (yield from _give_up(job, tried.problem, go, harmless=tried.harmless))
+    raise AssertionError("there is at least one try")
+
+
+def _merge_once(job: Job) -> Generator[Request, Any, Ending | _Again]:
+    seen = yield from _look()
+    if isinstance(seen, ForPerson):
+        return seen
+    match merge_state(job.record, seen.version):
+        case MergeState.DONE:
+            return (yield from _end(job, Disposition.MERGED, _MERGED))
+        case MergeState.IN_DOUBT:
+            return ForPerson(ReviewReason.IN_DOUBT, MERGE_IN_DOUBT)
+        case MergeState.NOT_BEGUN:
+            pass
+    if job.record.step.before is not None and seen.version == job.record.step.before.version:
+        return (yield from _end(job, Disposition.RESTORED, "the target is as before already"))
+    try:
+        made: Snapshot = yield Merge(job.record, idempotency_key_of(job.record), seen)
+    except Conflict as error:
+        return ForPerson(ReviewReason.CONFLICT, _said(error))
+    except (Transient, ConnectionError, TimeoutError) as error:
+        after_s = error.retry_after_s if isinstance(error, Transient) else 0.0
+        failed = ForPerson(ReviewReason.FAILED, f"merging failed: {_said(error)}")
+        return _Again(job, failed, harmless=job.record.overwriting is None, after_s=after_s)
+    except Exception as error:  # noqa: BLE001  # a function of the application's, which has changed nothing
+        return ForPerson(ReviewReason.FAILED, f"merging failed: {_said(error)}")
+    if made.version == seen.version:
+        return (yield from _end(job, Disposition.MERGED, "nothing of the step was left in what is there now"))
+    return (yield from _put(job, seen, made))
+
+
+def _put(job: Job, seen: Snapshot, made: Snapshot) -> Generator[Request, Any, Ending | _Again]:
+    """Put there what was made of what was seen, if that is still there."""
+    # On record first, with what it is to become: whoever comes after a crash can see whether it was done (K3).
+    overwrites = Overwrites(policy=OnConflict.MERGE, version=seen.version, leaves=made.version)
+    mine = yield _intend(job, job.tried + 1, overwrites)
+    if not mine:
+        return MovedOn()
+    job = msgspec.structs.replace(job, tried=job.tried + 1)
+    begun = msgspec.structs.replace(job, record=msgspec.structs.replace(job.record, overwriting=overwrites))
+    step = msgspec.structs.replace(job.record.step, before=made)
+    problem: ForPerson | None = None
+    may_help = False
+    try:
+        yield Undo(msgspec.structs.replace(job.record, step=step, after=seen), idempotency_key_of(job.record))
+    except Conflict as error:
+        conflict = ForPerson(ReviewReason.CONFLICT, _said(error))
+        return _Again(job, conflict, harmless=job.record.overwriting is None)
+    except Transient as error:
+        failed = ForPerson(ReviewReason.FAILED, f"nothing happened: {_said(error)}")
+        return _Again(job, failed, harmless=job.record.overwriting is None, after_s=error.retry_after_s)
+    except Exception as error:  # noqa: BLE001
+        may_help = isinstance(error, ConnectionError | TimeoutError)
+        problem = _raised(job, error)
+    problem = yield from _look_again(made.version, problem)
+    if problem is None:
+        return (yield from _end(job, Disposition.MERGED, _MERGED))
+    return _Again(begun, problem, harmless=False) if may_help else problem
+
+
+_MERGED = "its part was taken out of a later change"
 
 
 def _end(job: Job, disposition: Disposition, because: str) -> UndoFlow:
@@ -244,14 +480,16 @@ def _end(job: Job, disposition: Disposition, because: str) -> UndoFlow:
     return Done(disposition, because)
 
 
-def _intent(job: Job, number: int) -> CompensationIntended:
-    return CompensationIntended(
+def _intend(job: Job, number: int, overwrites: Overwrites | None = None) -> Intend:
+    event = CompensationIntended(
         step_id=job.record.step.step_id,
         kind="restore" if isinstance(job.decision, Restore) else "compensate",
         idempotency_key=idempotency_key_of(job.record),
         plan_digest=job.plan_digest,
         attempt=job.record.compensation_attempts + number,
+        overwrites=overwrites or msgspec.UNSET,
     )
+    return Intend(event, number == 1)
 
 
 def backoff_s(record: StepRecord, tries: int) -> float:

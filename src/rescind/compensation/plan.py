@@ -6,9 +6,10 @@ U1. *Accounted for.* Every step in scope is in the plan exactly once.
 U2. *Order.* A step comes after all that were declared to depend on it, that it caused, and that touched its target
     later. Declared edges are never dropped for inferred ones; of what is not ordered, the newest comes first.
 U3. *Nothing in silence.* A restore is planned only if the target was seen, or will be, at the version that the step
-    left. Anything else that is there is a conflict.
-U4. *Doubt is a person's.* Whether an effect took place is decided by looking at its own target, or not at all. A
-    compensation that may have happened is repeated only if the action says that repeating is safe.
+    left. Anything else that is there is a conflict, and the action's policy or a person decides (K1-K4 of `conflict`).
+U4. *Doubt is a person's.* Whether an effect took place is decided by looking at its own target, by asking its target
+    system (P1-P6 of `doubt`), or by a person. A compensation that may have happened is repeated only if the action says
+    that repeating is safe, or its target system that it has not happened.
 U5. *Declared means needed.* If an effect may stay, what it was declared to depend on stays too, for as long as a
     person may still decide about it.
 U6. *Same again.* The same steps, declarations and versions give the same digest, in whatever order they are given.
@@ -27,8 +28,9 @@ How each step is decided, first rule first:
     waiting for a person                            -> nothing yet
     in a cycle of declared dependencies             -> review
     action not declared, or declared otherwise      -> review (or with other parameters)
-    irreversible                                    -> review
-    compensatable: in doubt, or past its deadline   -> review; else compensate
+    irreversible                                    -> review, unless its target system knows nothing of it
+    compensatable: in doubt                         -> as its target system says, else review
+                   past its deadline                -> review; else compensate
     reversible:                                        by the version at the target, see `_reversible`
     and what is to be undone, but is blocked (U5)   -> review
 """
@@ -39,9 +41,11 @@ from typing import Any
 
 import msgspec
 
+from rescind.compensation.conflict import by_policy, merge_begun
 from rescind.compensation.decision import (
     AlreadyInReview,
     AlreadyUndone,
+    Asks,
     Compensate,
     Decision,
     Drop,
@@ -54,15 +58,25 @@ from rescind.compensation.decision import (
     digest_of_plan,
     is_undo,
 )
+from rescind.compensation.doubt import (
+    Resolved,
+    as_known,
+    asking,
+    doubt_of,
+    is_in_doubt,
+    resolve_compensation,
+    resolve_step,
+)
 from rescind.compensation.forecast import Forecast, Site, View
 from rescind.compensation.nesting import end_of
 from rescind.compensation.order import Order, order_steps
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.staying import Staying
-from rescind.model.action import Action, EffectClass
+from rescind.model.action import Action, EffectClass, OnConflict
 from rescind.model.entry import Disposition, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed, Unknown
+from rescind.model.probe import ProbeResult
 from rescind.model.step import Snapshot, Target
 
 _NAMED_MAX = 3  # Steps named in a sentence; more are counted.
@@ -104,6 +118,9 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
         outside: Steps of the same runs that are not in scope, in order of intent; what they depend on stays (U5).
         misfits: For steps that their action cannot undo as it is declared now: why.
         given: What is known beforehand to be for a person, and why.
+        probes: What target systems said when they were asked about steps, or compensations, in doubt.
+        live_runs: Ids of runs that a living process acts for: what has not happened there may still happen.
+        may_force: Whether later changes may be overwritten where their action allows it.
     """
 
     actions: Mapping[str, Action]
@@ -115,6 +132,9 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     outside: Sequence[StepRecord] = ()
     misfits: Mapping[StepRef, str] = {}
     given: Mapping[StepRef, Review] = {}
+    probes: Mapping[tuple[StepRef, Asks], ProbeResult] = {}
+    live_runs: Collection[str] = frozenset()
+    may_force: bool = False
 
 
 def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[str, Any] | None = None) -> Plan:
@@ -149,7 +169,7 @@ def _items(order: Order, known: Known) -> Iterable[PlanItem]:
         seen = _seen_of(ref, known)
         outer = whole.get(order.inside[ref]) if ref in order.inside else None
         if outer is not None and _is_part_of(outer, decision, seen):
-            decision = Settle(Disposition.RESTORED, f"put back with step {outer.step.step_id}", expects=outer.version)
+            decision = _with_the_outer(outer)
             whole[ref] = outer
         if is_undo(decision):
             blocker = staying.blocker_of(ref)
@@ -163,8 +183,10 @@ def _items(order: Order, known: Known) -> Iterable[PlanItem]:
                 decision = Review(ReviewReason.BLOCKED, detail)
         if blocks(decision):
             staying.add(ref)
-        if _is_restored(decision) and record.step.before is not None:
+        if record.step.before is not None and _is_restored(decision):
             whole.setdefault(ref, _PutBack(ref, seen, record.step.before.version))
+        elif _is_merged(decision):
+            whole.setdefault(ref, _PutBack(ref, seen, ""))
         _foresee(record, decision, site, known)
         yield _item(record, decision, order)
 
@@ -203,7 +225,7 @@ def _may_stay(record: StepRecord, known: Known) -> bool:
 
 
 class _PutBack(msgspec.Struct, frozen=True, gc=False):
-    """A step whose target, seen at one version now, is or will be at the version from before it."""
+    """A step whose target, seen at one version now, is or will be at the version from before it; empty: merged."""
 
     step: StepRef
     seen: str | None
@@ -212,12 +234,32 @@ class _PutBack(msgspec.Struct, frozen=True, gc=False):
 
 def _is_restored(decision: Decision) -> bool:
     match decision:
-        case Restore():
-            return True
+        case Restore(policy=policy):
+            return policy is not OnConflict.MERGE
         case Settle(disposition) | AlreadyUndone(disposition):
             return disposition is Disposition.RESTORED
         case _:
             return False
+
+
+def _is_merged(decision: Decision) -> bool:
+    match decision:
+        case Restore(policy=policy):
+            return policy is OnConflict.MERGE
+        case Settle(disposition) | AlreadyUndone(disposition):
+            return disposition is Disposition.MERGED
+        case _:
+            return False
+
+
+def _with_the_outer(outer: _PutBack) -> Decision:
+    """What becomes of a step that is a part of an outer one's way back."""
+    if outer.version:
+        return Settle(Disposition.RESTORED, f"put back with step {outer.step.step_id}", expects=outer.version)
+    # The outer one's merge has taken out what was made inside it, or it has not: that is the merge's affair. To merge
+    # the inner one as well could take it out twice.
+    detail = f"it was made inside step {outer.step.step_id}, which is merged; look whether that has taken it out, too"
+    return Review(ReviewReason.CONFLICT, detail)
 
 
 def _is_part_of(outer: _PutBack, decision: Decision, seen: str | None) -> bool:
@@ -233,7 +275,7 @@ def _is_part_of(outer: _PutBack, decision: Decision, seen: str | None) -> bool:
             pass
         case _:
             return False
-    return bool(seen) and seen in (outer.seen, outer.version)
+    return not outer.version or (bool(seen) and seen in (outer.seen, outer.version))
 
 
 def _seen_of(ref: StepRef, known: Known) -> str | None:
@@ -291,8 +333,9 @@ def _decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> 
         return Review(ReviewReason.CYCLE, "its declared dependencies form a cycle, so there is no right order")
     action = known.actions.get(record.step.action)
     recorded = record.step.effect_class
+    record = as_known(record)
     if recorded is EffectClass.IRREVERSIBLE:
-        return Review(ReviewReason.IRREVERSIBLE, action.irreversible_because if action else "it was declared so")
+        return _irreversible(record, action, known)
     if action is None:
         return Review(ReviewReason.NOT_DECLARED, f"the application declares no action {record.step.action!r}")
     if recorded is not action.effect_class:
@@ -302,7 +345,7 @@ def _decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> 
     if recorded is EffectClass.COMPENSATABLE:
         decision = _compensatable(record, action, known)
         return Review(ReviewReason.NOT_DECLARED, misfit) if misfit and is_undo(decision) else decision
-    return Review(ReviewReason.NOT_DECLARED, misfit) if misfit else _reversible(record, site, known)
+    return Review(ReviewReason.NOT_DECLARED, misfit) if misfit else _reversible_or_in_doubt(record, action, site, known)
 
 
 def _settled(record: StepRecord, known: Known) -> Decision | None:
@@ -324,18 +367,50 @@ def _settled(record: StepRecord, known: Known) -> Decision | None:
             return AlreadyUndone(disposition, "by an earlier undo")
 
 
+def _resolved(record: StepRecord, action: Action, known: Known, doubt: str = "") -> Resolved | Settle | Review:
+    """What is made of a step in doubt (U4)."""
+    probe, live = known.probes.get((record.ref, Asks.STEP)), record.run.run_id in known.live_runs
+    return resolve_step(record, action, probe, known.now, doubt=doubt or doubt_of(record), is_live=live)
+
+
+def _irreversible(record: StepRecord, action: Action | None, known: Known) -> Decision:
+    because = action.irreversible_because if action else "it was declared so"
+    if action is not None and is_in_doubt(record) and not isinstance(found := _resolved(record, action, known), Review):
+        if isinstance(found, Settle):
+            return found
+        because += "; and its target system says that it took effect"
+    return Review(ReviewReason.IRREVERSIBLE, because)
+
+
 def _compensatable(record: StepRecord, action: Action, known: Known) -> Decision:
-    if not isinstance(record.outcome, Completed):
-        return Review(ReviewReason.IN_DOUBT, _doubt(record))
-    past = _past_deadline(record, known)
-    if record.compensation_open and not action.compensation_idempotent:
-        return Review(ReviewReason.IN_DOUBT, "its compensation was begun and has no recorded end: it may have happened")
-    if past is not None:
-        return past
-    return Compensate("begun before; repeated with the same idempotency key" if record.compensation_open else "")
+    asks = Asks.NOTHING
+    if is_in_doubt(record):
+        found = _resolved(record, action, known)
+        if not isinstance(found, Resolved):
+            return found
+        record, asks = found.record, Asks.STEP
+    decision: Decision = Compensate()
+    if record.compensation_open and action.compensation_idempotent:
+        decision = Compensate("begun before; repeated with the same idempotency key")
+    elif record.compensation_open:
+        probe = known.probes.get((record.ref, Asks.COMPENSATION))
+        decision = resolve_compensation(record, action, probe, known.now)
+    if isinstance(decision, Compensate):
+        return _past_deadline(record, known) or asking(decision, asks)
+    return decision
 
 
-def _reversible(record: StepRecord, site: Site, known: Known) -> Decision:
+def _reversible_or_in_doubt(record: StepRecord, action: Action, site: Site, known: Known) -> Decision:
+    decision = _reversible(record, action, site, known)
+    if not (is_in_doubt(record) and isinstance(decision, Review) and decision.reason is ReviewReason.IN_DOUBT):
+        return decision
+    found = _resolved(record, action, known, decision.detail)
+    if not isinstance(found, Resolved):
+        return found
+    return asking(_reversible(found.record, action, site, known), Asks.STEP)
+
+
+def _reversible(record: StepRecord, action: Action, site: Site, known: Known) -> Decision:
     before, after = record.step.before, record.after
     if before is None or not before.version:
         return Review(ReviewReason.NO_SNAPSHOT, "what was at the target before was not recorded, only that it happened")
@@ -353,16 +428,26 @@ def _reversible(record: StepRecord, site: Site, known: Known) -> Decision:
     # a forecast: good enough to plan by, and compared with the target again when the step's turn comes.
     if seen == before.version and not site.undone:
         return _as_before(completed=completed)
+    begun = merge_begun(record, view.version if site.undone else seen or view.version)
+    if begun is not None:
+        return begun
     possible = {view.version, seen}
     if not completed:
         if before.version in possible:
             because = "the target will be as before, if it never took effect; that is checked in its turn"
             return Settle(Disposition.NEVER_TOOK_EFFECT, because, expects=before.version)
-        return Review(ReviewReason.IN_DOUBT, f"{_doubt(record)}; the target is not as before it")
+        return Review(ReviewReason.IN_DOUBT, f"{doubt_of(record)}; the target is not as before it")
     if after is None or not after.version:
+        if action.on_conflict is OnConflict.FORCE and known.may_force and view.version:
+            why = "what the step left at the target was not recorded"
+            return _past_deadline(record, known) or by_policy(record, action, view.version, why, may_force=True)
         return Review(ReviewReason.NO_SNAPSHOT, "what the step left at the target was not recorded")
-    if possible.isdisjoint((before.version, after.version)) and not site.moves_others(view):
-        return Review(ReviewReason.CONFLICT, _explain_conflict(record, site, known))
+    # Nobody knows before which version a merge leaves, so what comes after one is seen in its turn.
+    foreseen = bool(view.version) and not site.moves_others(view)
+    if possible.isdisjoint((before.version, after.version)) and foreseen:
+        why = _explain_conflict(record, site, known)
+        decision = by_policy(record, action, view.version, why, may_force=known.may_force)
+        return (_past_deadline(record, known) if is_undo(decision) else None) or decision
     note = (
         "" if view.version == after.version else "after the newer steps at its target are put back; checked again then"
     )
@@ -385,7 +470,7 @@ def _foresee(record: StepRecord, decision: Decision, site: Site, known: Known) -
         case Compensate():
             site.undone += 1
             site.later.append(record)
-        case Review() | AlreadyInReview():
+        case Review() | AlreadyInReview() | Settle(Disposition.SUPERSEDED):
             site.staying.append(record.ref)
         case Drop() | Settle() | AlreadyUndone():
             pass
@@ -399,12 +484,6 @@ def _past_deadline(record: StepRecord, known: Known) -> Review | None:
     if until is None or known.now < until:
         return None
     return Review(ReviewReason.PAST_DEADLINE, f"it could be undone until {until.isoformat()}")
-
-
-def _doubt(record: StepRecord) -> str:
-    if isinstance(record.outcome, Unknown):
-        return f"nobody knows whether it took effect: {record.outcome.reason}"
-    return "it was begun and has no recorded end, so nobody knows whether it took effect"
 
 
 def _explain_conflict(record: StepRecord, site: Site, known: Known) -> str:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from rescind.model.action import Action
 from rescind.model.history import StepRecord
+from rescind.model.probe import ProbeResult
 from rescind.model.step import Arguments, Snapshot
 
 
@@ -21,6 +22,8 @@ class Compensator(Protocol):
     C4. With `parallel`, its methods may be called in several threads at once, for different targets. Without it they
         are called one at a time, also across all other actions that are not parallel: handlers of different actions
         may share a file.
+    C5. C2 holds as well of a record with other snapshots: over a later change, `undo` is given the image to put there
+        as `before`, and what `observe` has just seen as `after`.
     """
 
     @property
@@ -52,6 +55,36 @@ class Compensator(Protocol):
             Conflict: The target is not as the step left it.
             Transient: Nothing happened, and trying again may help.
             Exception: Anything else may have happened in part.
+        """
+        ...
+
+
+class Prober(Protocol):
+    """What a compensator can do whose action is `probed` (P1-P6 of `compensation.doubt`)."""
+
+    def probe(self, record: StepRecord, idempotency_key: str) -> ProbeResult | Awaitable[ProbeResult]:
+        """Ask the target system whether the effect of this key took place; changes nothing.
+
+        Args:
+            record: The step.
+            idempotency_key: The step's own key or, if the action is `compensation_probed`, that of its compensation.
+
+        Raises: Whatever it likes; that is as good as "cannot tell".
+        """
+        ...
+
+
+class Merger(Protocol):
+    """What a compensator can do whose action merges (K1-K3 of `compensation.conflict`)."""
+
+    def merge(self, record: StepRecord, idempotency_key: str, now: Snapshot) -> Snapshot | Awaitable[Snapshot]:
+        """What the target should become, so that nothing of the step and all of later changes is in it.
+
+        Changes nothing.
+
+        Raises:
+            Conflict: The two cannot be told apart.
+            Transient: Trying again may help.
         """
         ...
 

@@ -135,7 +135,7 @@ class Shares:
             paper=paper,
             is_leaving=self._is_leaving,
         )
-        undone = sum(step.word in ("restored", "compensated") for step in result.steps)
+        undone = sum(step.word in ("restored", "merged", "compensated") for step in result.steps)
         ended = "" if result.interrupted else result.left_because
         return ShareResult(
             left=tuple(paper.left), undone=undone, again=result.interrupted, ended=ended, detail=result.left_detail

@@ -2,35 +2,40 @@
 
 As few looks as will do: first one for each action at each target, since a target's older versions follow from the
 journal. Only where that ends in a conflict or a doubt are the target's other steps looked at one by one, because they
-may look at other parts of it.
+may look at other parts of it. What is in doubt after that is asked of its target system, where that can be asked.
 """
 
 import contextvars
 import gc
 import threading
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from rescind.clock import Clock, from_us
 from rescind.compensation.awaiting import Waiter
-from rescind.compensation.decision import Plan, PlanItem, Review
+from rescind.compensation.decision import Asks, Plan, PlanItem, Restore, Review, Settle
+from rescind.compensation.doubt import is_in_doubt, whom_to_ask
+from rescind.compensation.flow import idempotency_key_of
 from rescind.compensation.nesting import containers_of, end_of
 from rescind.compensation.order import Place, place_of
 from rescind.compensation.plan import ForeignStep, Known, Observation, plan_undo
-from rescind.compensation.port import Compensator, ReviewReason
+from rescind.compensation.port import Compensator, Prober, ReviewReason
 from rescind.compensation.scope import scope_of
 from rescind.compensation.selection import Selection, read_steps
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
-from rescind.model.action import Action, EffectClass
+from rescind.model.action import Action, EffectClass, OnConflict
 from rescind.model.entry import Disposition, Intended, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed
+from rescind.model.probe import Probe, ProbeResult
 from rescind.model.step import Target
 from rescind.recovery.review import resolved_tasks
+
+V = TypeVar("V")
 
 _UNCERTAIN = (ReviewReason.CONFLICT, ReviewReason.IN_DOUBT, ReviewReason.CANNOT_LOOK)
 
@@ -42,6 +47,8 @@ def make_plan(
     clock: Clock,
     *,
     parallel: int = 8,
+    live_runs: Collection[str] = frozenset(),
+    may_force: bool = False,
 ) -> Plan:
     """Look, and plan. Nothing is changed.
 
@@ -51,6 +58,8 @@ def make_plan(
         compensators: The declared actions by name, able to look at their targets.
         clock: The time that deadlines are held against.
         parallel: How many targets to look at at once; those of handlers not declared parallel one by one.
+        live_runs: Ids of runs that a living process acts for, as far as somebody can tell.
+        may_force: Whether later changes may be overwritten where their action says `force`: if an approver wants it.
 
     Raises: UsageError, for a selection that names what the journal does not know.
     """
@@ -65,6 +74,8 @@ def make_plan(
             parallel=parallel,
             selection=selection.as_dict(),
             explains=True,
+            live_runs=live_runs,
+            may_force=may_force,
         )
         return msgspec.structs.replace(plan, dependents=scope.dependents)
 
@@ -80,13 +91,17 @@ def plan_of(
     selection: dict[str, Any],
     given: Mapping[StepRef, Review] | None = None,
     explains: bool = False,
+    live_runs: Collection[str] = frozenset(),
+    may_force: bool = False,
 ) -> Plan:
     """Look at the targets of these steps, and plan. What is not needed any more is dropped from the records.
 
     Args: as for `make_plan`; `outside` and `given` as in `Known`; `explains`: whether to say of conflicts who else
         wrote to their targets.
     """
-    survey = _Survey(journal, records, outside, compensators, clock, parallel, given or {})
+    survey = _Survey(
+        journal, records, outside, compensators, clock, parallel, given or {}, live_runs, may_force=may_force
+    )
     with Waiter() as waiter:
         return survey.plan(selection, waiter, explains=explains)
 
@@ -132,8 +147,11 @@ class _Survey:
         clock: Clock,
         parallel: int,
         given: Mapping[StepRef, Review],
+        live_runs: Collection[str],
+        *,
+        may_force: bool,
     ) -> None:
-        self._given = given
+        self._given, self._live_runs, self._may_force = given, live_runs, may_force
         self._journal, self._records, self._compensators = journal, records, compensators
         self._outside = outside
         self._misfits = {
@@ -147,6 +165,7 @@ class _Survey:
         self._parallel = parallel
         self._resolved = resolved_tasks(journal)
         self._observations: dict[StepRef, Observation] = {}
+        self._probes: dict[tuple[StepRef, Asks], ProbeResult] = {}
 
     def plan(self, selection: dict[str, Any], waiter: Waiter, *, explains: bool) -> Plan:
         self._look(self._first_looks(), waiter)
@@ -155,7 +174,11 @@ class _Survey:
         if uncertain:
             self._look(self._steps_at(uncertain), waiter)
             plan = self._planned(selection)
-        conflicts = [item for item in plan.items if _is_review(item, (ReviewReason.CONFLICT,))]
+        asked = self._in_doubt(plan.items)
+        if asked:
+            self._ask(asked, waiter)
+            plan = self._planned(selection)
+        conflicts = [item for item in plan.items if _is_conflict(item)]
         return self._planned(selection, self._foreign_steps(conflicts)) if conflicts and explains else plan
 
     def _planned(self, selection: dict[str, Any], foreign: Mapping[Target, list[ForeignStep]] | None = None) -> Plan:
@@ -169,6 +192,9 @@ class _Survey:
             outside=self._outside,
             misfits=self._misfits,
             given=self._given,
+            probes=self._probes,
+            live_runs=self._live_runs,
+            may_force=self._may_force,
         )
         return plan_undo(self._records, known, selection=selection)
 
@@ -187,7 +213,7 @@ class _Survey:
         return list(newest.values())
 
     def _uncertain(self, items: Iterable[PlanItem]) -> set[StepRef]:
-        return {item.step for item in items if _is_review(item, _UNCERTAIN) and item.step not in self._observations}
+        return {item.step for item in items if _is_uncertain(item) and item.step not in self._observations}
 
     def _steps_at(self, refs: set[StepRef]) -> list[StepRecord]:
         """All steps, not looked at yet, at the targets of these."""
@@ -213,8 +239,11 @@ class _Survey:
     # --- looking ---
 
     def _look(self, records: list[StepRecord], waiter: Waiter) -> None:
-        if not records:
-            return
+        if records:
+            self._observations |= self._in_turns(records, lambda record: self._observe(record, waiter))
+
+    def _in_turns(self, records: list[StepRecord], call: Callable[[StepRecord], V]) -> dict[StepRef, V]:
+        """Call a handler of each of these records, as many at once as is allowed."""
         # Handlers not declared parallel are called one after the other (C4), while the others look beside them.
         alone = [each for each in records if not self._compensators[each.step.action].parallel]
         apart = [each for each in records if self._compensators[each.step.action].parallel]
@@ -222,13 +251,15 @@ class _Survey:
         if apart:
             # The others share one line: a look that takes long holds nobody up, and no look needs a ticket of its own.
             turns += [_Line(apart)] * max(1, min(self._parallel, len(apart)) - len(turns))
-        with ThreadPoolExecutor(max(1, min(self._parallel, len(turns))), "rescind-look") as pool:
-            looks = [pool.submit(contextvars.copy_context().run, self._observe_each, turn, waiter) for turn in turns]
-            for look in looks:
-                self._observations |= look.result()
 
-    def _observe_each(self, records: Iterable[StepRecord], waiter: Waiter) -> dict[StepRef, Observation]:
-        return {each.ref: contextvars.copy_context().run(self._observe, each, waiter) for each in records}
+        def take(turn: Iterable[StepRecord]) -> dict[StepRef, V]:
+            return {each.ref: contextvars.copy_context().run(call, each) for each in turn}
+
+        found: dict[StepRef, V] = {}
+        with ThreadPoolExecutor(max(1, min(self._parallel, len(turns))), "rescind-look") as pool:
+            for answers in [pool.submit(contextvars.copy_context().run, take, turn) for turn in turns]:
+                found |= answers.result()
+        return found
 
     def _observe(self, record: StepRecord, waiter: Waiter) -> Observation:
         try:
@@ -237,7 +268,39 @@ class _Survey:
         except Exception as error:  # noqa: BLE001  # whatever a target raises, the plan says so
             return Observation(problem=f"looking at the target failed: {type(error).__name__}: {error}")
         finally:
-            _slim(record)
+            if not (self._actions[record.step.action].probed and is_in_doubt(record)):
+                _slim(record)
+
+    # --- asking ---
+
+    def _in_doubt(self, items: Iterable[PlanItem]) -> dict[StepRef, Asks]:
+        """What is to be asked about which steps."""
+        records: dict[StepRef, StepRecord] = {}
+        found: dict[StepRef, Asks] = {}
+        for item in items:
+            action = self._actions.get(item.action)
+            if action is None or not action.probed or not isinstance(item.decision, Review):
+                continue
+            records = records or {record.ref: record for record in self._records}
+            asks = whom_to_ask(records[item.step], action, item.decision)
+            fits = item.step not in self._misfits and action.effect_class is records[item.step].step.effect_class
+            if fits and asks is not Asks.NOTHING:
+                found[item.step] = asks
+        return found
+
+    def _ask(self, asked: Mapping[StepRef, Asks], waiter: Waiter) -> None:
+        records = [record for record in self._records if record.ref in asked]
+        answers = self._in_turns(records, lambda record: self._probe(record, asked[record.ref], waiter))
+        self._probes |= {(ref, asked[ref]): answer for ref, answer in answers.items()}
+
+    def _probe(self, record: StepRecord, asks: Asks, waiter: Waiter) -> ProbeResult:
+        key = record.step.idempotency_key if asks is Asks.STEP else idempotency_key_of(record)
+        prober = cast("Prober", self._compensators[record.step.action])
+        try:
+            probe: ProbeResult = waiter.result_of(prober.probe(record, key))
+        except Exception as error:  # noqa: BLE001  # whatever a target system raises, it has told nothing (P3)
+            return ProbeResult(answer=Probe.CANNOT_TELL, detail=f"{type(error).__name__}: {error}")
+        return probe
 
     def _foreign_steps(self, conflicts: list[PlanItem]) -> dict[Target, list[ForeignStep]]:
         """Who else wrote to the targets in conflict; of each target at most one page, after its oldest conflict."""
@@ -280,6 +343,21 @@ class _Line:
     def __next__(self) -> StepRecord:
         with self._lock:
             return next(self._records)
+
+
+def _is_conflict(item: PlanItem) -> bool:
+    """Whether somebody else's later change is in the way, whatever is to be done about it."""
+    match item.decision:
+        case Restore(policy=policy):
+            return policy is not OnConflict.REVIEW
+        case Settle(disposition):
+            return disposition is Disposition.SUPERSEDED
+        case _:
+            return _is_review(item, (ReviewReason.CONFLICT,))
+
+
+def _is_uncertain(item: PlanItem) -> bool:
+    return _is_conflict(item) or _is_review(item, _UNCERTAIN)
 
 
 def _is_review(item: PlanItem, reasons: tuple[ReviewReason, ...]) -> bool:

@@ -9,6 +9,7 @@ from rescind.errors import DeclarationError, UsageError
 from rescind.guard.declare import GuardedWrite, guarded_read, guarded_write, recorded_read
 from rescind.guard.effect import Effect
 from rescind.guard.tool import ReadTool, WriteTool, place_of
+from rescind.model.action import IN_DOUBT_AFTER
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
@@ -75,6 +76,8 @@ class Declarations:
         spawns: bool = False,
         returns: Any = None,
         hold: timedelta | Literal["run"] | None = None,
+        on_conflict: Literal["review", "skip", "force", "merge"] = "review",
+        in_doubt_after: timedelta = IN_DOUBT_AFTER,
     ) -> Callable[[Callable[P, R]], GuardedWrite[P, R]]:
         """Declare a tool that changes something. Its effect class must be chosen before its first call.
 
@@ -95,6 +98,11 @@ class Declarations:
                 differs is told to the policy.
             hold: Journal the call, answer it with a `HeldEffect`, and let a worker run the tool later: once the run has
                 ended (`"run"`), or after this time. A stop or an undo of the run drops what is still held.
+            on_conflict: What an undo does where somebody has changed the target after the step: leave it to a person,
+                `skip` the step, `force` it over the later change if an approver says so and why, or `merge` by the
+                `.merge` handler.
+            in_doubt_after: So long after a call was begun or cut short, nothing of it can arrive at the target any
+                more. Only then does a `.probe` that finds nothing mean that there was nothing.
 
         Raises: DeclarationError, if the name is taken or the declaration contradicts itself.
         """
@@ -114,6 +122,8 @@ class Declarations:
                 spawns=spawns,
                 returns=returns,
                 hold=hold,
+                on_conflict=on_conflict,
+                in_doubt_after=in_doubt_after,
             )
             self._add(name, tool)
             if spawns:

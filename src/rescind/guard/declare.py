@@ -80,6 +80,30 @@ class GuardedWrite(Protocol[P, R]):
         """
         ...
 
+    @overload
+    def probe(self, handler: F) -> F: ...
+    @overload
+    def probe(self, *, compensations: bool) -> Callable[[F], F]: ...
+    def probe(self, handler: Any = None, *, compensations: bool = False) -> Any:
+        """Declare how to ask the target system whether a call took effect. Takes a `PastStep`; changes nothing.
+
+        Ask for `step.idempotency_key`, and return True, False or a `Probe`. An undo asks about steps without a known
+        end: what was found counts as completed, with the `result` that the probe gives; what was not found never took
+        effect, once `in_doubt_after` has passed. Anything else, and raising, leaves it to a person.
+
+        With `compensations=True` you promise that it goes by the key: an undo then also asks whether a compensation
+        that was begun has happened, by the key that `.compensate` got.
+        """
+        ...
+
+    def merge(self, handler: F) -> F:
+        """Declare how to take a step's part out of somebody's later change, for `on_conflict="merge"`.
+
+        Takes a `PastStep`, with `before` and `after`, and the image that is there now; returns the image to put there,
+        changing nothing itself, or raises `Conflict`. It may be called several times for one step.
+        """
+        ...
+
     def verify(self, handler: F) -> F:
         """Declare the postcondition. Takes a `PastStep`; returning False or raising says that it does not hold."""
         ...
@@ -197,9 +221,16 @@ def guarded_write(guard: "Guard", tool: WriteTool) -> Callable[..., Any]:
         tool.set_compensate(handler, idempotent=idempotent, parallel=parallel)
         return handler
 
+    def probe(handler: Any = None, *, compensations: bool = False) -> Any:
+        if handler is None:
+            return functools.partial(probe, compensations=compensations)
+        tool.set_probe(handler, compensations=compensations)
+        return handler
+
     wrapper: Any = call(None)
+    wrapper.probe = probe
     wrapper.tool, wrapper.keyed, wrapper.restore, wrapper.compensate = tool, keyed, restore, compensate
-    for declare in ("snapshot", "verify"):
+    for declare in ("snapshot", "merge", "verify"):
         setattr(wrapper, declare, _declaring(getattr(tool, f"set_{declare}")))
     return cast("Callable[..., Any]", wrapper)
 

@@ -15,9 +15,11 @@ E5. A `restore` that returned leaves `observe` equal to the step's `before`; doi
 E6. `probe`, where an effect has it, changes nothing and never guesses: see `Probe`.
 E7. A restore has a way back: with `before` and `after` exchanged, `restore` puts the step's effect there again,
     exactly, or raises `Conflict` and changes nothing.
+E8. Over somebody's later change, E4 and E5 hold for the snapshots that `restore` is given: an undo that forces or
+    merges gives it what `observe` has just seen as `after_snapshot`, and what is to be put there as `before_snapshot`.
+    An effect that cannot do that raises `Conflict`.
 """
 
-import enum
 from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
@@ -25,6 +27,8 @@ import msgspec
 
 from rescind.model.action import EffectClass
 from rescind.model.outcome import Outcome
+from rescind.model.probe import Found
+from rescind.model.probe import Probe as Probe  # with the effects that answer with it
 from rescind.model.step import RunInfo, Snapshot, Target
 
 
@@ -75,14 +79,6 @@ class PastStep(msgspec.Struct, frozen=True, kw_only=True):
     def after(self) -> Any:
         """The image of the target right after the call; None if there is none."""
         return self.after_snapshot.image if self.after_snapshot else None
-
-
-class Probe(enum.StrEnum):
-    """Whether the effect of a step is there, asked of its target (E6)."""
-
-    FOUND = "found"  # it certainly happened, and is there
-    NOT_FOUND = "not_found"  # it certainly is not there, and will not come
-    CANNOT_TELL = "cannot_tell"  # anything else
 
 
 class Touch(Protocol):
@@ -141,8 +137,8 @@ class Probing(Protocol):
     changed the target and changed it back is seen (True), or its content (False, the default).
     """
 
-    def probe(self, step: PastStep) -> Probe | Awaitable[Probe]:
-        """Whether the step took effect (E6).
+    def probe(self, step: PastStep) -> bool | Probe | Found | Awaitable[bool | Probe | Found]:
+        """Whether the effect of `step.idempotency_key` took place (E6). True and False are found and not found.
 
         Raises: whatever the target raises; that is no answer, like `CANNOT_TELL`.
         """
@@ -157,3 +153,11 @@ def probe_by_version(step: PastStep, now: Snapshot | None) -> Probe:
     if now.version == before.version:
         return Probe.NOT_FOUND
     return Probe.FOUND if after is not None and now.version == after.version else Probe.CANNOT_TELL
+
+
+class Imaging(Protocol):
+    """An effect whose snapshots are more than images with the hash of their content as version."""
+
+    def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
+        """What `observe` would see if this image stood at the step's target. For what a `.merge` handler returns."""
+        ...

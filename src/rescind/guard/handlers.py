@@ -76,6 +76,10 @@ class HandlerEffect:
         image = self.snapshot(arguments)
         return self._look_later(image) if inspect.isawaitable(image) else self._as_snapshot(image)
 
+    def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
+        """See `Imaging`."""
+        return self._as_snapshot(image)
+
     async def _look_later(self, image: Awaitable[Any]) -> Snapshot | None:
         return self._as_snapshot(await image)
 

@@ -4,18 +4,19 @@ import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from rescind.errors import DeclarationError
 from rescind.guard.arguments import Signature
 from rescind.guard.binding import Binding
-from rescind.guard.effect import Effect, PastStep
+from rescind.guard.effect import Effect, PastStep, Probing
 from rescind.guard.handlers import Handler, HandlerEffect
 from rescind.guard.held import check_hold
 from rescind.guard.results import Results
-from rescind.model.action import Action, EffectClass
+from rescind.model.action import IN_DOUBT_AFTER, Action, EffectClass, OnConflict
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
+from rescind.model.probe import ProbeResult
 from rescind.model.step import REDACTED, Arguments, Snapshot, Target
 
 THREE_CHOICES = """\
@@ -47,6 +48,8 @@ class WriteTool:
         spawns: bool = False,
         returns: Any = None,
         hold: "timedelta | Literal['run'] | None" = None,
+        on_conflict: str = OnConflict.REVIEW,
+        in_doubt_after: timedelta = IN_DOUBT_AFTER,
     ) -> None:
         self.spawns = spawns
         self.hold = hold
@@ -62,6 +65,9 @@ class WriteTool:
         self.redact = frozenset(redact)
         self.verifier: Handler | None = None
         self.compensator: Handler | None = None
+        self.prober: Handler | None = None
+        self.merger: Handler | None = None
+        self._probes_compensations = False
         self.place = place_of(function)
         self._target = Binding(target, role="target=") if target else None
         self._key = Binding(key, role="key=") if key else None
@@ -71,6 +77,8 @@ class WriteTool:
         self._handlers = HandlerEffect(name, EffectClass.REVERSIBLE)
         self.undo_within = undo_within
         self._after = after
+        self._in_doubt_after = in_doubt_after
+        self._on_conflict = self._policy_of(on_conflict)
         self._sealed: Action | None = None
         self.cancellable = cancellable
         if cancellable and not self.is_async:
@@ -107,6 +115,20 @@ class WriteTool:
             raise DeclarationError(f"{self.name} ({self.place}) has two .verify handlers")
         self.verifier = handler
 
+    def set_probe(self, handler: Handler, *, compensations: bool = False) -> None:
+        """The handler that asks the target system about a key."""
+        if self.prober is not None:
+            raise DeclarationError(f"{self.name} ({self.place}) has two .probe handlers")
+        self._refuse_late("probe")
+        self.prober, self._probes_compensations = handler, compensations
+
+    def set_merge(self, handler: Handler) -> None:
+        """The handler that takes the step's part out of a later change."""
+        if self.merger is not None:
+            raise DeclarationError(f"{self.name} ({self.place}) has two .merge handlers")
+        self._refuse_late("merge")
+        self.merger = handler
+
     @property
     def action(self) -> Action:
         """The declaration as a value.
@@ -129,29 +151,64 @@ class WriteTool:
             raise DeclarationError(f"{self.name} ({self.place}) has an effect= and a .{what}; drop one")
         if taken:
             raise DeclarationError(f"{self.name} ({self.place}) already says how it is undone; .{what} is one too many")
+        self._refuse_late(what)
+
+    def _refuse_late(self, what: str) -> None:
         if self._sealed is not None:
             raise DeclarationError(f"{self.name} ({self.place}) was in use before its .{what} was declared")
+
+    def _policy_of(self, word: str) -> OnConflict:
+        try:
+            return OnConflict(word)
+        except ValueError as error:
+            words = ", ".join(OnConflict)
+            raise DeclarationError(f"{self.name} ({self.place}): on_conflict={word!r} is none of {words}") from error
+
+    def _check_doubts_and_conflicts(self, effect_class: EffectClass) -> None:
+        where, policy = f"{self.name} ({self.place})", self._on_conflict
+        if policy is not OnConflict.REVIEW and effect_class is not EffectClass.REVERSIBLE:
+            raise DeclarationError(
+                f'{where}: on_conflict="{policy}" is about putting back what was there, and it is {effect_class}; '
+                "drop it, or declare a .snapshot and a .restore"
+            )
+        if (policy is OnConflict.MERGE) != (self.merger is not None):
+            tool = getattr(self.function, "__name__", "tool")
+            missing = f"@{tool}.merge" if self.merger is None else 'on_conflict="merge"'
+            raise DeclarationError(f'{where}: a .merge handler and on_conflict="merge" belong together; add {missing}')
+        if self._probes_compensations and effect_class is not EffectClass.COMPENSATABLE:
+            raise DeclarationError(
+                f"{where}: .probe(compensations=True) is about a .compensate, and it has none; drop compensations="
+            )
+        if self._in_doubt_after < timedelta(0):
+            raise DeclarationError(f"{where}: in_doubt_after={self._in_doubt_after} is negative; give a time span")
 
     def _seal(self) -> Action:
         if not self.is_async:
             self._refuse_async_handlers()
-        if self.hold is not None and self._effect_class() is EffectClass.REVERSIBLE:
+        effect_class = self._effect_class()
+        if self.hold is not None and effect_class is EffectClass.REVERSIBLE:
             raise DeclarationError(
                 f"{self.name} ({self.place}) can be put back, so it need not be held; hold= is for what cannot be: a "
                 "mail, a post, a payout"
             )
+        self._check_doubts_and_conflicts(effect_class)
         return Action(
             name=self.name,
-            effect_class=self._effect_class(),
+            effect_class=effect_class,
             irreversible_because=self._irreversible or "",
             after=self._after,
             undo_within=self.undo_within,
             compensation_idempotent=self._idempotent,
+            on_conflict=self._on_conflict,
+            probed=self.prober is not None or callable(getattr(self._given_effect, "probe", None)),
+            compensation_probed=self._probes_compensations,
+            in_doubt_after=self._in_doubt_after,
         )
 
     def _refuse_async_handlers(self) -> None:
         snapshot = self._handlers.snapshot.function if self._handlers.snapshot else None
-        for handler in (snapshot, self._handlers.restorer, self.compensator, self.verifier):
+        undoing = (self._handlers.restorer, self.compensator, self.prober, self.merger)
+        for handler in (snapshot, *undoing, self.verifier):
             if inspect.iscoroutinefunction(handler):
                 raise DeclarationError(
                     f"{self.name} ({self.place}) is synchronous and has an asynchronous handler; "
@@ -271,6 +328,33 @@ class WriteTool:
             result: Awaitable[None] | None = self.compensator(step)
             return result if inspect.isawaitable(result) else None
         return self.effect.restore(step)
+
+    def probe(self, record: StepRecord, idempotency_key: str) -> ProbeResult | Awaitable[ProbeResult]:
+        """Ask the target system about this key; see `Prober`."""
+        ask = self.prober or cast("Probing", self._given_effect).probe
+        answer: Any = ask(self.past(record, key=idempotency_key))
+        return _read_later(answer) if inspect.isawaitable(answer) else ProbeResult.read(answer)
+
+    def merge(self, record: StepRecord, idempotency_key: str, now: Snapshot) -> Snapshot | Awaitable[Snapshot]:
+        """What the target should become; see `Merger`."""
+        assert self.merger is not None
+        step = self.past(record, key=idempotency_key)
+        image: Any = self.merger(step, now.image)
+        return self._merged_later(step, image) if inspect.isawaitable(image) else self._merged(step, image)
+
+    async def _merged_later(self, step: PastStep, image: Awaitable[Any]) -> Snapshot:
+        return self._merged(step, await image)
+
+    def _merged(self, step: PastStep, image: Any) -> Snapshot:
+        if isinstance(image, Snapshot):
+            return image
+        snapshot_of = getattr(self.effect, "snapshot_of", None)
+        made: Snapshot = Snapshot.of(image, absent=image is None) if snapshot_of is None else snapshot_of(step, image)
+        return made
+
+
+async def _read_later(answer: Awaitable[Any]) -> ProbeResult:
+    return ProbeResult.read(await answer)
 
 
 class ReadTool:

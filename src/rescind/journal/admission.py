@@ -104,7 +104,9 @@ def frees_slot(event: Event) -> bool:
     """Whether the event shows that its step has no effect (any more), so that its key may be used again."""
     if isinstance(event, Ended):
         return isinstance(event.outcome, Failed)
-    return isinstance(event, CompensationEnded) and event.disposition is not Disposition.REVIEW
+    # What was superseded had its effect, and nobody has taken that back: a repeated key is answered as before.
+    stays = (Disposition.REVIEW, Disposition.SUPERSEDED)
+    return isinstance(event, CompensationEnded) and event.disposition not in stays
 
 
 def slot_of(claim: SlotClaim, run_id: str, intent: Event, end: Event | None) -> Slot:

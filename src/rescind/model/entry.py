@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from rescind.model.outcome import Outcome
+from rescind.model.probe import Probe
 from rescind.model.signal import Signal
 from rescind.model.step import Arguments, RunInfo, Snapshot, Step, Target
 
@@ -119,15 +120,36 @@ class Disposition(enum.StrEnum):
     """Where a write ends after an undo; every write in scope has exactly one."""
 
     RESTORED = "restored"
+    MERGED = "merged"  # its part was taken out of what others have made of the target since
     COMPENSATED = "compensated"
+    SUPERSEDED = "superseded"  # a later change stands in its place, and its action says to leave that
     NEVER_TOOK_EFFECT = "never_took_effect"
     REVIEW = "review"
+
+
+class Overwrites(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """That a restore is about to replace a later change of somebody else's.
+
+    Attributes:
+        policy: `force` or `merge`.
+        version: What it replaces, and nothing else.
+        leaves: The version that the target will be at.
+        actor: Who forced it; empty for a merge, which the action itself provides for.
+        reason: Why.
+    """
+
+    policy: str
+    version: str
+    leaves: str
+    actor: str = ""
+    reason: str = ""
 
 
 class CompensationIntended(msgspec.Struct, frozen=True, gc=False, tag="compensation_intended", kw_only=True):
     """The compensation of a step is about to run. Durable before it starts.
 
-    `attempt` counts from 1; the idempotency key is the same for all attempts of one step.
+    `attempt` counts from 1; the idempotency key is the same for all attempts of one step. `overwrites` is unset, and
+    not written, unless the target is not as the step left it.
     """
 
     step_id: str
@@ -135,6 +157,7 @@ class CompensationIntended(msgspec.Struct, frozen=True, gc=False, tag="compensat
     idempotency_key: str
     plan_digest: str
     attempt: int = 1
+    overwrites: Overwrites | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompensationEnded(msgspec.Struct, frozen=True, gc=False, tag="compensation_ended", kw_only=True):
@@ -157,6 +180,25 @@ class CompensationWithdrawn(msgspec.Struct, frozen=True, gc=False, tag="compensa
     step_id: str
     plan_digest: str
     detail: str = ""
+
+
+class Probed(msgspec.Struct, frozen=True, gc=False, tag="probed", kw_only=True):
+    """The target system was asked whether an effect took place, and the undo acts upon its answer.
+
+    Attributes:
+        step_id: The step in doubt.
+        idempotency_key: What was asked about: the step's own key, or that of its compensation.
+        answer: What the target system said.
+        result, after: See `Found`.
+        plan_digest: The plan that was made by this answer.
+    """
+
+    step_id: str
+    idempotency_key: str
+    answer: Probe
+    result: Any = None
+    after: Snapshot | None = None
+    plan_digest: str = ""
 
 
 class StepRef(msgspec.Struct, frozen=True, gc=False, order=True):
@@ -456,6 +498,7 @@ Event = (
     | RedoIntended
     | RedoEnded
     | CompensationWithdrawn
+    | Probed
     | ReviewOpened
     | ReviewNoted
     | ReviewResolved

@@ -13,6 +13,8 @@ from rescind.model.entry import (
     Ended,
     Entry,
     Intended,
+    Overwrites,
+    Probed,
     RedoEnded,
     RedoIntended,
     Released,
@@ -23,6 +25,7 @@ from rescind.model.entry import (
     Verified,
 )
 from rescind.model.outcome import Outcome
+from rescind.model.probe import Probe, ProbeResult
 from rescind.model.step import HeldUntil, RunInfo, Snapshot, Step
 
 
@@ -32,12 +35,16 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     Attributes:
         intended_sequence: Where in the journal it was intended; orders steps in time.
         released: Whether a held step was let go: its tool has begun since.
+        released_at: When it was.
         ended_sequence: Where its outcome stands; None if it has none.
         outcome: None if no end was recorded: it is in flight, or its process died.
         after: What was seen at the target right after the effect.
         verified: Whether its postcondition held; None if it was not checked.
         compensation_attempts: Compensations intended so far.
         compensation_open: Whether the last compensation intent has no end.
+        compensation_begun_at: When the last compensation was intended.
+        overwriting: What that compensation replaces at the target, while it is open; None if no later change.
+        found: What the target system said of the step, if it was asked and has found its effect.
         disposition: Where an undo left it; None if none has, or if a reviewer asked for another try.
         task_id: The review task it waits for or waited for.
         undone_by: The digest of the plan that restored or compensated it last; empty if none did.
@@ -52,6 +59,7 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     intended_sequence: int
     intended_at: datetime
     released: bool = False
+    released_at: datetime | None = None
     ended_sequence: int | None = None
     ended_at: datetime | None = None
     outcome: Outcome | None = None
@@ -59,6 +67,9 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     verified: bool | None = None
     compensation_attempts: int = 0
     compensation_open: bool = False
+    compensation_begun_at: datetime | None = None
+    overwriting: Overwrites | None = None
+    found: ProbeResult | None = None
     disposition: Disposition | None = None
     disposition_reason: str = ""
     task_id: str | None = None
@@ -90,16 +101,18 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
         return self._ref
 
 
-_OfAStep = (
+StepEvent = (
     Released
     | Ended
     | Verified
     | CompensationIntended
     | CompensationEnded
     | CompensationWithdrawn
+    | Probed
     | RedoIntended
     | RedoEnded
 )
+"""What may happen to a step after its intent."""
 
 
 def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
@@ -114,17 +127,17 @@ def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
                 intended_sequence=entry.sequence,
                 intended_at=entry.recorded_at,
             )
-        elif isinstance(event, _OfAStep):
+        elif isinstance(event, StepEvent):
             record = records.get(StepRef(run_id, event.step_id))
             if record is not None:
                 _apply(record, event, entry)
     return list(records.values())
 
 
-def _apply(record: StepRecord, event: _OfAStep, entry: Entry) -> None:
+def _apply(record: StepRecord, event: StepEvent, entry: Entry) -> None:
     match event:
         case Released():
-            record.released = True
+            record.released, record.released_at = True, entry.recorded_at
             if event.before is not None:
                 record.step = msgspec.structs.replace(record.step, before=event.before)
         case Ended():
@@ -134,11 +147,15 @@ def _apply(record: StepRecord, event: _OfAStep, entry: Entry) -> None:
             record.verified = event.holds
         case CompensationIntended():
             record.compensation_attempts += 1
-            record.compensation_open = True
+            record.compensation_open, record.compensation_begun_at = True, entry.recorded_at
+            record.overwriting = event.overwrites or None
         case CompensationWithdrawn():
-            record.compensation_open = False
+            record.compensation_open, record.overwriting = False, None
+        case Probed():
+            if event.answer is Probe.FOUND and event.idempotency_key == record.step.idempotency_key:
+                record.found = ProbeResult(answer=event.answer, result=event.result, after=event.after)
         case CompensationEnded():
-            record.compensation_open = False
+            record.compensation_open, record.overwriting = False, None
             record.disposition = event.disposition
             record.disposition_reason = event.reason
             record.task_id = event.task_id
