@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from acceptance.programs import RESCIND, Programs
+from servers import postgres_server
 
 pytest.importorskip("dbos")
 
@@ -25,10 +26,10 @@ DEADLINE_S = 40.0
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 TOOLS = """
-import sqlite3, time
+import os, sqlite3, time
 import rescind
 
-guard = rescind.Guard.at("store")
+guard = rescind.Guard.at(os.environ["RESCIND_STORE"])
 
 def till():
     connection = sqlite3.connect("till.db", timeout=20.0, isolation_level=None)
@@ -72,8 +73,8 @@ UNDO = ("undo", "--trace", TRACE, "--app", "till_tools", "--apply", "--parallel"
 class Till:
     """A till in a folder, whose agent has paid, and the workers beside it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, store: str = "") -> None:
+        self.folder, self.store = folder, store or str(folder / "store")
         self._programs = Programs()
         (folder / "till_tools.py").write_text(TOOLS)
         (folder / "agent.py").write_text(AGENT)
@@ -82,7 +83,7 @@ class Till:
                 "CREATE TABLE payments (number INTEGER); CREATE TABLE refunds (key TEXT UNIQUE, number INTEGER);"
                 "CREATE TABLE calls (number INTEGER, key TEXT);"
             )
-        agent = self._programs.start(folder, sys.executable, "agent.py")
+        agent = self._programs.start(folder, sys.executable, "agent.py", RESCIND_STORE=self.store)
         assert agent.wait(DEADLINE_S) == 0, agent.communicate()
 
     def start_worker(self, module: str = "till_tools") -> subprocess.Popen[str]:
@@ -94,10 +95,10 @@ class Till:
         return worker
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
-        return self._programs.start(self.folder, *RESCIND, *argv, RESCIND_STORE=str(self.folder / "store"))
+        return self._programs.start(self.folder, *RESCIND, *argv, RESCIND_STORE=self.store)
 
     def rescind(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        return self._programs.rescind(self.folder, *argv, RESCIND_STORE=str(self.folder / "store"))
+        return self._programs.rescind(self.folder, *argv, RESCIND_STORE=self.store)
 
     def answer(self, *argv: str, status: int = 0) -> dict[str, Any]:
         done = self.rescind(*argv, "--json")
@@ -292,3 +293,29 @@ def test_workers_are_killed_again_and_again(till: Till, seed: int) -> None:
         workers.append(till.start_worker())
     assert outcome(undo)["counts"] == {"compensated": PAYMENTS, "review": 3}
     assert till.is_paid_back()
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_database_that_is_started_anew_while_one_of_them_is_killed(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with postgres_server(tmp_path_factory.mktemp("shared")) as server:
+        till = Till(tmp_path, server.new_database())
+        try:
+            first, second = till.start_worker(), till.start_worker()
+            assert [each["state"] for each in till.answer("worker", "--list")["workers"]] == ["works", "works"]
+            undo = till.start(*UNDO, "--json", "--no-wait")
+            plan_run = outcome(undo)["plan_run"]
+            until(lambda: till.calls() > 40, "the undo is under way")
+            server.restart()
+            first.kill()
+            until(till.is_paid_back, "all is paid back")
+            ended = till.answer("worker", "--follow", plan_run)
+            assert ended["counts"] == {"compensated": PAYMENTS, "review": 3}
+            assert till.calls() <= PAYMENTS + 4
+            assert till.is_paid_back()
+            second.terminate()
+            assert second.wait(DEADLINE_S) == 0
+            assert till.answer("worker", "--list")["workers"] == []
+        finally:
+            till.end_all()

@@ -20,6 +20,7 @@ COMMANDS = [
     *(("approvals", name) for name in ("list", "show", "approve", "deny")),
     *(("incidents", name) for name in ("list", "show", "close")),
     ("verdict",),
+    ("worker",),
     ("baseline", "learn"),
     *(("audit", name) for name in ("verify", "log", "orders", "export", "import", "seal")),
 ]

@@ -31,7 +31,7 @@ from rescind.recovery.locks import UndoLocks
 from rescind.recovery.reading import every_entry
 from rescind.recovery.review import list_tasks
 from rescind.recovery.toolset import tool_info, tool_infos
-from rescind.recovery.workers import Seen, WorkerInfo
+from rescind.recovery.workers import Seen, WorkerEntry, WorkerInfo
 
 RUN = Selection(run_ids=("run-1",))
 
@@ -60,6 +60,9 @@ class Crew:
 
     # --- the register ---
 
+    def enter(self, info: WorkerInfo, on_ring: Callable[[], None]) -> WorkerEntry:
+        raise AssertionError("hands are hired")
+
     def look(self, *, now_us: int) -> list[Seen]:
         return [
             Seen(worker_id=name, living=name not in self.dead, silent_s=0.0, info=info)
@@ -70,6 +73,9 @@ class Crew:
         pass
 
     def ring(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
     # --- undoing ---

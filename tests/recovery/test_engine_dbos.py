@@ -1,4 +1,4 @@
-"""The engine on DBOS, on SQLite: the laws of `engine`, and the limits of the library that it has to make good."""
+"""The engine on DBOS, on SQLite and PostgreSQL: the laws of `engine`, and the limits that it has to make good."""
 
 import logging
 import pickle
@@ -25,9 +25,12 @@ from rescind.recovery.engine_dbos import DbosEngine
 DEADLINE_S = 20.0
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'workers.db'}"
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'workers.db'}"
+    database: str = request.getfixturevalue("postgres").new_database()
+    return database
 
 
 @pytest.fixture
@@ -210,6 +213,7 @@ def test_jobs_outlive_the_engine_and_are_found_by_the_next(url: str) -> None:
         second.close()
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_pickle_in_the_file_is_not_opened(url: str, engine: DbosEngine, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:

@@ -35,6 +35,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "checkpoints": ("RUN", "from where a run could be carried on"),
         "plan": ("list|follow|pause…", "undos: how far they are; pause, cancel"),
         "redo": ("PLAN", "undo an undo: put back what the plan undid"),
+        "worker": ("MODULE", "hold the credentials, and carry out undos"),
         "review": ("list|resolve…", "what only a person can decide"),
     },
     "Prove": {

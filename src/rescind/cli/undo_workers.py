@@ -1,8 +1,7 @@
 """`rescind undo --apply --workers`: leave the plan to the workers, and follow it. Nothing is lost if nobody does."""
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from rescind.cli.out import Out
@@ -14,11 +13,12 @@ from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, PlanItem
 from rescind.compensation.result import StepResult, UndoResult, result_of
 from rescind.compensation.submission import Submission, read_submission, results_of, shares_of, submit
-from rescind.errors import PlanStale, UsageError
+from rescind.errors import PlanStale
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import CompensationEnded, Disposition, StepRef
+from rescind.recovery.places import register_of
 from rescind.recovery.reading import every_entry
-from rescind.recovery.workers import WorkerInfo, WorkersFolder, working
+from rescind.recovery.workers import WorkerInfo, Workers, working
 
 if TYPE_CHECKING:
     from rescind.cli.progress import DrawnProgress
@@ -30,19 +30,11 @@ _LOOK_S, _ALONE_AFTER_S = 0.05, 3.0
 
 def refuse_without_workers(session: Session, plan: Plan) -> None:
     """Check that live workers can execute all of the plan. Raises: UsageError, and nothing was changed."""
-    shares_of(plan, session.compensators, live_workers(register_of(session.store)))
+    with closing(register_of(session.store)) as register:
+        shares_of(plan, session.compensators, live_workers(register))
 
 
-def register_of(store: "StoreAt") -> WorkersFolder:
-    """The register of a store's workers. Raises: UsageError, for a store that has none."""
-    if not isinstance(store, Path):
-        raise UsageError(
-            f"workers share a store in a folder, and {store} is a database; leave --workers out, and apply it here"
-        )
-    return WorkersFolder(store)
-
-
-def live_workers(register: WorkersFolder) -> list[WorkerInfo]:
+def live_workers(register: Workers) -> list[WorkerInfo]:
     """The workers that take jobs."""
     return working(register.look(now_us=SystemClock().now_us()))
 
@@ -52,7 +44,12 @@ def leave_to_workers(session: Session, plan: Plan, out: Out) -> UndoResult | Non
 
     Raises: UsageError, if no live worker can execute it, and PlanStale: nothing was changed then.
     """
-    register, clock = register_of(session.store), SystemClock()
+    with closing(register_of(session.store)) as register:
+        return _leave_to(register, session, plan, out)
+
+
+def _leave_to(register: Workers, session: Session, plan: Plan, out: Out) -> UndoResult | None:
+    clock = SystemClock()
     workers = live_workers(register)
     submission = submit(
         plan,
@@ -92,7 +89,7 @@ def follow_command(submission: Submission, store: "StoreAt") -> str:
     return command_line("worker", "--follow", submission.plan_run, store=store)
 
 
-def follow(journal: Journal, submission: Submission, register: WorkersFolder, store: "StoreAt", out: Out) -> Submission:
+def follow(journal: Journal, submission: Submission, register: Workers, store: "StoreAt", out: Out) -> Submission:
     """Show how far it is until it has ended. Returns it as it is then.
 
     Raises: PlanStale; KeyboardInterrupt, after saying that it goes on.
@@ -117,7 +114,7 @@ def follow(journal: Journal, submission: Submission, register: WorkersFolder, st
 
 
 class _Following:
-    def __init__(self, journal: Journal, submission: Submission, register: WorkersFolder, out: Out) -> None:
+    def __init__(self, journal: Journal, submission: Submission, register: Workers, out: Out) -> None:
         self._journal, self._submission, self._register, self._out = journal, submission, register, out
         self._clock = SystemClock()
         self._steps = {step for share in submission.shares for step in share.steps}

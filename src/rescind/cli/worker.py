@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,12 +22,16 @@ from rescind.clock import SystemClock, SystemIds
 from rescind.config import load_settings
 from rescind.errors import UsageError
 from rescind.guard.guard import Guard
+from rescind.recovery.places import engine_url, locks_of, register_of
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
 
 
 @click.command(
     epilog="""\b
 Examples:
-  rescind worker shop.tools              run one; as many as you like, anywhere
+  rescind worker shop.tools              run one, or as many as you like
   rescind worker --list                  who lives, and what each can do
   rescind worker --follow undo_3f2c…     how far a plan is
 """
@@ -60,18 +64,20 @@ def worker(*, app: str | None, listed: bool, follow: str | None, out: Out) -> in
 def _run(app: str, out: Out) -> int:
     guard = load_guard(app)
     try:
-        from rescind.recovery.engine_dbos import WORKERS_NAME, DbosEngine
+        from rescind.recovery.engine_dbos import DbosEngine
 
         store = _store_of(guard, app)
         from rescind.compensation.worker import UndoWorker
 
-        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if isinstance(store, Path):
+            store.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _logged():
             undo_worker = UndoWorker(
-                store,
+                register_of(store),
+                locks_of(store, SystemClock()),
                 guard.journal,
                 guard.compensators,
-                lambda worker_id: DbosEngine(f"sqlite:///{store / WORKERS_NAME}", worker_id),
+                lambda worker_id: DbosEngine(engine_url(store), worker_id),
                 module=app,
                 version=_version_of(app),
                 clock=SystemClock(),
@@ -95,7 +101,7 @@ def _run(app: str, out: Out) -> int:
     return 0
 
 
-def _store_of(guard: Guard, app: str) -> Path:
+def _store_of(guard: Guard, app: str) -> "StoreAt":
     store = guard.stores.place
     if store is None:
         raise UsageError(f"the guard of {app} keeps its journal nowhere that other processes could find it")
@@ -105,8 +111,6 @@ def _store_of(guard: Guard, app: str) -> Path:
             f"--store is {given}, and the guard of {app} keeps its stores in {store}; leave --store out, or name the "
             "same store"
         )
-    if not isinstance(store, Path):
-        raise UsageError(f"workers share a store in a folder, and the guard of {app} keeps its own in {store}")
     return store
 
 

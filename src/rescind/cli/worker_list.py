@@ -1,5 +1,6 @@
 """`rescind worker --list` and `--follow`: who lives, what each can do, and how far a plan is."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ from rescind.cli.moments import spoken
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import find_store, journal_of
-from rescind.cli.undo_workers import follow, register_of, result_from
+from rescind.cli.undo_workers import follow, result_from
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
 from rescind.compensation.submission import OpenSubmissions, Submission, read_submission, results_of
@@ -15,6 +16,7 @@ from rescind.config import JOURNAL_NAME
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
 from rescind.recovery.control import UNDO_AGENT
+from rescind.recovery.places import register_of
 from rescind.recovery.reading import every_run, the_one_meant
 from rescind.recovery.workers import DEAD_AFTER_S, Seen
 
@@ -27,7 +29,8 @@ _ACTIONS_SHOWN = 12
 def list_workers(given: "StoreAt | None", out: Out) -> int:
     """Show the workers, and the plans that are left to them."""
     store = find_store(given)
-    seen = register_of(store).look(now_us=SystemClock().now_us())
+    with closing(register_of(store)) as register:
+        seen = register.look(now_us=SystemClock().now_us())
     plans: list[Submission] = []
     if not isinstance(store, Path) or (store / JOURNAL_NAME).exists():
         with journal_of(store) as journal:
@@ -81,11 +84,11 @@ def _state(each: Seen) -> str:
 def follow_plan(given: "StoreAt | None", name: str, out: Out) -> int:
     """Follow a plan to its end. Returns the exit status."""
     store = find_store(given)
-    with journal_of(store) as journal:
+    with journal_of(store) as journal, closing(register_of(store)) as register:
         submission = _meant(journal, name)
         if submission.is_over:
             out.say(f"{submission.plan_run} has ended")
-        ended = follow(journal, submission, register_of(store), store, out)
+        ended = follow(journal, submission, register, store, out)
         steps = [(step, "") for share in ended.shares for step in share.steps]
         result = result_from(ended, results_of(journal, ended.submitted.plan_digest, steps))
     for word, count in result.counts.items():

@@ -38,7 +38,7 @@ from rescind.model.entry import PlanLeft, PlanShare, PlanStarted, RunOpened, Ste
 from rescind.model.step import RunInfo, canonical_json
 from rescind.recovery.control import UNDO_AGENT
 from rescind.recovery.engine import Engine, Job, JobReport, JobState
-from rescind.recovery.locks import UndoLocks
+from rescind.recovery.locks import Locks
 from rescind.recovery.workers import WorkerInfo
 
 PLAN_QUEUE = "plans"
@@ -84,7 +84,7 @@ class Coordinator:
         compensators: Mapping[str, Compensator],
         engine: Engine,
         workers: Callable[[], Sequence[WorkerInfo]],
-        locks: UndoLocks,
+        locks: Locks,
         clock: Clock,
         ids: IdSource,
         is_leaving: Callable[[], bool],

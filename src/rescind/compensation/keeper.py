@@ -10,7 +10,6 @@ the journal: a plan whose jobs were all lost together with the engine's file is 
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from rescind.clock import Clock
 from rescind.compensation.coordinator import look_after_job
@@ -19,27 +18,11 @@ from rescind.errors import SequenceConflict
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanLeft
 from rescind.recovery.engine import Engine, JobReport, JobState
-from rescind.recovery.workers import DEAD_AFTER_S, Seen
+from rescind.recovery.workers import DEAD_AFTER_S, Seen, Workers
 
 _FAILURES_MAX = 10  # Of looking after one plan, each a second apart or more, before it is said that it cannot be done.
 
 _log = logging.getLogger("rescind.worker")
-
-
-class Register(Protocol):
-    """What keeping needs of the register of workers: see `WorkersFolder`."""
-
-    def look(self, *, now_us: int) -> list[Seen]:
-        """All workers, the dead ones too."""
-        ...
-
-    def remove(self, worker_id: str) -> None:
-        """Forget a dead one."""
-        ...
-
-    def ring(self) -> None:
-        """Wake all."""
-        ...
 
 
 class Keeper:
@@ -50,7 +33,7 @@ class Keeper:
         worker_id: str,
         journal: Journal,
         engine: Engine,
-        register: Register,
+        register: Workers,
         clock: Clock,
         is_leaving: Callable[[], bool],
     ) -> None:

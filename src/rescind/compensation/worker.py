@@ -10,7 +10,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,9 +22,9 @@ from rescind.config import SystemLimits
 from rescind.errors import EngineUnavailable, JournalUnavailable
 from rescind.journal.port import Journal
 from rescind.recovery.engine import Engine, Job
-from rescind.recovery.locks import UndoLocks
+from rescind.recovery.locks import Locks
 from rescind.recovery.toolset import tool_infos
-from rescind.recovery.workers import BEAT_S, WorkerInfo, WorkersFolder, working
+from rescind.recovery.workers import BEAT_S, WorkerInfo, Workers, working
 
 PLANS_AT_ONCE, SHARES_AT_ONCE = 16, 1
 """Jobs of a worker at once. Who looks after a plan mostly waits; who carries out a share has threads of its own."""
@@ -37,7 +36,8 @@ class UndoWorker:
     """See above. Made, started, and closed in one thread.
 
     Args:
-        store: The folder of the store.
+        register: Where workers of the store register.
+        locks: What keeps its undos apart.
         journal: Its journal.
         compensators: The tools, by action.
         engine: Makes the engine for a worker of this id.
@@ -50,7 +50,8 @@ class UndoWorker:
 
     def __init__(
         self,
-        store: Path,
+        register: Workers,
+        locks: Locks,
         journal: Journal,
         compensators: Mapping[str, Compensator],
         engine: Callable[[str], Engine],
@@ -71,7 +72,7 @@ class UndoWorker:
             since_us=clock.now_us(),
             tools=tool_infos(compensators),
         )
-        self._register = WorkersFolder(store)
+        self._register = register
         self._wanted = threading.Event()
         self._leaving = threading.Event()
         self._idle = threading.Condition()
@@ -82,7 +83,7 @@ class UndoWorker:
             compensators,
             self._engine,
             self._live_workers,
-            UndoLocks(store, clock),
+            locks,
             clock,
             ids,
             self._leaving.is_set,
@@ -101,7 +102,7 @@ class UndoWorker:
     def close(self) -> None:
         """Take nothing further, let the steps under way come to their end, leave the rest to others, and go."""
         self._leaving.set()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EngineUnavailable):
             self._entry.say(msgspec.structs.replace(self.info, leaving=True))
         self._engine.leave()
         self._engine.wake()
@@ -112,6 +113,7 @@ class UndoWorker:
         self._engine.close()
         self._entry.close()
         self._register.ring()
+        self._register.close()
 
     # --- jobs ---
 

@@ -8,6 +8,7 @@ What it leaves to its users is done here:
   quick succession: the ring may have come before the commit that it tells of, or while the worker's hands were full.
 - *A dead worker's jobs stay its own* until somebody hands them over, and go on to fill the queue's bounds. So bounds
   are those of each worker, never of the whole queue, and `hand_over` is called by whoever sees a death.
+- *It counts what it has begun a moment late*, so two quick looks may take one job too many: that one waits here.
 - *It binds jobs to the application's version.* Here that is one constant: what a worker can carry out is decided by
   the signatures of its tools, and an upgrade of the user's program orphans no job.
 - *It pickles.* Here everything is JSON: who can write into a store's folder must not thereby run code in a worker.
@@ -41,10 +42,8 @@ except ImportError as error:
 if TYPE_CHECKING:
     from dbos import WorkflowStatus
 
-WORKERS_NAME = "workers.db"
-"""The engine's file in a store."""
-
 _APPLICATION, _VERSION, _WORKFLOW = "rescind", "rescind-undo/1", "rescind-job"
+_SCHEMA = "rescind_engine"  # in PostgreSQL; its tables are the library's own
 
 _LOOKS_S = (0.003, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 """After a ring: the pauses between looks. Together 0.3 s, longer than any commit that a ring could have overtaken."""
@@ -134,13 +133,17 @@ class DbosEngine:
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._perform: Perform | None = None
+        self._places: dict[str, threading.Semaphore] = {}
         _quiet()
         if url.startswith("sqlite:///"):
             _prepare_file(Path(url.removeprefix("sqlite:///")))
         with _translated():
             self._dbos = _launch(self._url, worker_id, self._carry_out)
             self._client = DBOSClient(
-                system_database_url=self._url, application_name=_APPLICATION, serializer=DBOSPortableJSONSerializer()
+                system_database_url=self._url,
+                dbos_system_schema=_SCHEMA,
+                application_name=_APPLICATION,
+                serializer=DBOSPortableJSONSerializer(),
             )
 
     # --- jobs ---
@@ -201,6 +204,7 @@ class DbosEngine:
         """See `Engine`."""
         self._perform = perform
         for name, at_once in queues.items():
+            self._places[name] = threading.Semaphore(at_once)
             with _translated():
                 DBOS.register_queue(
                     name, worker_concurrency=at_once, polling_interval_sec=_IDLE_S, on_conflict="always_update"
@@ -245,8 +249,9 @@ class DbosEngine:
         assert self._perform is not None, "no queue is listened on before `listen`"
         job = Job(job_id=job_id, kind=kind, queue=queue, payload=payload)
         try:
-            # In a context of its own: what a tool does must not be taken for a step of this workflow.
-            result = contextvars.Context().run(self._perform, job)
+            with self._places[queue]:
+                # In a context of its own: what a tool does must not be taken for a step of this workflow.
+                result = contextvars.Context().run(self._perform, job)
             return {"result": msgspec.to_builtins(result)}
         except Exception as error:  # noqa: BLE001  # it ends the job and not the worker; whoever waits for it decides
             _log.warning("job %s: %s: %s", job_id, type(error).__name__, error)
@@ -263,6 +268,7 @@ def _launch(url: str, worker_id: str, carry_out: _CarryOut) -> DBOS:
         "executor_id": worker_id,
         "log_level": "WARNING",
         "enable_otlp": False,
+        "dbos_system_schema": _SCHEMA,
         "use_listen_notify": False,
         "serializer": DBOSPortableJSONSerializer(),
         "notification_listener_polling_interval_sec": 0.2,  # nothing is sent; closing waits for so long
@@ -308,7 +314,10 @@ def _prepare_file(path: Path) -> None:
 
 
 def _driver_url(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://", 1) if url.startswith("postgresql://") else url
+    for scheme in ("postgresql://", "postgres://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url
 
 
 @contextlib.contextmanager

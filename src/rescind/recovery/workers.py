@@ -18,6 +18,7 @@ import select
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -84,8 +85,48 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(WorkerInfo)
 
 
+class WorkerEntry(Protocol):
+    """One worker's place in the register, for as long as its process lives."""
+
+    def say(self, info: WorkerInfo) -> None:
+        """Replace what is said of it."""
+        ...
+
+    def beat(self, *, now_us: int) -> None:
+        """Say that it lives. Repairs what somebody has deleted."""
+        ...
+
+    def close(self) -> None:
+        """Disappear."""
+        ...
+
+
+class Workers(Protocol):
+    """The register of a store's workers. All methods may be called in any thread, and raise `EngineUnavailable`."""
+
+    def enter(self, info: WorkerInfo, on_ring: Callable[[], None]) -> WorkerEntry:
+        """Appear as living, and be called in a thread of the entry's at every ring."""
+        ...
+
+    def look(self, *, now_us: int) -> list[Seen]:
+        """All workers that are not forgotten, the dead ones too, by id. `now_us` is what `WorkerEntry.beat` is told."""
+        ...
+
+    def remove(self, worker_id: str) -> None:
+        """Forget a dead worker. Nothing, if it lives."""
+        ...
+
+    def ring(self) -> None:
+        """Wake every worker. One that does not hear looks by itself within some seconds."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what is open. It is opened again when something is asked."""
+        ...
+
+
 class WorkersFolder:
-    """The register in the folder of a store. All methods may be called in any thread."""
+    """The register in the folder of a store: see `Workers`."""
 
     def __init__(self, store: Path) -> None:
         self.folder = store.absolute() / FOLDER_NAME
@@ -130,6 +171,9 @@ class WorkersFolder:
             for name in os.listdir(self.folder):
                 if name.endswith(_BELL):
                     _ring(self.folder / name)
+
+    def close(self) -> None:
+        """See `Workers`: nothing is open."""
 
     def _look_at(self, worker_id: str, now_us: int) -> Seen:
         info, silent_s = None, float("inf")

@@ -1,0 +1,178 @@
+"""The register of workers, in a folder and in PostgreSQL: who lives, who is stuck, and who hears a ring."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from builders import environment
+from rescind.clock import SystemClock
+from rescind.database.address import Address
+from rescind.recovery.places import locks_of, register_of
+from rescind.recovery.toolset import ToolInfo
+from rescind.recovery.workers import DEAD_AFTER_S, Seen, WorkerInfo, Workers, WorkersFolder, working
+
+if TYPE_CHECKING:
+    from rescind.database.address import StoreAt
+
+DEADLINE_S = 15.0
+
+INFO = WorkerInfo(
+    worker_id="worker_1",
+    host="here",
+    pid=os.getpid(),
+    module="shop.tools",
+    since_us=0,
+    tools=(ToolInfo(action="invoice.void", signature="abc", parallel=True),),
+)
+
+
+@pytest.fixture(params=["folder", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> "StoreAt":
+    if request.param == "folder":
+        return tmp_path
+    return Address.parse(request.getfixturevalue("postgres").new_database())
+
+
+@pytest.fixture
+def register(store: "StoreAt") -> Iterator[Workers]:
+    with contextlib.closing(register_of(store)) as opened:
+        yield opened
+
+
+def look(register: Workers) -> dict[str, Seen]:
+    return {each.worker_id: each for each in register.look(now_us=SystemClock().now_us())}
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {DEADLINE_S:g} s: {what}"
+        time.sleep(0.01)
+
+
+def test_a_worker_is_seen_with_what_it_can_do_until_it_goes(register: Workers) -> None:
+    assert look(register) == {}
+    entry = register.enter(INFO, lambda: None)
+    seen = look(register)["worker_1"]
+    assert seen.works
+    assert seen.info == INFO
+    entry.say(msgspec.structs.replace(INFO, leaving=True))
+    assert working(register.look(now_us=SystemClock().now_us())) == []
+    entry.close()
+    assert look(register) == {}
+
+
+def test_a_ring_is_heard_by_everybody(register: Workers, store: "StoreAt") -> None:
+    heard: list[str] = []
+    entries = [
+        register.enter(msgspec.structs.replace(INFO, worker_id=name), lambda name=name: heard.append(name))  # type: ignore[misc]
+        for name in ("worker_1", "worker_2")
+    ]
+    with contextlib.closing(register_of(store)) as other:
+        other.ring()
+    until(lambda: {"worker_1", "worker_2"} <= set(heard), "both hear it")
+    for entry in entries:
+        entry.close()
+
+
+OTHER = """
+import sys, time
+from pathlib import Path
+import msgspec
+from rescind.database.address import store_at
+from rescind.recovery.places import register_of
+from rescind.recovery.workers import WorkerInfo
+
+info = WorkerInfo(worker_id="worker_other", host="here", pid=1, module="shop.tools", since_us=0)
+entry = register_of(store_at(sys.argv[1])).enter(info, lambda: None)
+print("lives", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_worker_is_dead_at_once_and_a_stopped_one_lives_and_is_silent(
+    register: Workers, store: "StoreAt"
+) -> None:
+    where = store.url if isinstance(store, Address) else str(store)
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER, where], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "lives\n"
+        other.send_signal(signal.SIGSTOP)
+        assert look(register)["worker_other"].living
+        assert look(register)["worker_other"].silent_s < DEAD_AFTER_S
+        register.remove("worker_other")
+        assert look(register)["worker_other"].living, "nobody forgets the living"
+        other.kill()
+        killed_s = time.monotonic()
+        until(lambda: not look(register)["worker_other"].living, "its lock is free")
+        assert time.monotonic() - killed_s < 1.0
+    register.remove("worker_other")
+    assert look(register) == {}
+
+
+def test_locks_are_shared_by_shares_and_exclusive_for_handlers_that_are_not_parallel(store: "StoreAt") -> None:
+    first, second = locks_of(store, SystemClock()), locks_of(store, SystemClock())
+
+    def leaving_soon() -> Callable[[], bool]:
+        until_s = time.monotonic() + 0.3
+        return lambda: time.monotonic() > until_s
+
+    never = lambda: False  # noqa: E731
+    with first.held(alone=True, is_leaving=never) as one:
+        assert one
+        with second.held(alone=False, is_leaving=never) as other:
+            assert other
+        with second.held(alone=True, is_leaving=leaving_soon()) as other:
+            assert not other
+    with second.held(alone=True, is_leaving=never) as other:
+        assert other
+
+
+def test_hostile_files_are_not_taken_for_workers(tmp_path: Path) -> None:
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    (folder / "worker_2.lock").touch()
+    (folder / "worker_2.json").write_text("[" * 10_000)
+    (folder / "..lock").touch()
+    os.symlink("/etc/passwd", folder / "worker_3.json")
+    (folder / "worker_3.lock").touch()
+    os.mkfifo(folder / "worker_4.json")
+    (folder / "worker_4.lock").touch()
+    register = WorkersFolder(tmp_path)
+    seen = look(register)
+    assert set(seen) == {"worker_2", "worker_3", "worker_4"}
+    assert not any(each.works or each.info for each in seen.values())
+    os.symlink("/dev/zero", folder / "worker_5.bell")
+    register.ring()
+
+
+def test_a_worker_whose_server_was_started_anew_is_there_again(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> None:
+    from servers import postgres_server
+
+    with postgres_server(tmp_path_factory.mktemp("restarted")) as server:
+        store = Address.parse(server.new_database())
+        register, rung = register_of(store), []
+        entry = register.enter(INFO, lambda: rung.append(1))
+        server.restart()
+        with contextlib.suppress(Exception):
+            register.look(now_us=0)
+        until(lambda: rung, "it listens again, and looks for what it has not heard")
+        until(lambda: look(register)["worker_1"].works, "it lives")
+        rung.clear()
+        register.ring()
+        until(lambda: rung, "it hears")
+        entry.close()
+        register.close()
