@@ -105,7 +105,7 @@ class SqliteChanges:
             if hashlib.sha256(changeset).hexdigest() != digest:
                 raise Conflict(f"what was kept for change set {number} is damaged")
             tables = Tables.of_changeset(connection, changeset)
-            if tables.signature() != signature:
+            if tables.signature(tables.names) != signature:
                 raise Conflict(
                     f"columns or the key changed since the step: {', '.join(tables.names)}; nobody can tell what a row "
                     "as it was would hold now"
@@ -215,13 +215,13 @@ class SqliteSet:
                 raise stray_writes(", ".join(sorted(self._stray)))
             self._tables.refuse_rows_without_key()
             changeset = self._session.changeset()
-            digest = hashlib.sha256(changeset).hexdigest()
-            self._keep(changeset, digest)
+            digest, counts = hashlib.sha256(changeset).hexdigest(), _counts(changeset)
+            self._keep(changeset, digest, self._tables.signature(counts))
             try:
                 rows_of(self.connection, "COMMIT")
             except apsw.ConstraintError as error:  # a deferred foreign key
                 raise NothingChanged(f"what the tool did was rolled back: {error}") from error
-            return Settled(tables=_counts(changeset), digest=f"sha256:{digest}")
+            return Settled(tables=counts, digest=f"sha256:{digest}")
         finally:
             self._close()
 
@@ -231,8 +231,8 @@ class SqliteSet:
         self._close()
         return intact
 
-    def _keep(self, changeset: bytes, digest: str) -> None:
-        call, signature = self._call, Tables.of_changeset(self.connection, changeset).signature()
+    def _keep(self, changeset: bytes, digest: str, signature: str) -> None:
+        call = self._call
         row = (self.number, call.run.run_id, call.step_id, call.action, call.idempotency_key, signature)
         rows_of(self.connection, _INSERT, *row, digest, changeset)
 
@@ -293,7 +293,11 @@ def _find(connection: "apsw.Connection", number: int) -> Any:
 
 def _counts(changeset: bytes) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    kinds = {apsw.SQLITE_INSERT: "inserted", apsw.SQLITE_UPDATE: "updated", apsw.SQLITE_DELETE: "deleted"}
+    kinds: dict[int, str] = {
+        apsw.SQLITE_INSERT: "inserted",
+        apsw.SQLITE_UPDATE: "updated",
+        apsw.SQLITE_DELETE: "deleted",
+    }
     for change in changes_in(changeset):
         counts = found.get(change.name)
         if counts is None:

@@ -58,9 +58,9 @@ class Tables:
         """As the database spells them."""
         return tuple(self.columns)
 
-    def signature(self) -> str:
-        """Columns and keys, as text to compare."""
-        return json.dumps(self._shape, sort_keys=True)
+    def signature(self, names: Iterable[str]) -> str:
+        """Columns and keys of some of them, as text to compare."""
+        return json.dumps({name: self._shape[name] for name in names}, sort_keys=True)
 
     def refuse_rows_without_key(self) -> None:
         """SQLite lets a key be NULL, and its sessions then leave the row out. Raises: UsageError."""
