@@ -219,6 +219,17 @@ def test_k1_a_trigger_of_a_table_that_nobody_guards_comes_before_the_statement_a
     assert content(engine) == before
 
 
+def test_k1_a_cascade_out_of_a_table_that_nobody_guards_is_captured(engine: Engine) -> None:
+    run(engine, "CREATE TABLE notes (id int PRIMARY KEY, about int REFERENCES folders ON DELETE CASCADE)")
+    run(engine, "INSERT INTO notes VALUES (1, 3), (2, 3)")
+    effect = SqlChanges(engine, ["notes"], ignore=["folders"])
+    effect.install()
+    step = done(effect, "DELETE FROM folders WHERE id = 3")
+    assert changed(step) == {"notes": (0, 0, 2)}
+    with pytest.raises(Conflict, match="cannot be put back"):  # what they refer to stays away
+        effect.restore(step)
+
+
 def test_k1_a_deferred_trigger_has_its_say_before_the_step_is_settled(engine: Engine, effect: SqlChanges) -> None:
     run(
         engine,
