@@ -23,6 +23,7 @@ FLOORS = (
     "compensation.port",  # what undo asks of a guard, and of a person: the seam that recovery shares with it
     "recovery",
     "compensation",
+    "recovery.course",  # drives an incident through all of them
     "testing",
     "demo",
     "cli",

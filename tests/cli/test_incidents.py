@@ -1,5 +1,7 @@
 """Incidents on the command line, for somebody who has just been woken."""
 
+import importlib
+import json
 import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -212,3 +214,97 @@ def test_a_journal_without_a_store_of_orders_holds_nothing(rescind: Rescind, cas
     shown = rescind("incidents", "show", incident_id, "--json")
 
     assert (shown.status, shown.json["held"]) == (0, [])
+
+
+APP = """
+import rescind
+guard = rescind.Guard.at(".rescind")
+charged = []
+
+@guard.write("card.charge")
+def charge(name: str) -> str:
+    charged.append(name)
+    return name
+
+@charge.compensate(idempotent=True)
+def _(step):
+    if step.arguments["name"] in charged:
+        charged.remove(step.arguments["name"])
+"""
+
+
+def test_an_incident_is_recovered_step_by_step_with_a_persons_gates(
+    rescind: Rescind, case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "till.py").write_text(APP)
+    monkeypatch.syspath_prepend(str(folder))
+    app = importlib.import_module("till")
+    with app.guard.run("billing-agent@2.4.0", run_id="run-1") as run:
+        run.checkpoint({"next": 0})
+        app.charge("ann")
+    app.guard.close()
+    incident_id = case.notice(detail=HOSTILE)
+    recover = ("incidents", "recover", incident_id[:12], "--app", "till")
+
+    shown = rescind(*recover)
+    assert shown.status == 0, shown.err
+    assert "compensate  waits" in shown.out
+    assert "a person has to approve the plan" in shown.out
+    assert app.charged == ["ann"]
+    assert "run-1" in rescind("status").out
+    digest = rescind(*recover, "--json").json["subject"][:16]
+    assert f"--approve {digest}" in shown.out
+
+    wrong = rescind(*recover, "--approve", "0123456789abcdef")
+    assert wrong.status == 1
+    assert "the plan has changed since it was shown" in wrong.err
+    assert app.charged == ["ann"]
+
+    undone = rescind(*recover, "--approve", digest)
+    assert undone.status == 0, undone.err
+    assert app.charged == []
+    assert "reconcile   done" in undone.out
+    last = rescind(*recover, "--approve", digest)
+    assert "every stage is done" in last.out
+    assert "cp_" in last.out
+
+    told = rescind("incidents", "report", incident_id)
+    assert "| reconcile | done |" in told.out
+    assert rescind("incidents", "report", incident_id, "--out", "report.json").out == "written to report.json\n"
+    assert json.loads((folder / "report.json").read_text())["stages"]["resume"]["how"] == "done"
+    assert rescind("incidents", "close", incident_id, "--note", "fixed").status == 0
+
+
+def test_an_incident_whose_undo_is_not_reconciled_stays_open(
+    rescind: Rescind, case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "till2.py").write_text(
+        APP
+        + """
+@guard.write("mail.send", irreversible="a mail cannot be unsent")
+def mail(name: str) -> None: ...
+"""
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    app = importlib.import_module("till2")
+    with app.guard.run("billing-agent@2.4.0", run_id="run-1"):
+        app.mail("ann")
+    app.guard.close()
+    incident_id = case.notice()
+    recover = ("incidents", "recover", incident_id, "--app", "till2")
+    digest = rescind(*recover, "--json").json["subject"]
+    left = rescind(*recover, "--approve", digest)
+    assert left.status == 1
+    assert "1 review tasks wait for a person" in left.out
+
+    refused = rescind("incidents", "close", incident_id, "--note", "x")
+    assert refused.status == 2
+    assert "stays open" in refused.err
+    assert rescind("incidents", "close", incident_id, "--note", "x", "--anyway").status == 0
+
+
+def test_recovering_needs_the_application(rescind: Rescind, case: Case) -> None:
+    incident_id = case.notice()
+    answer = rescind("incidents", "recover", incident_id)
+    assert answer.status == 2
+    assert "name it with --app" in answer.err

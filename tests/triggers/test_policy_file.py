@@ -601,3 +601,13 @@ def test_where_a_baseline_is_named_is_told_before_it_is_read(tmp_path: Path) -> 
     assert told == [tmp_path / "learned.json"]
     assert failed_of(policy) == 5
     assert policy.baseline_path == str(told[0])
+
+
+def test_only_what_cannot_be_argued_with_may_start_an_undo_by_itself() -> None:
+    policy = read("compensate_on: [blast_radius, lost_identity]")
+    assert policy.compensate_on == {SignalKind.BLAST_RADIUS, SignalKind.LOST_IDENTITY}
+    assert read("mode: enforce").compensate_on == frozenset()
+    assert "line 1" in refusal("compensate_on: [behaviour]")
+    assert "'behaviour' never starts an undo by itself; these may: policy_violation" in refusal(
+        "compensate_on: [behaviour]"
+    )

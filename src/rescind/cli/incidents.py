@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from rescind.cli.app import APP_VARIABLE
 from rescind.cli.identity import whoami
 from rescind.cli.incident_view import Found, as_json, say_head, say_whole
 from rescind.cli.options import ACTOR_HELP, common, given_store
@@ -20,6 +21,7 @@ from rescind.errors import UsageError
 from rescind.journal.port import Query
 from rescind.model.entry import RunSnapshot
 from rescind.recovery.reading import every_entry, the_one_meant
+from rescind.recovery.stages import Stage, fold_course
 
 if TYPE_CHECKING:
     from rescind.containment.timeline import Incident
@@ -94,16 +96,22 @@ def show(*, incident_id: str, every: bool, out: Out) -> int:
 @incidents.command()
 @click.argument("incident_id", metavar="ID")
 @click.option("--note", required=True, metavar="TEXT", help="How it ended.")
+@click.option("--anyway", is_flag=True, help="Although what was undone is not reconciled.")
 @click.option("--actor", metavar="NAME", help=ACTOR_HELP)
 @common
-def close(*, incident_id: str, note: str, actor: str | None, out: Out) -> int:
-    """Close one: what is noticed from now on is a new incident. Nothing that is held is lifted by this."""
+def close(*, incident_id: str, note: str, anyway: bool, actor: str | None, out: Out) -> int:
+    """Close one: what is noticed from now on is a new incident. Nothing that is held is lifted by this.
+
+    An incident whose undo was begun is closed once it is reconciled: every step accounted for, and nothing worse.
+    """
     if not note.strip():
         raise UsageError("closing an incident takes a note; say with --note how it ended")
     store = find_store(given_store())
     with journal_of(store) as journal:
         found = _find(journal, store, incident_id)  # what it holds, while a trouble with the orders changes nothing yet
         meant = found.incident.incident_id
+        if not anyway:
+            _refuse_unreconciled(journal, meant)
         incident = close_incident(journal, meant, actor=actor or whoami(), note=note, clock=SystemClock())
     out.say(f"{safe(incident.incident_id)} is closed", style="bold")
     if found.held:
@@ -113,6 +121,76 @@ def close(*, incident_id: str, note: str, actor: str | None, out: Out) -> int:
             out.say(f"    lift  {resume_command([order.order_id], store)}")
     out.emit({"incident": as_json(incident), "held": [order_as_json(order) for order in found.held]})
     return 0
+
+
+@incidents.command(
+    short_help="Contain, classify, undo and reconcile it, step by step.",
+    epilog="""\b
+Examples:
+  rescind incidents recover inc_e490ac9f --app shop.tools
+  rescind incidents recover inc_e490ac9f --app shop.tools --approve 3fa2c1d09b7e4411
+""",
+)
+@click.argument("incident_id", metavar="ID")
+@click.option("--app", envvar=APP_VARIABLE, metavar="MODULE[:GUARD]", help=f"Where your tools are, or {APP_VARIABLE}.")
+@click.option("--approve", metavar="DIGEST", help="Let the stage that waits begin: exactly the plan that was shown.")
+@click.option("--note", default="", metavar="TEXT", help="With --approve: why.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
+@common
+def recover(*, incident_id: str, app: str | None, approve: str | None, note: str, actor: str | None, out: Out) -> int:
+    """Drive the course of one as far as it goes without a person; the beginning of its id will do.
+
+    Its runs are contained, their state is recorded, and what would be undone is shown. A person approves exactly that
+    plan; then it is undone, compared with what was to be, and said from where its runs could be carried on. It may be
+    killed and run again at any time. Nothing is lifted and no run goes on by this.
+
+    Exit status 1 if a stage failed; what is wrong is said, and the incident stays open.
+    """
+    from rescind.cli.recover import recover_incident
+
+    with journal_of(find_store(given_store())) as journal:
+        meant = _meant(journal, incident_id)
+    return recover_incident(meant, app=app, digest=approve, note=note, actor=actor or whoami(), out=out)
+
+
+@incidents.command()
+@click.argument("incident_id", metavar="ID")
+@click.option("--out", "file", type=click.Path(), metavar="FILE", help="Write it there, as Markdown; or .json.")
+@common
+def report(*, incident_id: str, file: str | None, out: Out) -> int:
+    """Tell all of one in Markdown, or with --json as JSON: what happened, what was done, what is left."""
+    from rescind.recovery.report import as_markdown, report_of
+
+    with journal_of(find_store(given_store())) as journal:
+        told = report_of(journal, incident_of(journal, _meant(journal, incident_id)))
+    if file is None:
+        out.say(as_markdown(told))
+    else:
+        as_json_file = file.endswith(".json")
+        text = msgspec.json.format(msgspec.json.encode(told.as_dict())).decode() if as_json_file else as_markdown(told)
+        _write(Path(file), text)
+        out.say(f"written to {safe(file)}")
+    out.emit(told.as_dict())
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _refuse_unreconciled(journal: "Journal", incident_id: str) -> None:
+    course = fold_course(every_entry(journal, Query(run_id=incident_id)))
+    begun = Stage.COMPENSATE in course.ended or Stage.COMPENSATE in course.approved
+    if begun and not course.is_done(Stage.RECONCILE):
+        failed = course.ended.get(Stage.RECONCILE)
+        why = f": {failed.detail}" if failed is not None else ""
+        raise UsageError(
+            f"incident {incident_id} stays open, since what was undone is not reconciled{why}. Run `rescind incidents "
+            "recover` again, or close it with --anyway"
+        )
 
 
 def _meant(journal: "Journal", text: str) -> str:

@@ -40,6 +40,8 @@ from rescind.model.entry import (
     RunOpened,
     RunSnapshot,
     Signalled,
+    StageApproved,
+    StageEnded,
     Verified,
 )
 from rescind.model.outcome import Completed, Failed, Outcome, Unknown
@@ -65,6 +67,10 @@ def _words(event: Event) -> str:
             verified = "verified" if event.verified else f"not verified{_because(event.detail)}"
             named = f" {event.name}" if event.name else ""
             return f"checkpoint {event.checkpoint_id}{named}, {verified}"
+        case StageEnded():
+            return f"incident {event.incident_id}: {event.stage} {event.how}{_because(event.detail)}"
+        case StageApproved():
+            return f"incident {event.incident_id}: {event.stage} approved by {event.actor}{_because(event.note)}"
         case Resumed():
             return f"carried on from {event.checkpoint_id or 'its beginning'} by {event.actor}{_because(event.reason)}"
         case Released():

@@ -11,7 +11,15 @@ from typing import Any
 
 import msgspec
 
-from rescind.model.entry import Entry, IncidentClosed, IncidentNoted, IncidentOpened, RunOpened
+from rescind.model.entry import (
+    Entry,
+    IncidentClosed,
+    IncidentNoted,
+    IncidentOpened,
+    RunOpened,
+    StageApproved,
+    StageEnded,
+)
 from rescind.model.signal import Severity, Signal
 
 NOTED_KINDS = ("signal", "order", "lift", "snapshot", "alert", "note")
@@ -111,6 +119,8 @@ def fold_incidents(entries: Iterable[Entry]) -> list[Incident]:
             case IncidentNoted() as noted if noted.incident_id in drafts:
                 draft = drafts[noted.incident_id]
                 draft.noted.setdefault((noted.what, noted.ref), _line(noted, entry, late=draft.closed is not None))
+            case StageEnded() | StageApproved():
+                pass  # its course, which `recovery.stages` tells; here they only count
             case IncidentClosed() as closed if closed.incident_id in drafts:
                 draft = drafts[closed.incident_id]
                 if draft.closed is None:

@@ -473,6 +473,35 @@ class IncidentNoted(msgspec.Struct, frozen=True, gc=False, tag="incident_noted",
     facts: dict[str, Any] = {}
 
 
+class StageEnded(msgspec.Struct, frozen=True, gc=False, tag="stage_ended", kw_only=True):
+    """A stage of an incident's course came to its end. In the incident's own run.
+
+    Attributes:
+        stage: `contain`, `snapshot`, `classify`, `compensate`, `reconcile` or `resume`.
+        how: `done`, or `failed`: what stands against it is in `detail`, and it is done again.
+        detail: For people.
+        actor: Who drove it.
+        facts: What it found, as JSON values.
+    """
+
+    incident_id: str
+    stage: str
+    how: str
+    detail: str
+    actor: str = ""
+    facts: dict[str, Any] = {}
+
+
+class StageApproved(msgspec.Struct, frozen=True, gc=False, tag="stage_approved", kw_only=True):
+    """A person, or a policy that may, let a stage begin. `subject` is what was approved: a plan's digest."""
+
+    incident_id: str
+    stage: str
+    subject: str
+    actor: str
+    note: str = ""
+
+
 class IncidentClosed(msgspec.Struct, frozen=True, gc=False, tag="incident_closed", kw_only=True):
     """A person closed the incident."""
 
@@ -515,6 +544,8 @@ Event = (
     | RunSnapshot
     | IncidentOpened
     | IncidentNoted
+    | StageEnded
+    | StageApproved
     | IncidentClosed
 )
 

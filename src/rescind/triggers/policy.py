@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 EVERY_SIGNAL = "*"
 
+MAY_COMPENSATE_ON = {
+    SignalKind.POLICY_VIOLATION: "a boundary that is not negotiable was violated",
+    SignalKind.VERIFICATION_FAILURE: "a verifier proved that what happened is not what should have",
+    SignalKind.BLAST_RADIUS: "the blast radius was exceeded",
+    SignalKind.LOST_IDENTITY: "nobody knows any more who acts",
+    SignalKind.INCONSISTENCY: "partial failures left systems inconsistent",
+}
+"""The only kinds of signal on which a policy may let the undo of an incident start without a person, and why."""
+
 TALLIED_MAX = 64
 """Kinds of signal that are counted per run: more than all detectors have, and a bound for what verifiers name."""
 
@@ -178,6 +187,7 @@ class Policy:
         limits: By name of the detector, in the order in which detectors are asked.
         mode: `shadow` puts every rule in shadow.
         require_approval: Patterns of actions whose writes wait for a person, such as `payment.*`.
+        compensate_on: Kinds of signal on which the undo of an incident may start without a person.
         baseline: What was learned of healthy runs, and where that stands; None and empty without.
         fleet: For a switch that is given this policy.
         outage: See there.
@@ -189,6 +199,7 @@ class Policy:
     limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
     mode: Mode = Mode.ENFORCE
     require_approval: tuple[str, ...] = ()
+    compensate_on: frozenset[SignalKind] = frozenset()
     fleet: FleetConfig = field(default_factory=FleetConfig)
     outage: OutageConfig = field(default_factory=OutageConfig)
     baseline: "Baseline | None" = None

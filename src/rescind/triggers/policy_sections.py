@@ -14,7 +14,7 @@ from rescind.triggers.fleet import FleetConfig
 from rescind.triggers.known import config_type, detector_names, detector_of
 from rescind.triggers.marked import KEY_SHOWN_MAX, BadLine, Document, Entry, fail, is_empty, line_of, refuse_unknown
 from rescind.triggers.outage import OutageConfig
-from rescind.triggers.policy import Limits, Mode, Policy, Rule
+from rescind.triggers.policy import MAY_COMPENSATE_ON, Limits, Mode, Policy, Rule
 from rescind.triggers.policy_rules import BUILT_IN, RuleReader, read_mode
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ APPROVALS_MAX = 200
 DEFAULT_NAME = "built-in policy"
 """What origins call the policy that every other one stands before."""
 
-_SECTIONS = ("mode", "detect", "respond", "require_approval", "baseline", "fleet", "outage")
+_SECTIONS = ("mode", "detect", "respond", "require_approval", "compensate_on", "baseline", "fleet", "outage")
 _ELSEWHERE = tuple(field.name for field in msgspec.structs.fields(Config))  # what else a `rescind.yaml` holds
 _UNDER_POLICY: dict[str, str] = dict.fromkeys(_SECTIONS, "in a rescind.yaml it belongs under `policy:`. ")
 
@@ -77,6 +77,7 @@ class _Reader:
             limits=self._limits(sections.get("detect")),
             mode=mode,
             require_approval=self._approvals(sections["require_approval"]) if "require_approval" in sections else (),
+            compensate_on=self._kinds(sections["compensate_on"]) if "compensate_on" in sections else frozenset(),
             fleet=self._struct(sections["fleet"].node, FleetConfig, "fleet") if "fleet" in sections else FleetConfig(),
             outage=self._struct(sections["outage"].node, OutageConfig, "outage")
             if "outage" in sections
@@ -154,6 +155,18 @@ class _Reader:
                 fail(node, f"require_approval: {pattern!r} is no pattern of actions; write such as 'payment.*'")
             found.append(pattern)
         return tuple(found)
+
+    def _kinds(self, entry: Entry) -> frozenset[SignalKind]:
+        found: set[SignalKind] = set()
+        for node in self._document.sequence(entry.node, "compensate_on", items_max=len(SignalKind)):
+            name = self._document.text(node, "compensate_on").strip()
+            if name not in (kind.value for kind in MAY_COMPENSATE_ON):
+                may = ", ".join(kind.value for kind in MAY_COMPENSATE_ON)
+                fail(
+                    node, f"compensate_on: {name[:KEY_SHOWN_MAX]!r} never starts an undo by itself; what may is: {may}"
+                )
+            found.add(SignalKind(name))
+        return frozenset(found)
 
 
 def _blamed(error: msgspec.ValidationError, keys: Mapping[str, Entry], line: int) -> tuple[int, str]:

@@ -1,0 +1,387 @@
+"""Driving the course of an incident: contain, snapshot, classify, compensate, reconcile, resume.
+
+IC1. *In order.* A stage begins once all before it are done. What it found is on record before the next one begins.
+IC2. *Anywhere, again.* Every stage may be killed at any instant and is done again from its beginning: what it orders
+     has an id that follows from the incident, what it undoes is under the laws of an undo, and the rest only looks. Of
+     two who drive one incident, the second finds the first one's record in its way, and looks again.
+IC3. *A person's gates.* Compensating needs the approval of exactly the plan that was shown, by its digest; resuming
+     another one. A plan that has changed is shown, and asked for, again. Compensation starts without a person only if
+     the policy names the kind of the incident's signals, and only five kinds can be named (`MAY_COMPENSATE_ON`).
+IC4. *Never worse.* After the undo the world is compared with what it was to be, and every invariant with how it was
+     before. Whatever is worse leaves the incident open, with what it is.
+IC5. *Nothing begins again by itself.* The last stage only says from where each run could be carried on; carrying it on,
+     lifting orders and closing the incident are acts of a person.
+"""
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from rescind.clock import Clock, IdSource
+from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, Review
+from rescind.compensation.execute import NO_LIMITS, Progress, apply_plan
+from rescind.compensation.limits import Limits
+from rescind.compensation.plan import outcome_word
+from rescind.compensation.port import Compensator
+from rescind.compensation.selection import Selection, read_steps
+from rescind.compensation.survey import make_plan
+from rescind.containment.incident import incident_of, note
+from rescind.containment.timeline import Incident
+from rescind.errors import PlanOutdated, RescindError, SequenceConflict, UsageError
+from rescind.journal.port import Draft, Journal, Query
+from rescind.model.entry import Event, PlanStarted, StageApproved, StageEnded
+from rescind.model.level import Level
+from rescind.model.order import Order, covering
+from rescind.model.scope import Scope, Term
+from rescind.model.signal import SignalKind
+from rescind.recovery.checkpoint import read_story
+from rescind.recovery.control import plan_run_id
+from rescind.recovery.reading import every_entry
+from rescind.recovery.resume import choose
+from rescind.recovery.review import list_tasks
+from rescind.recovery.stages import DONE, FAILED, Course, Stage, fold_course
+from rescind.switch.port import Orders
+from rescind.triggers.policy import MAY_COMPENSATE_ON
+
+RECOVERY_ACTOR = "rescind-recovery"
+
+_ATTEMPTS_MAX = 20  # Each means that somebody else drove the same incident, or wrote to it, in between.
+
+
+class Means(msgspec.Struct, frozen=True, kw_only=True):
+    """What a course is driven with.
+
+    Attributes:
+        journal: Where everything is.
+        orders: Where runs are contained.
+        compensators: The application's declared writes by name.
+        invariants: What must hold: for each, by name, what does not hold now, or an empty text.
+        clock: The time.
+        ids: New names.
+        actor: Who drives it.
+        parallel, retries, limits: As for `apply_plan`.
+        compensate_on: Kinds of signal on which compensation may start without a person, as the policy names them.
+        progress: Told each result of the undo.
+    """
+
+    journal: Journal
+    orders: Orders
+    compensators: Mapping[str, Compensator]
+    invariants: Mapping[str, Callable[[], str]]
+    clock: Clock
+    ids: IdSource
+    actor: str
+    parallel: int = 8
+    retries: int = 3
+    limits: Limits = NO_LIMITS
+    compensate_on: frozenset[SignalKind] = frozenset()
+    progress: Progress | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the course stands after it was driven as far as it goes.
+
+    Attributes:
+        course: All of it.
+        stage: The stage it stands at; None if every stage is done.
+        waits: Whether a person has to let that stage begin.
+        detail: Why it does not go on, for people.
+        subject: What a person would approve.
+    """
+
+    course: Course
+    stage: Stage | None = None
+    waits: bool = False
+    detail: str = ""
+    subject: str = ""
+
+
+def read_course(journal: Journal, incident_id: str) -> Course:
+    """The course of this incident, by its whole id."""
+    return fold_course(every_entry(journal, Query(run_id=incident_id)))
+
+
+def drive(incident_id: str, means: Means) -> Standing:
+    """Drive the course as far as it goes without a person. What is done is durable on return.
+
+    Raises: UsageError, for an unknown incident, or one that is closed; JournalUnavailable and OrdersUnavailable, after
+        which driving it again goes on where this left off.
+    """
+    for _ in range(_ATTEMPTS_MAX * len(Stage)):
+        incident = incident_of(means.journal, incident_id)
+        if not incident.is_open:
+            raise UsageError(f"incident {incident_id} is closed; what is noticed from now on is another one")
+        course = read_course(means.journal, incident_id)
+        stage = course.next
+        if stage is None:
+            return Standing(course=course)
+        if course.waits_for_approval(stage):
+            if _let_begin(incident, course, stage, means):
+                continue
+            why = _why_waits(course, stage)
+            return Standing(course=course, stage=stage, waits=True, detail=why, subject=course.subject_of(stage))
+        ended = _STAGES[stage](incident, course, means)
+        if not _append(means, course, ended):
+            continue
+        if ended.how == FAILED:
+            now = read_course(means.journal, incident_id)
+            return Standing(course=now, stage=stage, detail=ended.detail)
+    raise RescindError(f"incident {incident_id} is being driven by others all the time; nothing is lost, try again")
+
+
+def approve(
+    journal: Journal, incident_id: str, stage: Stage, subject: str, *, actor: str, note: str = "", clock: Clock
+) -> Course:
+    """A person lets a stage begin. Durable on return.
+
+    Args:
+        journal: Where the incident is.
+        incident_id: Its whole id.
+        stage: The stage that waits.
+        subject: What is approved: the plan's digest, or its beginning of 8 characters or more.
+        actor: Who approves it.
+        note: Why.
+        clock: The time.
+
+    Raises:
+        UsageError: It is not this stage that waits.
+        PlanOutdated: It is another plan by now; nothing was approved.
+    """
+    for _ in range(_ATTEMPTS_MAX):
+        course = read_course(journal, incident_id)
+        if course.next is not stage or not course.waits_for_approval(stage):
+            at = "every stage is done" if course.next is None else f"its next stage is {course.next.value}"
+            raise UsageError(f"incident {incident_id} does not wait for {stage.value} to be approved; {at}")
+        current = course.subject_of(stage)
+        if len(subject) < 8 or not current.startswith(subject.lower()):
+            raise PlanOutdated(shown=subject, current=current)
+        event = StageApproved(incident_id=incident_id, stage=stage.value, subject=current, actor=actor, note=note)
+        try:
+            journal.append([_draft(incident_id, event, clock, course.length)])
+        except SequenceConflict:
+            continue
+        return read_course(journal, incident_id)
+    raise UsageError(f"incident {incident_id} is being written to by others all the time; try again")
+
+
+def runs_of(incident: Incident) -> tuple[str, ...]:
+    """The runs at which it was noticed, by first mention."""
+    named = (str(line.facts.get("run_id", "")) for line in incident.of("signal"))
+    return tuple(dict.fromkeys(filter(None, named)))
+
+
+# --- stages: each returns how it ended, and may be repeated at any time (IC2) ---
+
+
+def _contain(incident: Incident, course: Course, means: Means) -> StageEnded:
+    """Every run that is not held already is held at read-only, by an order that names the incident."""
+    ordered: list[str] = []
+    standing = means.orders.standing().orders
+    for run_id in runs_of(incident):
+        run = means.journal.run(run_id)
+        if run is None or any(order.level >= Level.READ_ONLY for order in covering(standing, run.subject, "")):
+            continue
+        order = _order_for(incident, run_id)
+        means.orders.place(order)
+        what = f"{order.level.label} on {order.scope}"
+        note(means.journal, incident.incident_id, "order", order.order_id, what, clock=means.clock, actor=order.actor)
+        ordered.append(order.order_id)
+    runs = runs_of(incident)
+    held = f"{len(runs)} runs are held" if len(runs) != 1 else "its run is held"
+    detail = f"{held}, {len(ordered)} by new orders"
+    return _ended(incident, Stage.CONTAIN, means, detail, orders=ordered, runs=list(runs))
+
+
+def _order_for(incident: Incident, run_id: str) -> Order:
+    # Everything of it follows from the incident, so that placing it again is placing the same one.
+    name = hashlib.sha256(f"{incident.incident_id} {run_id}".encode()).hexdigest()[:19]
+    return Order(
+        order_id=f"ord_{name}",
+        scope=Scope((Term("run", run_id),)),
+        level=Level.READ_ONLY,
+        reason=f"incident {incident.incident_id}: {incident.title}"[:500],
+        actor=RECOVERY_ACTOR,
+        placed_at=incident.opened_at,
+        cause=incident.incident_id,
+    )
+
+
+def _snapshot(incident: Incident, course: Course, means: Means) -> StageEnded:
+    """The state of its runs, and the end of each one's chain: what came later is not what was looked at."""
+    found: dict[str, Any] = {}
+    for run_id in runs_of(incident):
+        head = means.journal.head(run_id)
+        if head is None:
+            continue
+        outcomes = Counter(outcome_word(record) for record in read_steps(means.journal, (run_id,)))
+        found[run_id] = {"position": head.position, "hash": head.hash, "steps": dict(sorted(outcomes.items()))}
+    steps = sum(sum(each["steps"].values()) for each in found.values())
+    return _ended(incident, Stage.SNAPSHOT, means, f"{len(found)} runs with {steps} steps", runs=found)
+
+
+def _classify(incident: Incident, course: Course, means: Means) -> StageEnded:
+    """What would be done about each of their steps, and what does not hold now."""
+    plan = _plan(incident, means)
+    broken = _broken(means)
+    reviews = Counter(item.decision.reason.value for item in plan.items if isinstance(item.decision, Review))
+    detail = ", ".join(f"{count} {kind}" for kind, count in plan.counts.items()) or "no steps"
+    return _ended(
+        incident,
+        Stage.CLASSIFY,
+        means,
+        detail,
+        digest=plan.digest,
+        counts=plan.counts,
+        reviews=dict(sorted(reviews.items())),
+        invariants=broken,
+    )
+
+
+def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
+    """The plan that was approved, or the rest of it; another one is classified again."""
+    approved = course.approved[Stage.COMPENSATE]
+    plan = _plan(incident, means)
+    if plan.digest != approved.subject and not _is_begun(means.journal, approved.subject):
+        again = _classify(incident, course, means)
+        return msgspec.structs.replace(again, detail=f"changed since it was approved: {again.detail}")
+    result = apply_plan(
+        plan,
+        means.journal,
+        means.compensators,
+        means.clock,
+        means.ids,
+        parallel=means.parallel,
+        retries=means.retries,
+        limits=means.limits,
+        actor=approved.actor,
+        reason=f"incident {incident.incident_id}",
+        progress=means.progress,
+    )
+    detail = ", ".join(f"{count} {word}" for word, count in result.counts.items()) or "no steps"
+    how = DONE if result.is_complete else FAILED
+    facts: dict[str, Any] = {"counts": result.counts, "digest": plan.digest, "tasks": list(result.tasks)}
+    return _ended(incident, Stage.COMPENSATE, means, detail, how=how, **facts)
+
+
+def _reconcile(incident: Incident, course: Course, means: Means) -> StageEnded:
+    """Whether every step is accounted for, and everything holds that held before (IC4)."""
+    plan = _plan(incident, means)
+    settled = (AlreadyUndone, AlreadyInReview)
+    left = sum(not isinstance(item.decision, settled) for item in plan.items)
+    if left:  # a person asked for another try, or somebody wrote in between: it is planned, and asked for, again
+        again = _classify(incident, course, means)
+        return msgspec.structs.replace(again, detail=f"{left} steps are to be undone yet: {again.detail}")
+    problems = [f"{name}: {problem}" for name, problem in _worse(course, means).items()]
+    steps = {item.step for item in plan.items}
+    waiting = [task.task_id for task in list_tasks(means.journal) if not steps.isdisjoint(task.steps)]
+    if waiting:
+        problems.append(f"{len(waiting)} review tasks wait for a person: {', '.join(waiting[:3])}")
+    detail = "; ".join(problems) or "every step is accounted for, and everything holds that held before"
+    how = FAILED if problems else DONE
+    return _ended(incident, Stage.RECONCILE, means, detail, how=how, invariants=_broken(means), tasks=waiting[:100])
+
+
+def _resume(incident: Incident, course: Course, means: Means) -> StageEnded:
+    """From where each run could be carried on; a person does it (IC5)."""
+    found: dict[str, str] = {}
+    for run_id in runs_of(incident):
+        try:
+            found[run_id] = choose(read_story(means.journal, run_id)).boundary.name
+        except UsageError as error:
+            found[run_id] = f"none: {error}"
+    safe = sum(not name.startswith("none") for name in found.values())
+    return _ended(incident, Stage.RESUME, means, f"{safe} of {len(found)} runs can be carried on", checkpoints=found)
+
+
+_STAGES: Mapping[Stage, Callable[[Incident, Course, Means], StageEnded]] = {
+    Stage.CONTAIN: _contain,
+    Stage.SNAPSHOT: _snapshot,
+    Stage.CLASSIFY: _classify,
+    Stage.COMPENSATE: _compensate,
+    Stage.RECONCILE: _reconcile,
+    Stage.RESUME: _resume,
+}
+
+
+# --- what they share ---
+
+
+def _plan(incident: Incident, means: Means) -> Plan:
+    runs = runs_of(incident)
+    if not runs:
+        raise UsageError(
+            f"no signal of incident {incident.incident_id} names a run, so nothing shows what to undo; undo by agent "
+            "and time with `rescind undo`, and close the incident"
+        )
+    return make_plan(means.journal, Selection(run_ids=runs), means.compensators, means.clock, parallel=means.parallel)
+
+
+def _broken(means: Means) -> dict[str, str]:
+    return {name: problem for name, look in means.invariants.items() if (problem := look())}
+
+
+def _worse(course: Course, means: Means) -> dict[str, str]:
+    before: dict[str, str] = course.fact(Stage.CLASSIFY, "invariants") or {}
+    return {name: problem for name, problem in _broken(means).items() if name not in before}
+
+
+def _is_begun(journal: Journal, digest: str) -> bool:
+    run_id = plan_run_id(digest)
+    return any(isinstance(entry.event, PlanStarted) for entry in every_entry(journal, Query(run_id=run_id)))
+
+
+def _let_begin(incident: Incident, course: Course, stage: Stage, means: Means) -> bool:
+    """Let compensation begin without a person, if the policy allows it for every reason of this incident (IC3)."""
+    kinds = {str(line.facts.get("kind", "")) for line in incident.of("signal")}
+    allowed = {kind.value for kind in means.compensate_on if kind in MAY_COMPENSATE_ON}
+    reasons = [MAY_COMPENSATE_ON[SignalKind(kind)] for kind in sorted(kinds & allowed)]
+    if stage is not Stage.COMPENSATE or not reasons:
+        return False
+    event = StageApproved(
+        incident_id=incident.incident_id,
+        stage=stage.value,
+        subject=course.subject_of(stage),
+        actor=RECOVERY_ACTOR,
+        note=f"the policy allows it: {'; '.join(reasons)}",
+    )
+    with contextlib.suppress(SequenceConflict):  # somebody else has written; what stands now is read anew
+        means.journal.append([_draft(incident.incident_id, event, means.clock, course.length)])
+    return _approved_now(incident, stage, means)
+
+
+def _approved_now(incident: Incident, stage: Stage, means: Means) -> bool:
+    return not read_course(means.journal, incident.incident_id).waits_for_approval(stage)
+
+
+def _why_waits(course: Course, stage: Stage) -> str:
+    if stage is Stage.COMPENSATE:
+        return (
+            f"a person has to approve the plan {course.subject_of(stage)[:16]}: {course.ended[Stage.CLASSIFY].detail}"
+        )
+    return "a person has to say that its runs may go on"
+
+
+def _ended(incident: Incident, stage: Stage, means: Means, detail: str, *, how: str = DONE, **facts: Any) -> StageEnded:
+    return StageEnded(
+        incident_id=incident.incident_id, stage=stage.value, how=how, detail=detail, actor=means.actor, facts=facts
+    )
+
+
+def _append(means: Means, course: Course, ended: StageEnded) -> bool:
+    """Record a stage's end, if nobody has written to the incident since; else it is looked at anew (IC2)."""
+    expected = read_course(means.journal, ended.incident_id)
+    if (expected.ended, expected.approved) != (course.ended, course.approved):
+        return False
+    try:
+        means.journal.append([_draft(ended.incident_id, ended, means.clock, expected.length)])
+    except SequenceConflict:
+        return False
+    return True
+
+
+def _draft(incident_id: str, event: Event, clock: Clock, position: int) -> Draft:
+    return Draft(run_id=incident_id, event=event, recorded_at_us=clock.now_us(), expected_position=position)
