@@ -607,7 +607,7 @@ def test_only_what_cannot_be_argued_with_may_start_an_undo_by_itself() -> None:
     policy = read("compensate_on: [blast_radius, lost_identity]")
     assert policy.compensate_on == {SignalKind.BLAST_RADIUS, SignalKind.LOST_IDENTITY}
     assert read("mode: enforce").compensate_on == frozenset()
-    assert "line 1" in refusal("compensate_on: [behaviour]")
+    assert "p.yaml, line 1" in refusal("compensate_on: [behaviour]")
     assert "'behaviour' never starts an undo by itself; these may: policy_violation" in refusal(
         "compensate_on: [behaviour]"
     )

@@ -1,5 +1,6 @@
 """`rescind incidents`: what was noticed, what was done about it, and what is still held."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click

@@ -32,6 +32,7 @@ def lines_of(policy: Policy) -> Iterator[str]:
     for rule in policy.defaults:
         yield f"  # - {_flow(_rule(rule))}"
     yield f"require_approval: {_flow(list(policy.require_approval))}"
+    yield f"compensate_on: {_flow(sorted(policy.compensate_on))}"
     for name, section in (("fleet", policy.fleet), ("outage", policy.outage)):
         yield f"{name}: {_flow(msgspec.to_builtins(section))}"
 
@@ -51,6 +52,7 @@ def as_json(policy: Policy) -> dict[str, Any]:
             for rule in (*policy.rules, *policy.defaults)
         ],
         "require_approval": list(policy.require_approval),
+        "compensate_on": sorted(policy.compensate_on),
         "fleet": msgspec.to_builtins(policy.fleet),
         "outage": msgspec.to_builtins(policy.outage),
     }

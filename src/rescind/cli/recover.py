@@ -70,7 +70,7 @@ def _say(incident_id: str, standing: Standing, guard: Guard, app: str, out: Out)
     out.say(f"incident {safe(incident_id)}", style="bold")
     for stage in STAGES:
         out.say(_line(standing, stage), style=_style(standing, stage))
-    store = guard.stores.folder
+    store = guard.stores.place
     if store is None:
         return
     out.say()
