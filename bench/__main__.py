@@ -10,7 +10,7 @@ from bench.triggers import breakers, cost, stream
 SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
     "core": (gate.measure, writes.measure, stop.measure, probes.measure, cold.measure, undo.measure, scale.measure),
     "stop": (switch.measure, cold_switch.measure),
-    "undo": (postgres.measure, undo_sql.measure),
+    "undo": (undo.durable, postgres.measure, undo_sql.measure),
     "triggers": (cost.measure, breakers.measure, stream.measure),
 }
 

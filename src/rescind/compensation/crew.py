@@ -39,8 +39,15 @@ class Crew(Generic[Ticket]):
             thread.join()
 
     def call(self, ticket: Ticket, context: Context, function: Callable[[], Any]) -> None:
-        """Have the function called with these context variables; its answer comes back with the ticket."""
+        """Have the function called with these context variables; its answer comes back with the ticket.
+
+        A crew of one calls it at once: while it is busy, whoever drives it could begin nothing else anyway, and a step
+        costs half as much without two changes of threads.
+        """
         self.busy += 1
+        if self._size == 1:
+            self._returned.put(_come_of(ticket, context, function))
+            return
         if self.busy > len(self._threads) < self._size:
             thread = threading.Thread(target=self._work, name=f"rescind-undo-{len(self._threads)}")
             self._threads.append(thread)
@@ -61,9 +68,11 @@ class Crew(Generic[Ticket]):
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            ticket, context, function = job
-            try:
-                returned = Returned(ticket, context.run(function), None)
-            except BaseException as error:  # noqa: BLE001  # whoever takes it decides what it means
-                returned = Returned(ticket, None, error)
-            self._returned.put(returned)
+            self._returned.put(_come_of(*job))
+
+
+def _come_of(ticket: Ticket, context: Context, function: Callable[[], Any]) -> Returned[Ticket]:
+    try:
+        return Returned(ticket, context.run(function), None)
+    except BaseException as error:  # noqa: BLE001  # whoever takes it decides what it means
+        return Returned(ticket, None, error)
