@@ -7,7 +7,9 @@ before it may write again.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from rescind.errors import OrdersUnavailable
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import RunClosed, RunOpened
 from rescind.model.level import Level
@@ -16,6 +18,9 @@ from rescind.model.step import RunInfo
 from rescind.recovery.reading import every_entry
 from rescind.switch.port import Standing
 from rescind.switch.presence import Sighting
+
+if TYPE_CHECKING:
+    from rescind.cli.stores import Guards
 
 
 def may_still_write(
@@ -35,6 +40,36 @@ def may_still_write(
         for run in runs
         if any(not _is_still(seen[guard], run, standing) for guard in _open_guards(journal, run.run_id) & seen.keys())
     ]
+
+
+class LiveRuns:
+    """The ids of runs that a living process acts for, looked up when somebody asks about one.
+
+    Of a run whose guards cannot be sighted, nobody can say that it is none.
+    """
+
+    def __init__(self, journal: Journal, guards: "Guards") -> None:
+        self._journal, self._guards = journal, guards
+        self._living: frozenset[str] | None = None
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, run_id: object) -> bool:
+        if not isinstance(run_id, str):
+            return False
+        if run_id not in self._known:
+            self._known[run_id] = self._is_live(run_id)
+        return self._known[run_id]
+
+    def _is_live(self, run_id: str) -> bool:
+        opened = _open_guards(self._journal, run_id)
+        if not opened:
+            return False
+        if self._living is None:
+            try:
+                self._living = frozenset(sighting.guard_id for sighting in self._guards.living())
+            except OrdersUnavailable:
+                return True
+        return not self._living.isdisjoint(opened)
 
 
 def holds_writes_of(order: Order, run: RunInfo) -> bool:

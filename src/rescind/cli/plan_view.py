@@ -21,7 +21,8 @@ from rescind.compensation.decision import (
     kind_of,
 )
 from rescind.compensation.port import ReviewReason
-from rescind.model.entry import StepRef
+from rescind.model.action import OnConflict
+from rescind.model.entry import Disposition, StepRef
 
 Line = tuple[str, str]
 """A safe line, and the style it is shown in."""
@@ -246,7 +247,13 @@ def _indented(text: str, indent: int, width: int, style: str) -> Iterator[Line]:
 
 def _group_key(item: PlanItem) -> tuple[str, str, str]:
     # A conflict names the steps of others, so its words differ from step to step; its reason does not.
-    reason = item.decision.reason if isinstance(item.decision, Review | AlreadyInReview) else why_of(item.decision)
+    match item.decision:
+        case Review(reason) | AlreadyInReview(reason=reason):
+            pass
+        case Settle(Disposition.SUPERSEDED as reason) | Restore(policy=OnConflict.FORCE | OnConflict.MERGE as reason):
+            pass
+        case _:
+            reason = why_of(item.decision)
     return kind_of(item.decision), item.action, str(reason)
 
 

@@ -40,6 +40,7 @@ Examples:
 )
 @click.option("--cascade", is_flag=True, help="With it, the later steps that depend on it: see `rescind impact`.")
 @click.option("--apply", "apply", is_flag=True, help="Do it. See above.")
+@click.option("--force", is_flag=True, help="Overwrite later changes where the action allows it. See below.")
 @click.option("--plan", "shown", metavar="DIGEST", help="With --apply: only this plan, or the rest of it.")
 @click.option("--stop-first", is_flag=True, help="With --apply: hold runs that may still write at read_only.")
 @click.option("--yes", "-y", is_flag=True, help="With --apply: do not ask.")
@@ -64,6 +65,7 @@ def undo(
     cascade: bool,
     app: str | None,
     apply: bool,
+    force: bool,
     shown: str | None,
     stop_first: bool,
     yes: bool,
@@ -84,6 +86,10 @@ def undo(
     does it; --plan DIGEST holds a script to a plan that was seen. All conditions that are given must hold. TIME is
     like 2026-11-21T06:00:00Z, or 06:00 for today by this machine's clock.
 
+    What somebody has changed since is left alone, and with --force it is overwritten for actions that were declared
+    with on_conflict="force": only what the plan shows, only with a --reason and, where switches are configured, with
+    an approver's token.
+
     Exit status 1 if the undo left something undone by fault; what is for a person to decide is no fault.
     """
     only_applied: dict[str, object] = {
@@ -96,6 +102,10 @@ def undo(
     refuse_without_apply(apply, only_applied)
     if shown is not None and (len(shown) < DIGITS_MIN or not set(shown.lower()) <= set("0123456789abcdef")):
         raise UsageError(f"--plan {shown!r} is no digest; give {DIGITS_MIN} or more of the digits that were shown")
+    if force and not reason.strip():
+        raise UsageError("--force overwrites later changes of somebody else's, which takes a reason; add --reason")
+    if force and workers:
+        raise UsageError("--force is done here, so that it overwrites only what was shown here; leave --workers out")
     from rescind.cli.undo_session import run_undo
 
     return run_undo(
@@ -116,6 +126,7 @@ def undo(
             every=every,
             actor=actor or whoami(),
             reason=reason,
+            force=force,
         ),
         out,
     )

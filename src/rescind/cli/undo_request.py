@@ -37,6 +37,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         every: Whether to list every step.
         actor: On whose behalf.
         reason: Why.
+        force: Whether to overwrite later changes where their action allows it.
     """
 
     selection: Selection
@@ -55,6 +56,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     every: bool
     actor: str
     reason: str
+    force: bool = False
 
     @property
     def verb(self) -> str:
@@ -67,6 +69,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         for name, value in _options(self.selection):
             # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
             words += [f"--{name}", value]
+        words += ["--force", "--reason", self.reason] if self.force else []
         words += ["--cascade"] if self.selection.cascade else []
         words += ["--app", self.app] if self.app else []
         words += store_words(store)

@@ -1,11 +1,14 @@
 """From the words of `rescind undo` to a plan on the screen, and with `--apply` to its execution."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rescind.cli.app import WHAT_APP_IS, load_guard
+from rescind.cli.forcing import approver_of
+from rescind.cli.liveness import LiveRuns
 from rescind.cli.out import Out
 from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, plan_lines, reviews_in, summary_of, words_of
 from rescind.cli.shown import remember_shown, selection_key
@@ -61,7 +64,15 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     def plan(self) -> Plan:
         """The plan as of now."""
-        return make_plan(self.journal, self.request.selection, self.compensators, SystemClock(), parallel=self.parallel)
+        return make_plan(
+            self.journal,
+            self.request.selection,
+            self.compensators,
+            SystemClock(),
+            parallel=self.parallel,
+            live_runs=LiveRuns(self.journal, self.guards),
+            may_force=self.request.force,
+        )
 
     @property
     def way(self) -> Way:
@@ -94,19 +105,17 @@ def run_session(request: UndoRequest, kind: type[Session], out: Out, **further: 
     """Show the plan of a session of this kind, or apply it. Returns the exit status."""
     assert request.app is not None
     guard = load_guard(request.app)
-    try:
+    with closing(guard):
         session = _session(request, guard, kind, further)
-        if request.apply:
-            from rescind.cli.undo_apply import apply_undo
+        with closing(session.guards):
+            if request.apply:
+                from rescind.cli.undo_apply import apply_undo
 
-            return apply_undo(session, out)
-        plan = session.plan()
-        show_plan(plan, session, out)
-        out.emit(plan_as_json(plan, session))
-        return 0
-    finally:
-        session.guards.close()
-        guard.close()
+                return apply_undo(session, out)
+            plan = session.plan()
+            show_plan(plan, session, out)
+            out.emit(plan_as_json(plan, session))
+            return 0
 
 
 def show_plan(plan: Plan, session: Session, out: Out) -> None:
@@ -209,7 +218,11 @@ def _session(request: UndoRequest, guard: Guard, kind: type[Session], further: d
             "leave --store out, or name the same store"
         )
     find_store(store)
-    undo = load_settings().config.undo
+    settings = load_settings()
+    undo = settings.config.undo
+    if request.force and request.apply:
+        actor = approver_of(settings, request.actor, clock=SystemClock())
+        request = msgspec.structs.replace(request, actor=actor)
     return kind(
         **further,
         request=request,
@@ -220,7 +233,8 @@ def _session(request: UndoRequest, guard: Guard, kind: type[Session], further: d
         compensators=guard.compensators,
         parallel=undo.parallel if request.parallel is None else request.parallel,
         retries=undo.retries,
-        by_workers=undo.workers if request.workers is None else request.workers,
+        # A worker plans its share anew, and is not told that anything may be overwritten.
+        by_workers=not request.force and (undo.workers if request.workers is None else request.workers),
         limits=Limits(undo.systems),
         within_s=undo.within_s if request.within_s is None else request.within_s,
     )

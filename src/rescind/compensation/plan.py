@@ -35,7 +35,7 @@ How each step is decided, first rule first:
     and what is to be undone, but is blocked (U5)   -> review
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -133,7 +133,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     misfits: Mapping[StepRef, str] = {}
     given: Mapping[StepRef, Review] = {}
     probes: Mapping[tuple[StepRef, Asks], ProbeResult] = {}
-    live_runs: Collection[str] = frozenset()
+    live_runs: Container[str] = ()
     may_force: bool = False
 
 

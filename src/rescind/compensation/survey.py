@@ -8,7 +8,7 @@ may look at other parts of it. What is in doubt after that is asked of its targe
 import contextvars
 import gc
 import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -47,7 +47,7 @@ def make_plan(
     clock: Clock,
     *,
     parallel: int = 8,
-    live_runs: Collection[str] = frozenset(),
+    live_runs: Container[str] = frozenset(),
     may_force: bool = False,
 ) -> Plan:
     """Look, and plan. Nothing is changed.
@@ -91,7 +91,7 @@ def plan_of(
     selection: dict[str, Any],
     given: Mapping[StepRef, Review] | None = None,
     explains: bool = False,
-    live_runs: Collection[str] = frozenset(),
+    live_runs: Container[str] = frozenset(),
     may_force: bool = False,
 ) -> Plan:
     """Look at the targets of these steps, and plan. What is not needed any more is dropped from the records.
@@ -147,7 +147,7 @@ class _Survey:
         clock: Clock,
         parallel: int,
         given: Mapping[StepRef, Review],
-        live_runs: Collection[str],
+        live_runs: Container[str],
         *,
         may_force: bool,
     ) -> None:

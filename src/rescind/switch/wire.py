@@ -114,6 +114,17 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[Lifted, ...] = ()
 
 
+class Asker(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a switch takes the sender of a request for. `role` is empty for nobody in particular.
+
+    `may_lift` is an approver's power: to give back what was taken, and to have later changes overwritten.
+    """
+
+    name: str
+    role: str = ""
+    may_lift: bool = False
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """RFC 9457: what is wrong with a request, where, and how to mend it. `application/problem+json`."""
 

@@ -16,6 +16,7 @@ LOOKING = ("GET /v1/orders", "GET /v1/guards", "GET /v1/audit", "GET /v1/stream"
 MAY: dict[str, set[str]] = {
     **{request: {"viewer", "operator", "approver"} for request in LOOKING},
     "GET /v1/leases/run-x": {"viewer", "operator", "approver"},
+    "GET /v1/caller": set(ROLES),
     "POST /v1/orders": {"agent", "operator", "approver"},
     "POST /v1/lifts": {"approver"},
     "POST /v1/lifts/lift-x/consents": {"approver"},
@@ -68,6 +69,12 @@ def test_each_role_may_do_what_it_is_for_and_no_more(switch: RunningSwitch, requ
     else:
         assert answer.status == 403, answer.body
         assert answer.is_problem
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_who_asks_is_told_whom_it_is_taken_for(switch: RunningSwitch, role: str) -> None:
+    found = switch.ask("GET", "/v1/caller", token=role).json
+    assert found == {"name": f"{role}-name", "role": role, "may_lift": role == "approver"}
 
 
 def documented(switch: RunningSwitch) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from rescind.clock import Clock
 from rescind.model.order import Lift, Order
 from rescind.switch.client.asking import WITHIN_S, Asking, Request, Switches
 from rescind.switch.client.http import Response
-from rescind.switch.wire import LiftDoc, Lifted, OrderDoc, Placed, Standing, lift_doc, measure_of, order_doc
+from rescind.switch.wire import Asker, LiftDoc, Lifted, OrderDoc, Placed, Standing, lift_doc, measure_of, order_doc
 
 T = TypeVar("T")
 
@@ -79,6 +79,11 @@ def post_consent(switches: Switches, lift_id: str, *, within_s: float = WITHIN_S
 def get_standing(switches: Switches, *, within_s: float = WITHIN_S, clock: Clock) -> Asking[Standing]:
     """What stands at each switch."""
     return get(switches, "/v1/orders", _Standing, within_s=within_s, clock=clock)
+
+
+def get_asker(switches: Switches, *, within_s: float = WITHIN_S, clock: Clock) -> Asking[Asker]:
+    """Whom each switch takes this side for, by its token."""
+    return get(switches, "/v1/caller", Asker, within_s=within_s, clock=clock)
 
 
 def get(

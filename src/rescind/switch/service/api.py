@@ -16,7 +16,7 @@ from rescind.switch.service.problems import Refused
 from rescind.switch.service.publisher import PAGE_MAX
 from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.tokens import Caller, Power, asker_of
-from rescind.switch.wire import LiftDoc, Lifted, OrderDoc, Placed, Standing, order_doc
+from rescind.switch.wire import Asker, LiftDoc, Lifted, OrderDoc, Placed, Standing, order_doc
 
 WAIT_MAX_S = 300.0
 """How long one request for a receipt may wait. Who wants to wait longer asks again."""
@@ -93,6 +93,13 @@ async def list_guards(board: Switchboard, caller: Caller, limits: Limit) -> tupl
     )
 
 
+@get("/v1/caller", tags=["tokens"], summary="Whom the switch takes you for, by your token")
+async def show_caller(caller: Caller, limits: Limit) -> Asker:
+    """Whoever asks is told about itself."""
+    limits.take(asker_of(caller))
+    return Asker(name=caller.name, role=caller.role or "", may_lift=caller.may(Power.LIFT))
+
+
 @get("/v1/audit", tags=["audit"], summary="Who ordered and lifted what, when, from where")
 async def list_audit(
     board: Switchboard, caller: Caller, limits: Limit, after: Place = 0, limit: Page = 100
@@ -155,6 +162,7 @@ HANDLERS = (
     place_lift,
     place_consent,
     list_guards,
+    show_caller,
     list_audit,
     give_records,
     take_records,
