@@ -18,9 +18,11 @@ from rescind.cli.stores import Guards
 from rescind.cli.undo_apply import apply_undo
 from rescind.cli.undo_request import UndoRequest
 from rescind.cli.undo_session import Session
+from rescind.compensation.comparison import Comparison, Difference
 from rescind.compensation.decision import Plan
 from rescind.compensation.selection import Selection
 from rescind.errors import RunStillLive
+from rescind.model.entry import StepRef
 
 UNDO = ("undo", "--run", "run-1", "--app", "desk")
 
@@ -401,3 +403,22 @@ def test_a_redo_of_nothing_is_refused(rescind: Rescind, shop: ModuleType, words:
 
     assert refused.status == 2
     assert says in refused.err
+
+
+def test_after_an_undo_the_world_is_compared(rescind: Rescind, shop: ModuleType) -> None:
+    applied = rescind(*UNDO, "--apply")
+
+    assert "the world is as planned at 1 of 1 target" in applied.out
+    assert applied.status == 0
+
+
+def test_what_differs_after_an_undo_is_a_fault(
+    rescind: Rescind, shop: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Comparison(compared=2, differs=(Difference(step=StepRef("run-1", "1"), target=None, expected="v0"),))
+    monkeypatch.setattr("rescind.cli.undo_apply.compare_after", lambda *_, **__: found)
+
+    applied = rescind(*UNDO, "--apply")
+
+    assert applied.status == 1
+    assert "the world is as planned at 1 of 2 targets; 1 differ:\n  run-1/1: it is not at the version" in applied.out

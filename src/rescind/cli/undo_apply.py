@@ -19,10 +19,11 @@ from rescind.cli.shown import forget_shown, last_shown
 from rescind.cli.stopping import order_as_json, resume_command
 from rescind.cli.stores import local_folder
 from rescind.cli.undo_request import DIGITS_SHOWN
-from rescind.cli.undo_result import result_as_json, result_status, say_result
+from rescind.cli.undo_result import FAULT, result_as_json, result_status, say_comparison, say_result
 from rescind.cli.undo_session import Session, apply_command, show_plan
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
+from rescind.compensation.comparison import compare_after
 from rescind.compensation.decision import Plan, kind_of
 from rescind.compensation.execute import Progress, apply_plan
 from rescind.compensation.paperwork import plan_run_of
@@ -83,9 +84,13 @@ def apply_undo(session: Session, out: Out) -> int:
         else:
             result = _carry_out(session, plan, out)
         took_s = clock.monotonic_s() - begun_s
+        comparison = compare_after(
+            plan, result, session.journal, session.tools, clock, parallel=session.parallel, way=session.way
+        )
     say_result(session, plan, result, standing=session.orders.standing().orders, took_s=took_s, out=out)
-    out.emit(result_as_json(session, plan, result, held=held, took_s=took_s))
-    return result_status(plan, result)
+    say_comparison(comparison, out)
+    out.emit(result_as_json(session, plan, result, held=held, took_s=took_s) | {"comparison": comparison})
+    return result_status(plan, result) or (FAULT if comparison.differs else 0)
 
 
 def _still_plan(session: Session, held: list[Order], out: Out) -> Plan:

@@ -12,6 +12,7 @@ from rescind.cli.stopping import order_as_json, resume_command
 from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
 from rescind.cli.words import count_of, list_of
+from rescind.compensation.comparison import Comparison
 from rescind.compensation.decision import Plan, PlanItem, is_undo
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.result import StepResult, UndoResult
@@ -69,6 +70,22 @@ def say_result(
     tasks = _open_tasks(result)
     _say_tasks(tasks, out)
     _say_next(session, plan, standing, out, has_tasks=bool(tasks))
+
+
+def say_comparison(comparison: Comparison, out: Out) -> None:
+    """Say whether the targets are as they were to be, if any was restored."""
+    if not comparison.compared:
+        return
+    out.say()
+    whole = f"the world is as planned at {comparison.as_before:,} of {count_of(comparison.compared, 'target')}"
+    moved = f"; {comparison.moved_on:,} moved on since" if comparison.moved_on else ""
+    differ = f"; {len(comparison.differs):,} differ:" if comparison.differs else ""
+    out.say(f"{whole}{moved}{differ}", style="red" if comparison.differs else "")
+    for each in comparison.differs[:_TASKS_SHOWN]:
+        why = safe(each.problem) if each.problem else "it is not at the version that the undo left"
+        out.say(f"  {safe(each.target or each.step)}: {why}", style="red")
+    if len(comparison.differs) > _TASKS_SHOWN:
+        out.say(f"  and {len(comparison.differs) - _TASKS_SHOWN:,} more; --json has them all", style="red")
 
 
 def result_as_json(

@@ -106,6 +106,20 @@ def plan_of(
         return survey.plan(selection, waiter, explains=explains)
 
 
+def observe_all(
+    journal: Journal,
+    records: list[StepRecord],
+    compensators: Mapping[str, Compensator],
+    clock: Clock,
+    *,
+    parallel: int = 8,
+) -> Mapping[StepRef, Observation]:
+    """Look at the target of each of these steps; handlers not declared parallel one by one (C4)."""
+    survey = _Survey(journal, records, [], compensators, clock, parallel, {})
+    with Waiter() as waiter:
+        return survey.look_at_all(waiter)
+
+
 @contextmanager
 def _collecting_later() -> Generator[None]:
     """Without the collector of cycles, which would look again and again at a million values that all stay.
@@ -197,6 +211,11 @@ class _Survey:
             may_force=self._may_force,
         )
         return plan_undo(self._records, known, selection=selection)
+
+    def look_at_all(self, waiter: Waiter) -> Mapping[StepRef, Observation]:
+        """What is seen at the target of each step."""
+        self._look(self._records, waiter)
+        return self._observations
 
     # --- whom to look at ---
 
