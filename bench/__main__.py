@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Callable
 
-from bench import cold, cold_switch, gate, postgres, probes, scale, stop, switch, undo, undo_sql, writes
+from bench import cold, cold_switch, gate, planning, postgres, probes, scale, stop, switch, undo, undo_sql, writes
 from bench.form import Row, show
 from bench.triggers import breakers, cost, stream
 
 SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
     "core": (gate.measure, writes.measure, stop.measure, probes.measure, cold.measure, undo.measure, scale.measure),
     "stop": (switch.measure, cold_switch.measure),
-    "undo": (undo.durable, postgres.measure, undo_sql.measure),
+    "undo": (planning.measure, undo.durable, postgres.measure, undo_sql.measure),
     "triggers": (cost.measure, breakers.measure, stream.measure),
 }
 

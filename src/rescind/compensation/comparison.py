@@ -100,9 +100,9 @@ def _last_at_each(plan: Plan, result: UndoResult) -> dict[tuple[Place, str], Pla
         if step.earlier or step.disposition is None or not is_undo(item.decision):
             continue
         place = item.target or str(item.step)
-        if isinstance(item.decision, Restore) and step.word == "restored":
+        if isinstance(item.decision, Restore) and item.decision.leaves and step.word == "restored":
             found[place, item.action] = item
-        else:  # it was offset there, or may have been: nobody knows what it is to be now
+        else:  # it was offset or merged there, or may have been: nobody knows what it is to be now
             for key in [key for key in found if key[0] == place]:
                 del found[key]
     return found
