@@ -6,12 +6,11 @@ import sys
 import rescind
 
 PROMISED = {
-    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Found", "Guard",
-    "HeldEffect",
-    "IdempotencyConflict", "JournalUnavailable", "Level", "MappingKey", "NothingChanged", "ObjectGraph",
-    "OutcomeNotRecorded", "PastStep", "Probe", "RescindError", "Run", "RunHalted", "Snapshot", "SqlChanges",
-    "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed", "idempotency_key",
-    "report",
+    "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Found", "GitBranch", "Guard",
+    "HeldEffect", "IdempotencyConflict", "JournalUnavailable", "Level", "MappingKey", "NothingChanged",
+    "ObjectGraph", "OutcomeNotRecorded", "PastStep", "Probe", "RedisKeys", "RescindError", "Run", "RunHalted",
+    "Snapshot", "SqlChanges", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed",
+    "idempotency_key", "report",
 }  # fmt: skip
 
 

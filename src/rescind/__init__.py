@@ -14,7 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rescind.compensation.effects import Files, MappingKey, ObjectGraph, SqlChanges, SqlRows
+    from rescind.compensation.effects import (
+        Files,
+        GitBranch,
+        MappingKey,
+        ObjectGraph,
+        RedisKeys,
+        SqlChanges,
+        SqlRows,
+    )
     from rescind.errors import (
         ApprovalPending,
         BreakerOpen,
@@ -51,6 +59,7 @@ _HOMES = {
     "Effect": "rescind.guard.effect",
     "Files": "rescind.compensation.effects",
     "Found": "rescind.model.probe",
+    "GitBranch": "rescind.compensation.effects",
     "Guard": "rescind.guard.guard",
     "HeldEffect": "rescind.guard.held",
     "IdempotencyConflict": "rescind.errors",
@@ -62,6 +71,7 @@ _HOMES = {
     "OutcomeNotRecorded": "rescind.errors",
     "PastStep": "rescind.guard.effect",
     "Probe": "rescind.model.probe",
+    "RedisKeys": "rescind.compensation.effects",
     "RescindError": "rescind.errors",
     "Run": "rescind.guard.run",
     "RunHalted": "rescind.errors",
@@ -85,6 +95,7 @@ __all__ = [
     "Effect",
     "Files",
     "Found",
+    "GitBranch",
     "Guard",
     "HeldEffect",
     "IdempotencyConflict",
@@ -96,6 +107,7 @@ __all__ = [
     "OutcomeNotRecorded",
     "PastStep",
     "Probe",
+    "RedisKeys",
     "RescindError",
     "Run",
     "RunHalted",

@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from effects.worlds import an_engine
+from servers import redis_server
 
 
 @pytest.fixture
@@ -12,3 +13,9 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = an_engine(tmp_path)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url

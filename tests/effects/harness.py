@@ -129,6 +129,7 @@ class World:
     sees_aba: bool = False
     knows_its_calls: bool = False
     undo_can_be_undone: bool = True
+    close: Callable[[], Any] = lambda: None  # at the end of the test
     arguments: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     abandons: bool = True  # whether it can tell, after the tool raised, that nothing changed
     rolls_back: bool = False  # whether it takes back what a tool did that raised

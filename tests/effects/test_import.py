@@ -7,6 +7,8 @@ import pytest
 
 from rescind.compensation import effects
 
+NAMES = ("Files", "GitBranch", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows")
+
 WITHOUT_SQLALCHEMY = """
 import sys
 import rescind.compensation.effects as effects
@@ -27,7 +29,7 @@ def test_sqlalchemy_is_loaded_only_for_sql() -> None:
 
 
 def test_the_names_are_there() -> None:
-    assert dir(effects) == sorted(effects.__all__) == ["Files", "MappingKey", "ObjectGraph", "SqlChanges", "SqlRows"]
+    assert dir(effects) == sorted(effects.__all__) == list(NAMES)
     for name in effects.__all__:
         assert getattr(effects, name).__name__ == name
     with pytest.raises(AttributeError, match="Sql"):

@@ -29,6 +29,7 @@ from rescind.errors import Conflict, NothingChanged, UsageError
 from rescind.guard.effect import Probe
 from rescind.guard.guard import Guard
 from rescind.model.outcome import Failed, Unknown
+from rescind.model.probe import Found
 from rescind.testing import ManualClock
 
 
@@ -133,12 +134,15 @@ def test_an_answer_that_was_lost_is_known_all_the_same() -> None:
         tools["lost"]("a")
     (record,) = steps_of(guard.journal)
     assert isinstance(record.outcome, Unknown)
+    assert desk.status["a"] == "lost"
+    undone(guard, "one")
+    assert desk.status["a"] == "open"
     graph = ObjectGraph(desk)
     touch = opened(graph)
     desk.status["b"] = "lost"
     assert not touch.abandon()
     step = a_past_step(recorded(touch.before), None, {})
-    assert graph.probe(step) is Probe.FOUND
+    assert isinstance(graph.probe(step), Found)
     graph.restore(step)
     assert desk.status["b"] == "open"
     assert graph.probe(step) is Probe.NOT_FOUND

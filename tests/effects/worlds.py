@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from effects.harness import Tool, World
+from effects.servers_worlds import SERVERS
 from rescind.compensation.effects import Files, MappingKey, ObjectGraph, SqlChanges, SqlRows
 from servers import Postgres
 
@@ -437,5 +438,6 @@ WORLDS: dict[str, Callable[..., World]] = {
     "sql changes, sqlite": _changes_on_sqlite,
     **{f"files, {name}": build for name, build in FILES.items()},
     **{f"mapping, {name}": build for name, build in MAPPING.items()},
+    **SERVERS,
     **{f"objects, {name}": build for name, build in OBJECTS.items()},
 }

@@ -1,4 +1,4 @@
-"""Ready-made effects: SQL tables and rows, files and folders, keys of a mapping, graphs of objects.
+"""Ready-made effects: SQL tables and rows, files and folders, keys, branches, graphs of objects.
 
 Each takes its own snapshots.
 
@@ -23,13 +23,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rescind.compensation.effects.changes import SqlChanges
     from rescind.compensation.effects.files import Files
+    from rescind.compensation.effects.git import GitBranch
     from rescind.compensation.effects.mapping import MappingKey
     from rescind.compensation.effects.objects import ObjectGraph
+    from rescind.compensation.effects.redis_keys import RedisKeys
     from rescind.compensation.effects.sql import SqlRows
 
-__all__ = ["Files", "MappingKey", "ObjectGraph", "SqlChanges", "SqlRows"]
+__all__ = ["Files", "GitBranch", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows"]
 
-_HOME = {"Files": "files", "MappingKey": "mapping", "ObjectGraph": "objects", "SqlChanges": "changes", "SqlRows": "sql"}
+_HOME = {
+    "Files": "files",
+    "GitBranch": "git",
+    "MappingKey": "mapping",
+    "ObjectGraph": "objects",
+    "RedisKeys": "redis_keys",
+    "SqlChanges": "changes",
+    "SqlRows": "sql",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from rescind.compensation.effects.object_shadow import Part, Shadow
 from rescind.errors import Conflict, Transient, UsageError
 from rescind.guard.effect import Call, PastStep, Probe
 from rescind.model.action import EffectClass
+from rescind.model.probe import Found
 from rescind.model.step import Snapshot, Target
 
 if TYPE_CHECKING:
@@ -152,8 +153,8 @@ class ObjectGraph:
             self._finish()
             return self._seen(token, self._state(self._change_of(token)))
 
-    def probe(self, step: PastStep) -> Probe:
-        """See `Probing`. What a call changed is known also of one that raised."""
+    def probe(self, step: PastStep) -> Probe | Found:
+        """See `Probing`. What a call changed is known also of one that raised, so that it can be restored."""
         if step.before_snapshot is None:
             return Probe.CANNOT_TELL
         token = _token_of(step.before_snapshot)
@@ -162,6 +163,8 @@ class ObjectGraph:
             if self._changes.get(token) is None:
                 return Probe.CANNOT_TELL
             state = self._state(self._change_of(token))
+        if state == "after" and step.after_snapshot is None:
+            return Found(after=self._seen(token, state))
         return {"before": Probe.NOT_FOUND, "after": Probe.FOUND}.get(state, Probe.CANNOT_TELL)
 
     def restore(self, step: PastStep) -> None:

@@ -1,0 +1,190 @@
+"""A branch of a git repository as an effect."""
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rescind.errors import Conflict, RescindError, Transient, UsageError
+from rescind.guard.binding import Binding
+from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
+from rescind.model.action import EffectClass
+from rescind.model.step import Snapshot, Target
+
+_KEPT = "refs/rescind/kept"
+_FETCH = ("fetch", "--no-tags", "--quiet", "--refmap=", "--")  # into our references alone, not into those of the remote
+
+
+class GitFailed(RescindError):
+    """Git could not be asked, or said no."""
+
+
+class GitBranch:
+    """Where a branch points, before and after a call; the undo moves it back, if nobody has moved it since.
+
+        branch = GitBranch("/srv/site", branch=lambda name: name)
+
+        @guard.write("site.publish", effect=branch)
+        def publish(name: str, text: str) -> None: ...     # commits, merges, rebases, deletes the branch
+
+    Comparing and moving are one step of git's own (`update-ref` with the old value; at a remote, a push with
+    `--force-with-lease`): commits that somebody put on top are a conflict. Index and working tree are not touched, so
+    let tools commit to branches that nobody has checked out. The commits of both sides are kept from git's clean-up by
+    references below `refs/rescind/kept`, which nothing removes. The version is the commit: a branch that was moved away
+    and back has, for an undo, not moved.
+    """
+
+    parallel = True
+
+    def __init__(
+        self,
+        repository: str | Path,
+        *,
+        branch: Callable[..., str],
+        remote: str | None = None,
+        system: str = "git",
+        timeout_s: float = 60.0,
+    ) -> None:
+        """Guard branches of a repository.
+
+        Args:
+            repository: The local repository, bare or not.
+            branch: Which branch, as a function of those of the tool's arguments that it names.
+            remote: The remote whose branch it is; by default the local one. Git must reach it without asking anybody.
+            system: What targets call it.
+            timeout_s: How long one command of git may take.
+        """
+        self._repository, self._branch = Path(repository), Binding(branch, role="branch")
+        self._remote, self._system, self._timeout_s = remote, system, timeout_s
+
+    @property
+    def effect_class(self) -> EffectClass:
+        """Reversible: the branch is moved back."""
+        return EffectClass.REVERSIBLE
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the branch is another repository's."""
+        return self._remote is not None
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The tool's parameters that the declaration names."""
+        return self._branch.parameters
+
+    def target(self, arguments: Mapping[str, Any]) -> Target:
+        """The target of a call with these arguments: the branch."""
+        return Target(self._system, "branch", self._ref_of(arguments).removeprefix("refs/heads/"))
+
+    def open(self, call: Call) -> "_BranchTouch":
+        """See `Effect`. Raises: UsageError for what is no name of a branch; GitFailed."""
+        ref = self._ref_of(call.arguments)
+        before = self.look(ref)
+        self.keep(before)
+        return _BranchTouch(self, ref, before)
+
+    def observe(self, step: PastStep) -> Snapshot | None:
+        """See `Effect`."""
+        return self.look(step.before["ref"]) if step.before else None
+
+    def probe(self, step: PastStep) -> Probe:
+        """See `Probing`: the branch where the step left it, where it found it, or elsewhere."""
+        return probe_by_version(step, self.observe(step))
+
+    def restore(self, step: PastStep) -> None:
+        """See `Effect`."""
+        before, after = step.before_snapshot, step.after_snapshot
+        if before is None or not before.image:
+            raise Conflict("where the branch was before the call was not recorded, so there is nothing to put back")
+        ref = before.image["ref"]
+        now = self.look(ref)
+        if now.version == before.version:
+            return
+        if after is None or not after.image:
+            raise Conflict(f"where the step left {ref} was not recorded, so it was not moved")
+        if now.version != after.version:
+            raise Conflict(f"{ref} is not as the step left it: it is at {_commit(now) or 'nothing'}; it was not moved")
+        try:
+            self.keep(now)
+            self._move(ref, _commit(before), _commit(after))
+        except GitFailed as error:
+            seen = self.look(ref)
+            if seen.version == before.version:
+                return
+            if seen.version == after.version:
+                raise Transient(str(error)) from error
+            raise Conflict(f"{ref} is not as the step left it: it moved just now; it was not touched") from error
+
+    def look(self, ref: str) -> Snapshot:
+        """Where it points now. Raises: GitFailed."""
+        if self._remote is None:
+            found = self._git("for-each-ref", "--format=%(objectname)", "--count=1", ref)
+        else:
+            found = self._git("ls-remote", "--", self._remote, ref).partition("\t")[0]
+        commit = found.strip()
+        return Snapshot.of({"ref": ref, "commit": commit}, version=commit or "absent", absent=not commit)
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Keep its commit from git's clean-up, and here if it is a remote's."""
+        commit = _commit(snapshot)
+        if commit and self._remote is not None:
+            self._git(*_FETCH, self._remote, f"+{snapshot.image['ref']}:{_KEPT}/{commit}")
+        elif commit:
+            self._git("update-ref", f"{_KEPT}/{commit}", commit)
+
+    def _move(self, ref: str, to: str, expected: str) -> None:
+        if self._remote is not None:
+            lease = f"--force-with-lease={ref}:{expected}"
+            self._git("push", "--quiet", "--no-verify", lease, "--", self._remote, f"{to}:{ref}")
+        elif to:
+            self._git("update-ref", "-m", "rescind undo", ref, to, expected or "0" * len(to))
+        else:
+            self._git("update-ref", "-m", "rescind undo", "-d", ref, expected)
+
+    def _ref_of(self, arguments: Mapping[str, Any]) -> str:
+        name: Any = self._branch(arguments)
+        if not isinstance(name, str) or not name:
+            raise UsageError(f"branch returned {name!r}, which is no name of a branch")
+        try:
+            self._git("check-ref-format", f"refs/heads/{name}")
+        except GitFailed as error:
+            raise UsageError(f"{name!r} is no name of a branch; the tool was not run") from error
+        return f"refs/heads/{name}"
+
+    def _git(self, *arguments: str) -> str:
+        """Raises: GitFailed, also where git is missing or takes too long."""
+        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        command = ["git", "-C", str(self._repository), *arguments]
+        try:
+            done = subprocess.run(  # noqa: S603  # no shell, and each name is checked
+                command, capture_output=True, text=True, env=environment, timeout=self._timeout_s, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise GitFailed(f"git {arguments[0]} could not be run: {error}") from error
+        if done.returncode != 0:
+            raise GitFailed(f"git {arguments[0]} failed: {done.stderr.strip()[:500]}")
+        return done.stdout
+
+
+def _commit(snapshot: Snapshot) -> str:
+    return str(snapshot.image["commit"])
+
+
+class _BranchTouch:
+    """See `Touch`."""
+
+    def __init__(self, effect: GitBranch, ref: str, before: Snapshot) -> None:
+        self.before = before
+        self._effect, self._ref = effect, ref
+
+    def settle(self, result: Any) -> Snapshot:
+        """See `Touch`."""
+        return self._effect.look(self._ref)
+
+    def abandon(self) -> bool:
+        """See `Touch`. A branch here is where it is; a push to a remote whose reply was lost may still arrive."""
+        try:
+            return not self._effect.is_remote and self._effect.look(self._ref) == self.before
+        except GitFailed:
+            return False
