@@ -84,7 +84,7 @@ def test_a_forced_plan_shows_what_it_overwrites_and_the_command_that_does_it(
     assert desk.shelf == {"tea": 1}
     (only,) = overwritten(desk)
     assert (only.policy, only.actor, only.reason) == ("force", "ann", "the list is ours")
-    assert "forced over a later change by ann: the list is ours" in rescind("audit", "log").out
+    assert "forced over a later change by ann: the list is ours" in rescind("audit", "log", "--store", "store").out
 
 
 def taking_it_for(name: str, role: str, *, may_lift: bool) -> Any:
