@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -33,9 +34,12 @@ def needed(program: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that no connection gets for its own end while its server is down."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # below those that the system gives to connections
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
@@ -104,9 +108,6 @@ class Postgres:
         deadline_s = time.monotonic() + PATIENCE_S
         self._process = self._launch(command)
         while self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)):
-            if self._process is None or self._process.poll() is not None:  # what a crash has left may be in its way
-                quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-                self._process = subprocess.Popen(command, **quiet, **self._user)
             assert time.monotonic() < deadline_s, "postgres does not answer"
             time.sleep(0.05)
             if self._process.poll() is not None:  # a process of the one that crashed holds its memory still

@@ -29,7 +29,8 @@ class Leased:
         self.clock = ManualClock()
         self.guard = Guard(GivenStores(journal or MemoryJournal(), MemoryOrders()), clock=self.clock)
         self.guard.lease.on_silence = Level.parse(on_silence)
-        self.guard.lease.until_s = self.clock.boot_s() + 10
+        self.guard.lease.end()
+        self.guard.lease.extend(self.clock.boot_s() + 10)
         self.effects: list[str] = []
 
         @self.guard.read("price.get")

@@ -299,7 +299,7 @@ def test_h3_a_database_that_is_away_lowers_every_guard_and_its_return_lets_them_
                     began_s = time.monotonic()
                     with pytest.raises(CallDenied, match=r"orders cannot be read|not been heard"):
                         machine.add(2)
-                    assert time.monotonic() - began_s < 0.1  # nobody waits for a network
+                    assert time.monotonic() - began_s < 1.0  # nobody waits for a network
                     assert machine.count() == len(machine.done)
                     with pytest.raises(OrdersUnavailable):
                         machine.guard.orders.standing()
@@ -324,7 +324,7 @@ def test_h3_a_database_that_hangs_lowers_a_guard_whose_ear_hangs_with_it(tmp_pat
                 began_s = time.monotonic()
                 with pytest.raises(CallDenied, match="database of the orders has not been heard"):
                     machine.add(2)
-                assert time.monotonic() - began_s < 0.1
+                assert time.monotonic() - began_s < 1.0
                 assert machine.count() == 1
             finally:
                 server.wake()
