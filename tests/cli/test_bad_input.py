@@ -68,7 +68,7 @@ def unchanged(shop: ModuleType, folder: Path) -> Iterator[None]:
 def test_bad_input_is_refused_with_the_place_and_the_remedy(rescind: Rescind, argv: tuple[str, ...], says: str) -> None:
     answer = rescind(*argv)
 
-    assert (answer.status, answer.out) == (2, "")
+    assert (answer.status, answer.out) == (2, ""), answer.err
     assert says in answer.err
     assert "Traceback" not in answer.err
 
