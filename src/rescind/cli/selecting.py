@@ -28,6 +28,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    to_checkpoint: str | None = None
 
     def selection(self, *, to: str, **further: Any) -> "Selection":
         """What they choose; `to` is the verb for messages, such as `undo`. Raises: UsageError."""
@@ -37,7 +38,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
         if not any(value for name, value in given.items() if name != "exclude"):
             raise UsageError(
                 f"say what to {to}: --run, --trace, --agent, --tenant, --since, --until, --action, --target, "
-                "or several of them"
+                "--to-checkpoint, or several of them"
             )
         for name in ("since", "until"):
             given[name] = None if given[name] is None else parse_moment(given[name], option=f"--{name}")
@@ -57,6 +58,9 @@ _OPTIONS = (
     ),
     click.option(
         "--exclude", multiple=True, metavar="WHAT", help="Not this: RUN/STEP, an action or a target; repeatable."
+    ),
+    click.option(
+        "--to-checkpoint", metavar="ID", help="What was done since: a checkpoint of a run, or of LangGraph (THREAD/ID)."
     ),
 )
 

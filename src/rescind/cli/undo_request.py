@@ -104,6 +104,7 @@ def _options(selection: Selection) -> list[tuple[str, str]]:
         *((name, value) for name, value in (("trace", selection.trace_id), ("agent", selection.agent)) if value),
         *((("tenant", selection.tenant),) if selection.tenant else ()),
         *((name, moment.isoformat()) for name, moment in moments.items() if moment is not None),
+        *((("to-checkpoint", selection.to_checkpoint),) if selection.to_checkpoint else ()),
         *(("action", action) for action in selection.actions),
         *(("target", target) for target in selection.targets),
         *(("exclude", text) for text in selection.exclude),

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from rescind.compensation.back_to import find_checkpoint
 from rescind.compensation.parts import divide
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
@@ -29,6 +30,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         actions: Only steps of these actions.
         targets: Only steps at these targets: `SYSTEM/KIND/ID`, or the beginning of one, `SYSTEM/KIND` or `SYSTEM`.
         exclude: Not these: steps (`RUN/STEP`), actions, or targets as above.
+        to_checkpoint: Only what was done since this checkpoint, of a run or of a workflow engine; see `back_to`.
         cascade: With them the later steps of whatever run that depend on them; see `impact`.
 
     Raises: UsageError, for no condition, a time without a zone, or an empty range of time.
@@ -43,12 +45,14 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    to_checkpoint: str | None = None
     cascade: bool = False
 
     def __post_init__(self) -> None:
         if not self.as_dict().keys() - {"exclude", "cascade"}:
             raise UsageError(
-                "choose what to undo: a run, a trace, an agent, a tenant, a range of time, an action, or a target"
+                "choose what to undo: a run, a trace, an agent, a tenant, a range of time, an action, a target, or "
+                "what was done since a checkpoint"
             )
         for name, moment in (("since", self.since), ("until", self.until)):
             if moment is not None and moment.tzinfo is None:
@@ -59,7 +63,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"no time lies between since {self.since.isoformat()} and until {self.until.isoformat()}")
         several = {"run": self.run_ids, "action": self.actions, "target": self.targets, "excluded name": self.exclude}
         named = [(name, each) for name, values in several.items() for each in values]
-        for name, value in (("trace", self.trace_id), ("agent", self.agent), *named):
+        once = (("trace", self.trace_id), ("agent", self.agent), ("checkpoint", self.to_checkpoint))
+        for name, value in (*once, *named):
             if value is not None and not value.strip():
                 raise UsageError(f"the {name} to undo is empty; give its name, or leave it out")
 
@@ -100,11 +105,19 @@ def select_and_rest(journal: Journal, selection: Selection) -> Selected:
     """The chosen steps, and what else their runs have. Raises: as `select_steps`."""
     sequences = array("q")
     steps: list[StepRecord] = []
+    back_to = None if selection.to_checkpoint is None else find_checkpoint(journal, selection.to_checkpoint)
     for run in select_runs(journal, selection):
+        if back_to is not None and run.run_id not in back_to.run_ids:
+            continue
         steps += fold_steps(_noting(every_entry(journal, Query(run_id=run.run_id)), sequences))
     steps.sort(key=lambda record: record.intended_sequence)
     # With a cascade, the name of what is left out may be one of a run that is not known yet.
     chosen, outside = divide(steps, selection, strict=not selection.cascade)
+    if back_to is not None:
+        outside = sorted(
+            [*outside, *(each for each in chosen if not back_to.covers(each))], key=lambda each: each.intended_sequence
+        )
+        chosen = [each for each in chosen if back_to.covers(each)]
     return Selected(chosen, outside, sequences)
 
 

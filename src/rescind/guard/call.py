@@ -330,6 +330,7 @@ class WriteCall:
                 kind=KIND_OF_EFFECT_CLASS[declared.effect_class],
                 allowed_until=None if within is None else from_us(now_us) + within,
             ),
+            engine_checkpoint=self.run.guard.engine_checkpoint() or msgspec.UNSET,
             held=HeldUntil(at=self._held_until(now_us)) if self.is_held else msgspec.UNSET,
         )
         claim = None

@@ -24,6 +24,7 @@ from rescind.switch.port import Orders
 if TYPE_CHECKING:
     from rescind.guard.asking import Decider
     from rescind.guard.earlier import Resumption
+    from rescind.model.step import EngineCheckpoint
     from rescind.triggers.policy_file import PolicyFile
 
 RUNS_MAX = 100_000
@@ -79,6 +80,8 @@ class Guard(Declarations, Following):
         self.approval_reason: Callable[[str], str] = _no_reason
         """Why a call of this action needs a person's approval, whatever is ordered; empty if it needs none."""
         self._resumption: Resumption | None = None
+        self.engine_checkpoint: Callable[[], EngineCheckpoint | None] = _no_engine
+        """Where a workflow engine stands now; integrations set it."""
         if policy is not None:
             self._watch_under(policy)
         _guards.add(self)
@@ -285,6 +288,10 @@ class Guard(Declarations, Following):
 
 def _no_reason(_action: str) -> str:
     return ""
+
+
+def _no_engine() -> None:
+    return None
 
 
 _guards: "weakref.WeakSet[Guard]" = weakref.WeakSet()

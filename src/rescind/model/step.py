@@ -123,6 +123,20 @@ class HeldUntil(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     at: datetime | None = None
 
 
+class EngineCheckpoint(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The checkpoint of a workflow engine that a step was made from.
+
+    Attributes:
+        engine: `langgraph`.
+        thread: The engine's name for the workflow's state.
+        checkpoint_id: Of that thread; later ones sort after earlier ones.
+    """
+
+    engine: str
+    thread: str
+    checkpoint_id: str
+
+
 class Imported(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What an import said in other words than an export would: fields `given` as they came, and those left out."""
 
@@ -149,6 +163,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         compensation: Kind and deadline.
         imported: What an export needs to say again exactly what an import said; unset, and not written, if nothing.
         approval_id: The approval that it was begun with; unset, and not written, if it needed none.
+        engine_checkpoint: Where a workflow engine stood; unset, and not written, where there is none.
         held: When its effect may be released; unset, and not written, if it was not held: its tool ran at once.
     """
 
@@ -168,6 +183,7 @@ class Step(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     imported: Imported | msgspec.UnsetType = msgspec.UNSET
     approval_id: str | msgspec.UnsetType = msgspec.UNSET
     held: HeldUntil | msgspec.UnsetType = msgspec.UNSET
+    engine_checkpoint: EngineCheckpoint | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def arguments(self) -> Arguments:

@@ -162,9 +162,7 @@ class _Reader:
             name = self._document.text(node, "compensate_on").strip()
             if name not in (kind.value for kind in MAY_COMPENSATE_ON):
                 may = ", ".join(kind.value for kind in MAY_COMPENSATE_ON)
-                fail(
-                    node, f"compensate_on: {name[:KEY_SHOWN_MAX]!r} never starts an undo by itself; what may is: {may}"
-                )
+                fail(node, f"compensate_on: {name[:KEY_SHOWN_MAX]!r} never starts an undo by itself; these may: {may}")
             found.add(SignalKind(name))
         return frozenset(found)
 
