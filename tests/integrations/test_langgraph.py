@@ -60,7 +60,7 @@ class Workflow:
         graph = StateGraph(State)
         names = ("ann", "bob", "cid")
         for name in names:
-            graph.add_node(name, node(name))
+            graph.add_node(name, node(name))  # type: ignore[call-overload]  # its overloads know only plain functions
         for before, after in zip((START, *names), (*names, END), strict=True):
             graph.add_edge(before, after)
         self.app = graph.compile(checkpointer=saver)

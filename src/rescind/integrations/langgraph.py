@@ -7,6 +7,7 @@ what the thread did since that checkpoint, and the graph may then be invoked fro
     app.invoke(state, {"configurable": {"thread_id": "order-7"}})
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from rescind.errors import UsageError
@@ -24,7 +25,7 @@ def follow(guard: "Guard") -> None:
     Raises: UsageError, if LangGraph is not installed.
     """
     try:
-        import langgraph.config  # noqa: F401  # asked for at each step, below
+        import_module("langgraph.config")  # asked for at each step, below
     except ImportError as error:
         raise UsageError("there is no LangGraph to follow; pip install langgraph") from error
     guard.engine_checkpoint = current_checkpoint
