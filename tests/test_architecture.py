@@ -24,6 +24,7 @@ FLOORS = (
     "recovery",
     "compensation",
     "recovery.course",  # drives an incident through all of them
+    "recovery.chores",  # what a worker does between undos
     "testing",
     "demo",
     "cli",

@@ -1,5 +1,6 @@
 """`rescind review`: what an undo left to a person, and what the person decided."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -226,15 +227,19 @@ def export(*, webhook: str | None, secret_file: str | None, out: Out) -> int:
 
 
 def _due_moment(text: str) -> "datetime | None":
-    if text.strip() == "never":
+    text = text.strip()
+    if text == "never":
         return None
-    if not is_duration(text):
-        return parse_moment(text, option="the deadline")
-    try:
-        seconds = parse_duration(text, least_s=1.0, most_s=_DUE_MOST_S)
-    except ValueError as error:
-        raise UsageError(f"the deadline: {error}") from error
     clock = SystemClock()
+    days = text.removesuffix("d")
+    if text.endswith("d") and days.isascii() and days.isdigit():
+        seconds = int(days) * 86_400.0
+    elif is_duration(text):
+        seconds = parse_duration(text, least_s=0.0, most_s=math.inf)
+    else:
+        return parse_moment(text, option="the deadline")
+    if not 1.0 <= seconds <= _DUE_MOST_S:
+        raise UsageError(f"the deadline {text!r} is not in the range from 1s to {_DUE_MOST_S / 86_400:.0f}d")
     return from_us(clock.now_us() + round(seconds * 1e6))
 
 

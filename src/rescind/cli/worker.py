@@ -26,6 +26,7 @@ from rescind.recovery.places import engine_url, locks_of, register_of
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
+    from rescind.recovery.chores import Chores
 
 
 @click.command(
@@ -44,7 +45,8 @@ def worker(*, app: str | None, listed: bool, follow: str | None, out: Out) -> in
     """Hold the tools of MODULE and their credentials, and carry out the undos that are left to the workers.
 
     `rescind undo … --apply --workers` leaves a plan to them: it is spread over all that have its actions, and goes on
-    wherever it was if one of them dies. Ctrl-C or SIGTERM lets the steps under way come to their end, and hands the
+    wherever it was if one of them dies. It releases what is held, tells `review.webhook` of review tasks, and drives the
+    incidents that the policy names in `compensate_on`. Ctrl-C or SIGTERM lets the steps under way come to their end, and hands the
     rest to others.
     """
     if sum((app is not None, listed, follow is not None)) != 1:
@@ -84,8 +86,10 @@ def _run(app: str, out: Out) -> int:
                 ids=SystemIds(),
                 systems=load_settings().config.undo.systems,
             )
+            chores = _chores_of(guard)
             with _ended_by_signals() as ended:
                 undo_worker.start()
+                chores.start()
                 tools = undo_worker.info.tools
                 out.say(f"worker {undo_worker.info.worker_id} lives", style="bold")
                 out.say(f"  its store  {safe(store)}")
@@ -95,10 +99,27 @@ def _run(app: str, out: Out) -> int:
                 out.emit({"worker": undo_worker.info, "store": str(store)})
                 ended.wait()
                 out.say("leaving: the steps under way come to their end, and others go on with the rest")
+                chores.close()
                 undo_worker.close()
     finally:
         guard.close()
     return 0
+
+
+def _chores_of(guard: Guard) -> "Chores":
+    """Held effects, the incidents that the policy lets start, and the webhook of review tasks, if there is one."""
+    from rescind.cli.recover import means_of
+    from rescind.cli.review_export import channel_of
+    from rescind.recovery.chores import Chore, Chores, exporting, recovering, releasing
+
+    clock = SystemClock()
+    chores: list[Chore] = [releasing(guard)]
+    means = means_of(guard, "rescind-worker")
+    if means.compensate_on:
+        chores.append(recovering(means))
+    if load_settings().config.review.webhook:
+        chores.append(exporting(guard.journal, channel_of(None, None), clock))
+    return Chores(chores, clock)
 
 
 def _store_of(guard: Guard, app: str) -> "StoreAt":

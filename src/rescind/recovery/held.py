@@ -80,13 +80,30 @@ class Decision(msgspec.Struct, frozen=True):
 
 def list_held(journal: Journal, *, now: datetime) -> list[Held]:
     """The steps that are held, in the order of their intents."""
-    holding = dict.fromkeys(
-        entry.event.step.run_id
-        for entry in every_entry(journal, Query(agent_name=HELD_AGENT, since=now - LOOKED_BACK))
-        if isinstance(entry.event, EffectHeld)
-    )
-    found = [held for run_id in holding for held in held_of_run(journal, run_id)]
-    return sorted(found, key=lambda held: held.record.intended_sequence)
+    return HeldWatch(journal).held(now=now)
+
+
+class HeldWatch:
+    """What is held, for whoever looks again and again: only runs that still hold something are read each time."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self._read_up_to = journal, 0
+        self._holding: dict[str, None] = {}
+
+    def held(self, *, now: datetime) -> list[Held]:
+        """The steps that are held now, in the order of their intents."""
+        query = Query(agent_name=HELD_AGENT, since=now - LOOKED_BACK)
+        for entry in every_entry(self._journal, query, after=self._read_up_to):
+            self._read_up_to = entry.sequence
+            if isinstance(entry.event, EffectHeld):
+                self._holding[entry.event.step.run_id] = None
+        found: list[Held] = []
+        for run_id in list(self._holding):
+            held = held_of_run(self._journal, run_id)
+            found += held
+            if not held:
+                del self._holding[run_id]
+        return sorted(found, key=lambda each: each.record.intended_sequence)
 
 
 def held_of_run(journal: Journal, run_id: str) -> list[Held]:

@@ -13,7 +13,7 @@ from rescind.journal.port import Journal, Query
 from rescind.model.entry import StepRef
 from rescind.model.history import fold_steps
 from rescind.model.outcome import Completed, Failed, Unknown
-from rescind.recovery.held import Decision, Fate, Held, decide, drop_held, find_held, held_of_run, list_held
+from rescind.recovery.held import Decision, Fate, Held, HeldWatch, decide, drop_held, find_held, held_of_run
 from rescind.recovery.reading import every_entry
 
 if TYPE_CHECKING:
@@ -36,15 +36,19 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[tuple[StepRef, str], ...] = ()
 
 
-def release_due(guard: "Guard") -> Round:
+def release_due(guard: "Guard", watch: HeldWatch | None = None) -> Round:
     """Release and drop what is due among the actions that this guard declares, run by run, in order.
 
     To be called again and again by whoever holds the credentials; any number of processes may do so at once (HE2).
+
+    Args:
+        guard: The application's.
+        watch: Of its journal, kept by whoever calls again and again.
     """
     now = from_us(guard.clock.now_us())
     tools = guard.compensators
     by_run: dict[str, list[Held]] = {}
-    for held in list_held(guard.journal, now=now):
+    for held in (watch or HeldWatch(guard.journal)).held(now=now):
         by_run.setdefault(held.ref.run_id, []).append(held)
     rounds = [_release_run(guard, tools, each, now) for each in by_run.values()]
     return Round(

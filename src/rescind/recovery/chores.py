@@ -1,0 +1,129 @@
+"""What a worker does between undos: small tasks, again and again, each of which may fail without harm to the others.
+
+CH1. *Again.* Whatever a chore raises is logged, and it is done again at its next time.
+CH2. *Safe in many.* Any number of workers may do the same chores at once: each is under laws of its own (HE2 of held
+     effects, IC2 of incidents, X1 of exports).
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rescind.containment.incident import list_incidents
+from rescind.errors import RescindError
+from rescind.recovery.course import drive
+from rescind.recovery.held import HeldWatch
+from rescind.recovery.release import release_due
+from rescind.recovery.review_export import export_tasks
+
+if TYPE_CHECKING:
+    from rescind.clock import Clock
+    from rescind.guard.guard import Guard
+    from rescind.journal.port import Journal
+    from rescind.recovery.course import Means
+    from rescind.switch.alerts.channel import Channel
+
+RELEASE_EVERY_S, RECOVER_EVERY_S, EXPORT_EVERY_S = 1.0, 5.0, 15.0
+
+_log = logging.getLogger("rescind.worker")
+
+
+class Chore(msgspec.Struct, frozen=True):
+    """One of them: what it is called, how often it is done, and what is to be told of one time."""
+
+    name: str
+    every_s: float
+    do: Callable[[], str]
+
+
+class Chores:
+    """Does chores in a thread of its own, from `start` to `close`."""
+
+    def __init__(self, chores: Sequence[Chore], clock: "Clock") -> None:
+        self._chores, self._clock = chores, clock
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rescind-chores", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        if self._chores:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Begin no further one, and wait for the one under way."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        due = {chore.name: self._clock.monotonic_s() for chore in self._chores}
+        while not self._closing.wait(max(0.0, min(due.values()) - self._clock.monotonic_s())):
+            for chore in self._chores:
+                if self._closing.is_set() or due[chore.name] > self._clock.monotonic_s():
+                    continue
+                told = do_chore(chore)
+                if told:
+                    _log.info("%s: %s", chore.name, told)
+                due[chore.name] = self._clock.monotonic_s() + chore.every_s
+
+
+def do_chore(chore: Chore) -> str:
+    """Do it once. Returns what is to be told; nothing, if it failed, which is logged (CH1)."""
+    try:
+        return chore.do()
+    except RescindError as error:
+        _log.warning("%s: %s", chore.name, error)
+    except Exception:
+        _log.exception("%s failed, and is tried again", chore.name)
+    return ""
+
+
+def releasing(guard: "Guard") -> Chore:
+    """Release and drop what is held, for the actions of this guard."""
+    watch = HeldWatch(guard.journal)
+
+    def do() -> str:
+        done = release_due(guard, watch)
+        told = [f"{ref} released, {how}" for ref, how in done.released]
+        told += [f"{ref} dropped, {why}" for ref, why in done.dropped]
+        return "; ".join(told)
+
+    return Chore("held effects", RELEASE_EVERY_S, do)
+
+
+def recovering(means: "Means") -> Chore:
+    """Drive incidents of the kinds that the policy lets start by themselves as far as they go."""
+
+    def do() -> str:
+        told: list[str] = []
+        kinds = {kind.value for kind in means.compensate_on}
+        for incident in list_incidents(means.journal):
+            noticed = {str(line.facts.get("kind", "")) for line in incident.of("signal")}
+            if incident.is_open and kinds & noticed and any(line.facts.get("run_id") for line in incident.of("signal")):
+                before = incident.length
+                standing = drive(incident.incident_id, means)
+                if standing.course.length != before:
+                    at = (
+                        "every stage is done"
+                        if standing.stage is None
+                        else f"{standing.stage.value}: {standing.detail}"
+                    )
+                    told.append(f"{incident.incident_id} {at}")
+        return "; ".join(told)
+
+    return Chore("incidents", RECOVER_EVERY_S, do)
+
+
+def exporting(journal: "Journal", channel: "Channel", clock: "Clock") -> Chore:
+    """Tell a webhook of review tasks that it does not know yet."""
+
+    def do() -> str:
+        exported = export_tasks(journal, channel, clock=clock)
+        if exported.problem:
+            _log.warning("%s: %s not told: %s", channel.name, exported.left, exported.problem)
+        return f"{len(exported.told)} changes told to {channel.name}" if exported.told else ""
+
+    return Chore("review tasks", EXPORT_EVERY_S, do)

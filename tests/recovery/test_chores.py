@@ -1,0 +1,101 @@
+"""What a worker does between undos: CH1 and CH2, and that each chore does its work."""
+
+import threading
+
+import pytest
+
+from builders import events_of
+from recovery.test_course import Case
+from rescind.clock import SystemClock
+from rescind.errors import JournalUnavailable
+from rescind.guard.guard import Guard
+from rescind.journal.memory import MemoryJournal
+from rescind.model.entry import StageEnded
+from rescind.model.signal import SignalKind
+from rescind.recovery.chores import Chore, Chores, do_chore, exporting, recovering, releasing
+from rescind.recovery.review import list_tasks
+from rescind.switch.alerts import Alert
+from rescind.switch.memory import MemoryOrders
+
+
+def test_ch1_a_chore_that_raises_is_done_again_and_holds_no_other_up(caplog: pytest.LogCaptureFixture) -> None:
+    enough = threading.Event()
+    done: list[str] = []
+
+    def breaks() -> str:
+        done.append("breaks")
+        raise (JournalUnavailable("its disk is full") if done.count("breaks") % 2 else ZeroDivisionError("x"))
+
+    def works() -> str:
+        done.append("works")
+        if done.count("works") >= 3 and done.count("breaks") >= 3:
+            enough.set()
+        return ""
+
+    chores = Chores([Chore("breaking", 0.001, breaks), Chore("working", 0.001, works)], SystemClock())
+    chores.start()
+    assert enough.wait(10)
+    chores.close()
+    count = len(done)
+    assert "breaking: its disk is full" in caplog.text
+    assert "breaking failed, and is tried again" in caplog.text
+    assert len(done) == count
+
+
+def test_no_chores_need_no_thread() -> None:
+    chores = Chores([], SystemClock())
+    chores.start()
+    chores.close()
+
+
+def test_what_is_held_is_released_once_its_run_has_ended() -> None:
+    guard = Guard.over(MemoryJournal(), MemoryOrders())
+    sent: list[str] = []
+
+    @guard.write("mail.send", irreversible="sent", hold="run")
+    def mail(to: str) -> None:
+        sent.append(to)
+
+    chore = releasing(guard)
+    with guard.run("mail-agent@1", run_id="run-1"):
+        mail("ann")
+        assert do_chore(chore) == ""
+    assert "released, done" in do_chore(chore)
+    assert do_chore(chore) == ""
+    with guard.run("mail-agent@1", run_id="run-1"):
+        mail("bob")
+    do_chore(chore)
+    assert sent == ["ann", "bob"]
+
+
+def test_an_incident_is_driven_if_the_policy_lets_its_kind_start() -> None:
+    case = Case(SignalKind.BLAST_RADIUS)
+    chore = recovering(case.means(compensate_on=frozenset({SignalKind.BLAST_RADIUS})))
+    assert f"{case.incident_id} resume: a person has to say" in do_chore(chore)
+    assert case.charged == []
+    assert do_chore(chore) == ""
+
+
+def test_an_incident_of_another_kind_is_left_to_a_person() -> None:
+    case = Case(SignalKind.BEHAVIOUR)
+    assert do_chore(recovering(case.means(compensate_on=frozenset({SignalKind.BLAST_RADIUS})))) == ""
+    assert not [event for event in events_of(case.journal, case.incident_id) if isinstance(event, StageEnded)]
+
+
+def test_review_tasks_are_told_to_their_webhook() -> None:
+    case = Case(mails=1)
+    case.through()
+    told: list[Alert] = []
+
+    class Webhook:
+        name = "webhook"
+
+        def prepare(self) -> None: ...
+
+        def send(self, alert: Alert, *, timeout_s: float) -> None:
+            told.append(alert)
+
+    chore = exporting(case.journal, Webhook(), case.clock)
+    assert do_chore(chore) == "1 changes told to webhook"
+    assert do_chore(chore) == ""
+    assert [alert.data["review"]["task_id"] for alert in told] == [task.task_id for task in list_tasks(case.journal)]
