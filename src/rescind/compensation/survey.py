@@ -47,7 +47,7 @@ def make_plan(
     clock: Clock,
     *,
     parallel: int = 8,
-    live_runs: Container[str] = frozenset(),
+    live_runs: Container[str] = (),
     may_force: bool = False,
 ) -> Plan:
     """Look, and plan. Nothing is changed.
@@ -91,7 +91,7 @@ def plan_of(
     selection: dict[str, Any],
     given: Mapping[StepRef, Review] | None = None,
     explains: bool = False,
-    live_runs: Container[str] = frozenset(),
+    live_runs: Container[str] = (),
     may_force: bool = False,
 ) -> Plan:
     """Look at the targets of these steps, and plan. What is not needed any more is dropped from the records.
