@@ -45,9 +45,9 @@ def worker(*, app: str | None, listed: bool, follow: str | None, out: Out) -> in
     """Hold the tools of MODULE and their credentials, and carry out the undos that are left to the workers.
 
     `rescind undo … --apply --workers` leaves a plan to them: it is spread over all that have its actions, and goes on
-    wherever it was if one of them dies. It releases what is held, tells `review.webhook` of review tasks, and drives the
-    incidents that the policy names in `compensate_on`. Ctrl-C or SIGTERM lets the steps under way come to their end, and hands the
-    rest to others.
+    wherever it was if one of them dies. A worker also releases what is held, tells `review.webhook` of review tasks,
+    and drives incidents of the kinds that the policy names in `compensate_on`. Ctrl-C or SIGTERM lets the steps under
+    way come to their end, and hands the rest to others.
     """
     if sum((app is not None, listed, follow is not None)) != 1:
         raise UsageError("give the module that declares your tools, or --list, or --follow PLAN, and one of them only")

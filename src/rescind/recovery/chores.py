@@ -76,7 +76,7 @@ def do_chore(chore: Chore) -> str:
         return chore.do()
     except RescindError as error:
         _log.warning("%s: %s", chore.name, error)
-    except Exception:
+    except Exception:  # noqa: BLE001  # tools, invariants and receivers raise what they like
         _log.exception("%s failed, and is tried again", chore.name)
     return ""
 
@@ -106,12 +106,8 @@ def recovering(means: "Means") -> Chore:
                 before = incident.length
                 standing = drive(incident.incident_id, means)
                 if standing.course.length != before:
-                    at = (
-                        "every stage is done"
-                        if standing.stage is None
-                        else f"{standing.stage.value}: {standing.detail}"
-                    )
-                    told.append(f"{incident.incident_id} {at}")
+                    stage = "every stage is done" if standing.stage is None else f"{standing.stage.value}: "
+                    told.append(f"{incident.incident_id} {stage}{standing.detail}")
         return "; ".join(told)
 
     return Chore("incidents", RECOVER_EVERY_S, do)
