@@ -115,7 +115,7 @@ def observe_all(
     parallel: int = 8,
 ) -> Mapping[StepRef, Observation]:
     """Look at the target of each of these steps; handlers not declared parallel one by one (C4)."""
-    survey = _Survey(journal, records, [], compensators, clock, parallel, {}, frozenset(), may_force=False)
+    survey = _Survey(journal, records, [], compensators, clock, parallel, {}, (), may_force=False)
     with Waiter() as waiter:
         return survey.look_at_all(waiter)
 
