@@ -198,6 +198,49 @@ def test_ic4_what_is_worse_than_before_leaves_the_incident_open(case: Case) -> N
     assert drive(case.incident_id, means).stage is Stage.RESUME
 
 
+def test_ic4_a_target_that_is_not_as_it_was_before_leaves_the_incident_open() -> None:
+    case = Case()
+    rows = {"ann": "free"}
+
+    @case.guard.write("plan.set", effect=rescind.MappingKey(rows, key=lambda name, plan: name))
+    def set_plan(name: str, plan: str) -> None:
+        rows[name] = plan
+
+    with case.guard.run("billing-agent@2.4.0", run_id="run-1", tenant="acme"):
+        set_plan("ann", "pro")
+        set_plan("bob", "pro")
+    case.approve(case.drive())
+    undone = case.drive()
+    assert (undone.stage, undone.waits) == (Stage.RESUME, True)
+    assert rows == {"ann": "free"}
+
+    standing = _recovered_behind_somebodys_back(case, rows)
+    assert (standing.stage, standing.waits) == (Stage.RECONCILE, False)
+    assert "is not as it was before" in standing.detail
+    rows["ann"] = "free"
+    assert case.through().stage is None
+
+
+def _recovered_behind_somebodys_back(case: Case, rows: dict[str, str]) -> Standing:
+    """Undone and classified again, after somebody changed a row without any journal knowing."""
+    rows["ann"] = "gold"
+    course = read_course(case.journal, case.incident_id)
+    again = StageEnded(
+        incident_id=case.incident_id, stage="compensate", how="done", detail="", facts={"digest": "", "counts": {}}
+    )
+    case.journal.append(
+        [
+            Draft(
+                run_id=case.incident_id,
+                event=again,
+                recorded_at_us=case.clock.now_us(),
+                expected_position=course.length,
+            )
+        ]
+    )
+    return case.drive()
+
+
 def test_ic4_what_was_broken_before_is_not_worse(case: Case) -> None:
     case.broken = "it was broken before"
     assert case.through().stage is None

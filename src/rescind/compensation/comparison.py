@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from rescind.clock import Clock
-from rescind.compensation.decision import Plan, PlanItem, Restore, is_undo
+from rescind.compensation.decision import AlreadyUndone, Compensate, Plan, PlanItem, Restore, is_undo
 from rescind.compensation.order import Place
 from rescind.compensation.port import Compensator
-from rescind.compensation.result import UndoResult
+from rescind.compensation.result import StepResult, UndoResult
 from rescind.compensation.selection import read_run
 from rescind.compensation.survey import observe_all
 from rescind.compensation.way import BACK, Way
 from rescind.journal.port import Journal, Query
-from rescind.model.entry import CompensationEnded, Intended, PlanStarted, RedoEnded, StepRef
+from rescind.model.entry import CompensationEnded, Disposition, Intended, PlanStarted, RedoEnded, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.step import Target
 from rescind.recovery.reading import every_entry
@@ -91,6 +91,49 @@ def compare_after(
             )
         )
     return Comparison(compared=len(seen), differs=tuple(differs), moved_on=moved_on)
+
+
+def compare_settled(
+    plan: Plan,
+    plan_run: str,
+    journal: Journal,
+    compensators: Mapping[str, Compensator],
+    clock: Clock,
+    *,
+    parallel: int = 8,
+) -> Comparison:
+    """As `compare_after`, of an undo that is over, by whomever: what its steps were to leave is read off the journal.
+
+    Args:
+        plan: As of now: of all its steps something is to be said, and nothing to be done.
+        plan_run: The run that holds the record of the undo; what was written after its beginning is somebody else's.
+        journal: Where the steps are.
+        compensators: The declared actions by name.
+        clock: The time.
+        parallel: How many targets to look at at once.
+    """
+    befores = {
+        record.ref: record.step.before.version
+        for run_id in plan.runs
+        for record in read_run(journal, run_id)[0]
+        if record.step.before is not None
+    }
+    items: list[PlanItem] = []
+    steps: list[StepResult] = []
+    for item in plan.items:
+        done = item.decision
+        if isinstance(done, AlreadyUndone) and done.disposition is Disposition.RESTORED:
+            item = msgspec.structs.replace(item, decision=Restore(leaves=befores.get(item.step, ""), expects=""))
+        elif isinstance(done, AlreadyUndone) and done.disposition is not Disposition.NEVER_TOOK_EFFECT:
+            item = msgspec.structs.replace(item, decision=Compensate())
+        else:
+            continue
+        items.append(item)
+        disposition = done.disposition
+        steps.append(StepResult(step=item.step, action=item.action, disposition=disposition))
+    told = UndoResult(plan_digest=plan.digest, plan_run=plan_run, steps=tuple(steps))
+    as_undone = msgspec.structs.replace(plan, items=tuple(items), gates=())
+    return compare_after(as_undone, told, journal, compensators, clock, parallel=parallel)
 
 
 def _last_at_each(plan: Plan, result: UndoResult) -> dict[tuple[Place, str], PlanItem]:

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock, IdSource
+from rescind.compensation.comparison import compare_settled
 from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, Review
 from rescind.compensation.execute import NO_LIMITS, Progress, apply_plan
 from rescind.compensation.limits import Limits
@@ -48,6 +49,8 @@ from rescind.switch.port import Orders
 from rescind.triggers.policy import MAY_COMPENSATE_ON
 
 RECOVERY_ACTOR = "rescind-recovery"
+
+_NAMED_MAX = 3  # Targets named in a sentence; more are counted.
 
 _ATTEMPTS_MAX = 20  # Each means that somebody else drove the same incident, or wrote to it, in between.
 
@@ -275,7 +278,8 @@ def _reconcile(incident: Incident, course: Course, means: Means) -> StageEnded:
     if left:  # a person asked for another try, or somebody wrote in between: it is planned, and asked for, again
         again = _classify(incident, course, means)
         return msgspec.structs.replace(again, detail=f"{left} steps are to be undone yet: {again.detail}")
-    problems = [f"{name}: {problem}" for name, problem in _worse(course, means).items()]
+    problems = [*_differences(plan, course, means)]
+    problems += [f"{name}: {problem}" for name, problem in _worse(course, means).items()]
     steps = {item.step for item in plan.items}
     waiting = [task.task_id for task in list_tasks(means.journal) if not steps.isdisjoint(task.steps)]
     if waiting:
@@ -318,6 +322,15 @@ def _plan(incident: Incident, means: Means) -> Plan:
             "and time with `rescind undo`, and close the incident"
         )
     return make_plan(means.journal, Selection(run_ids=runs), means.compensators, means.clock, parallel=means.parallel)
+
+
+def _differences(plan: Plan, course: Course, means: Means) -> list[str]:
+    """Targets that are not as the undo was to leave them, and that nobody known has moved on since."""
+    begun = plan_run_id(course.approved[Stage.COMPENSATE].subject) if Stage.COMPENSATE in course.approved else ""
+    compared = compare_settled(plan, begun, means.journal, means.compensators, means.clock, parallel=means.parallel)
+    named = [f"{each.target or each.step} {each.problem or 'is not as it was before'}" for each in compared.differs]
+    more = len(named) - _NAMED_MAX
+    return named if more <= 0 else [*named[:_NAMED_MAX], f"{more} further targets differ"]
 
 
 def _broken(means: Means) -> dict[str, str]:
