@@ -7,7 +7,7 @@ import rescind
 
 PROMISED = {
     "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Found", "GitBranch", "Guard",
-    "HeldEffect", "IdempotencyConflict", "JournalUnavailable", "Level", "MappingKey", "NothingChanged",
+    "HeldEffect", "HttpResource", "IdempotencyConflict", "JournalUnavailable", "Level", "MappingKey", "NothingChanged",
     "ObjectGraph", "OutcomeNotRecorded", "PastStep", "Probe", "RedisKeys", "RescindError", "Run", "RunHalted",
     "Snapshot", "SqlChanges", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed",
     "idempotency_key", "report",

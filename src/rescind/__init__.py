@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rescind.compensation.effects import (
         Files,
         GitBranch,
+        HttpResource,
         MappingKey,
         ObjectGraph,
         RedisKeys,
@@ -62,6 +63,7 @@ _HOMES = {
     "GitBranch": "rescind.compensation.effects",
     "Guard": "rescind.guard.guard",
     "HeldEffect": "rescind.guard.held",
+    "HttpResource": "rescind.compensation.effects",
     "IdempotencyConflict": "rescind.errors",
     "JournalUnavailable": "rescind.errors",
     "Level": "rescind.model.level",
@@ -98,6 +100,7 @@ __all__ = [
     "GitBranch",
     "Guard",
     "HeldEffect",
+    "HttpResource",
     "IdempotencyConflict",
     "JournalUnavailable",
     "Level",

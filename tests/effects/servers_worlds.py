@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from effects.harness import World
 from rescind.compensation.effects import GitBranch, RedisKeys
@@ -28,7 +30,7 @@ def _keys(tool: Callable[[Any], Any]) -> Callable[[Any, str], World]:
         effect = RedisKeys(client, keys=lambda: ["text", "list", "hash", "set", "zset", "stream", "new"])
 
         def cut_off() -> None:
-            effect._client = redis.Redis(port=1)  # where nobody listens
+            effect._client = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))  # where nobody listens
 
         def close() -> None:
             effect.close()

@@ -7,7 +7,7 @@ import pytest
 
 from rescind.compensation import effects
 
-NAMES = ("Files", "GitBranch", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows")
+NAMES = ("Files", "GitBranch", "HttpResource", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows")
 
 WITHOUT_SQLALCHEMY = """
 import sys

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from effects.harness import Tool, World
+from effects.http_worlds import HTTP
 from effects.servers_worlds import SERVERS
 from rescind.compensation.effects import Files, MappingKey, ObjectGraph, SqlChanges, SqlRows
 from servers import Postgres
@@ -439,5 +440,6 @@ WORLDS: dict[str, Callable[..., World]] = {
     **{f"files, {name}": build for name, build in FILES.items()},
     **{f"mapping, {name}": build for name, build in MAPPING.items()},
     **SERVERS,
+    **{f"http, {name}": build for name, build in HTTP.items()},
     **{f"objects, {name}": build for name, build in OBJECTS.items()},
 }

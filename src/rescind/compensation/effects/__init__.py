@@ -1,4 +1,4 @@
-"""Ready-made effects: SQL tables and rows, files and folders, keys, branches, graphs of objects.
+"""Ready-made effects: SQL tables and rows, files, resources and keys of servers, branches, graphs of objects.
 
 Each takes its own snapshots.
 
@@ -14,7 +14,7 @@ A version is the content: somebody who changes a target and changes it back has,
 whose attribute `sees_aba` is true see that too.
 
 Nothing is imported before it is used: `SqlRows`, and `SqlChanges` on PostgreSQL, need SQLAlchemy, and `SqlChanges` on
-SQLite needs apsw; both are extras.
+SQLite needs apsw; these and the clients of servers are extras.
 """
 
 from importlib import import_module
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from rescind.compensation.effects.changes import SqlChanges
     from rescind.compensation.effects.files import Files
     from rescind.compensation.effects.git import GitBranch
+    from rescind.compensation.effects.http_resource import HttpResource
     from rescind.compensation.effects.mapping import MappingKey
     from rescind.compensation.effects.objects import ObjectGraph
     from rescind.compensation.effects.redis_keys import RedisKeys
     from rescind.compensation.effects.sql import SqlRows
 
-__all__ = ["Files", "GitBranch", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows"]
+__all__ = ["Files", "GitBranch", "HttpResource", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows"]
 
 _HOME = {
     "Files": "files",
     "GitBranch": "git",
+    "HttpResource": "http_resource",
     "MappingKey": "mapping",
     "ObjectGraph": "objects",
     "RedisKeys": "redis_keys",
