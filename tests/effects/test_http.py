@@ -247,7 +247,8 @@ def test_every_other_path_stays_below_the_base(server: HttpServer, client: httpx
 
 
 def test_what_is_no_base_is_refused_and_no_credentials_are_repeated() -> None:
-    for base in ("crm.example", "ftp://crm.example", "https://", "https://crm.example/?key=s3cr3t", "https://a:port", 7):
+    nameless = ("crm.example", "https://", 7)
+    for base in (*nameless, "ftp://crm.example", "https://crm.example/?key=s3cr3t", "https://a:port"):
         with pytest.raises(DeclarationError) as raised:
             HttpResource(base, path=lambda: "x")  # type: ignore[arg-type]  # the mistake itself
         assert "base_url" in str(raised.value)
