@@ -29,7 +29,7 @@ from rescind.model.history import StepRecord
 from rescind.recovery.engine import JobState
 from rescind.recovery.locks import UndoLocks
 from rescind.recovery.reading import every_entry
-from rescind.recovery.review import list_tasks
+from rescind.recovery.review import list_tasks, resolve_task
 from rescind.recovery.toolset import tool_info, tool_infos
 from rescind.recovery.workers import Seen, WorkerEntry, WorkerInfo
 
@@ -312,6 +312,38 @@ def test_a_tool_that_fails_is_a_review_task_and_the_plan_ends(crew: Crew, shop: 
     assert [(task.reason, task.action) for task in list_tasks(shop.journal)] == [("in_doubt", "card.charge")] or [
         (task.reason, task.action) for task in list_tasks(shop.journal)
     ] == [("failed", "card.charge")]
+
+
+def test_a_step_that_a_reviewer_gave_back_and_that_fails_again_is_a_task_again(crew: Crew, shop: Shop) -> None:
+    """U12: the end of the first undo says nothing of the second one."""
+    shop.charge()
+    shop.charging.before_undo = lambda record: (_ for _ in ()).throw(RuntimeError("the bank said no"))
+    crew.hire()
+    crew.see_to_its_end(crew.submit())
+    (first,) = list_tasks(shop.journal)
+    resolve_task(shop.journal, first.task_id, "retry", actor="eve", clock=shop.clock)
+
+    ended = crew.see_to_its_end(crew.submit())
+
+    assert ended.finished
+    (second,) = list_tasks(shop.journal)
+    assert second.task_id == ended.tasks[0] != first.task_id
+
+
+def test_a_step_that_was_redone_is_not_taken_for_undone(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1)
+    plan = shop.plan()
+    shop.apply(plan)
+    shop.redo(plan.digest)
+    crew.hire()
+    submission = crew.submit(within_s=5.0)
+    shop.clock.advance(10.0)
+
+    ended = crew.see_to_its_end(submission)
+
+    assert ended.stopped is not None
+    assert (ended.finished, ended.stopped.why, ended.stopped.counts) == (False, "out_of_time", {"not_reached": 1})
+    assert shop.rows == {"a": 1}
 
 
 def test_all_jobs_lost_with_the_engines_file_are_found_again_in_the_journal(crew: Crew, shop: Shop) -> None:

@@ -33,9 +33,11 @@ from rescind.model.entry import (
     RunOpened,
     StepRef,
 )
+from rescind.model.history import fold_steps
 from rescind.model.step import RunInfo
 from rescind.recovery.control import UNDO_AGENT
 from rescind.recovery.reading import every_entry
+from rescind.recovery.review import resolved_tasks
 from rescind.recovery.toolset import ToolInfo, tool_info
 from rescind.recovery.workers import WorkerInfo
 
@@ -288,17 +290,33 @@ def _who(actions: frozenset[str], tools: Mapping[str, ToolInfo], workers: Sequen
 # --- what became of it ---
 
 
-def results_of(
-    journal: Journal, digest: str, steps: Iterable[tuple[StepRef, str]], *, after: int = 0
-) -> list[StepResult]:
-    """Where these steps, each with its action, stand now: what an undo with this digest did, and what others did."""
+def results_of(journal: Journal, digest: str, steps: Iterable[tuple[StepRef, str]]) -> list[StepResult]:
+    """Where these steps, each with its action, stand now: what an undo with this digest did, and what others did.
+
+    What another undo did counts as long as it stands: not if a redo or a reviewer's `retry` has opened it again.
+    """
     wanted = dict(steps)
     ends: dict[StepRef, CompensationEnded] = {}
     for run_id in dict.fromkeys(step.run_id for step in wanted):
-        for entry in every_entry(journal, Query(run_id=run_id), after=after):
+        ends |= _standing_ends(journal, run_id, digest)
+    return [_result(step, action, ends.get(step), digest) for step, action in wanted.items()]
+
+
+def _standing_ends(journal: Journal, run_id: str, digest: str) -> dict[StepRef, CompensationEnded]:
+    ends: dict[StepRef, CompensationEnded] = {}
+
+    def noting(entries: Iterable[Entry]) -> Iterable[Entry]:
+        for entry in entries:
             if isinstance(entry.event, CompensationEnded):
                 ends[StepRef(run_id, entry.event.step_id)] = entry.event
-    return [_result(step, action, ends.get(step), digest) for step, action in wanted.items()]
+            yield entry
+
+    records = fold_steps(noting(every_entry(journal, Query(run_id=run_id))))
+    opened_again = {record.ref for record in records if record.disposition is None}
+    if any(end.task_id is not None for end in ends.values()):
+        retried = resolved_tasks(journal).retried
+        opened_again |= {step for step, end in ends.items() if end.task_id in retried}
+    return {step: end for step, end in ends.items() if end.plan_digest == digest or step not in opened_again}
 
 
 def _result(step: StepRef, action: str, end: CompensationEnded | None, digest: str) -> StepResult:
