@@ -29,7 +29,7 @@ from rescind.errors import Conflict, NothingChanged, UsageError
 from rescind.guard.effect import Probe
 from rescind.guard.guard import Guard
 from rescind.model.outcome import Failed, Unknown
-from rescind.model.probe import Found
+from rescind.model.probe import ProbeResult
 from rescind.testing import ManualClock
 
 
@@ -127,6 +127,38 @@ def test_where_both_wrote_to_one_cell_it_is_a_conflict_that_names_it() -> None:
     assert desk.status["a"] == "two"
 
 
+def test_a_cell_that_another_call_took_and_put_back_is_a_conflict_although_its_value_is_the_same() -> None:
+    desk = Desk()
+    graph = ObjectGraph(desk, name="desk")
+    one = perform(graph, lambda: desk.status.update(a="one"))
+    two = perform(graph, lambda: desk.status.update(a="two"))
+    three = perform(graph, lambda: desk.status.update(a="one"))
+    for step in (one, two):
+        with pytest.raises(Conflict, match=r"status\['a'\]"):
+            graph.restore(step)
+        assert desk.status["a"] == "one"
+    assert version_now(graph, one).endswith(":changed")
+    for step in (three, two, one):
+        graph.restore(step)
+    assert vars(desk) == vars(Desk())
+    perform(graph, lambda: desk.status.update(a="two"))
+    perform(graph, lambda: desk.status.update(a="open"))
+    with pytest.raises(Conflict, match=r"status\['a'\]"):
+        graph.restore(the_way_back(one))
+
+
+def test_a_step_in_doubt_that_others_have_written_over_is_known_to_have_happened() -> None:
+    desk = Desk()
+    graph = ObjectGraph(desk)
+    step = perform(graph, lambda: desk.status.update(a="one"))
+    perform(graph, lambda: desk.status.update(a="two"))
+    found = ProbeResult.read(graph.probe(step))
+    assert found.answer is Probe.FOUND
+    assert found.after is not None
+    assert found.after.version.endswith(":after")
+    assert version_now(graph, step).endswith(":changed")
+
+
 def test_an_answer_that_was_lost_is_known_all_the_same() -> None:
     guard, desk = a_guard(), Desk()
     tools = desk_of(guard, desk)
@@ -134,15 +166,15 @@ def test_an_answer_that_was_lost_is_known_all_the_same() -> None:
         tools["lost"]("a")
     (record,) = steps_of(guard.journal)
     assert isinstance(record.outcome, Unknown)
-    assert desk.status["a"] == "lost"
     undone(guard, "one")
-    assert desk.status["a"] == "open"
+    assert vars(desk) == vars(Desk())
     graph = ObjectGraph(desk)
     touch = opened(graph)
     desk.status["b"] = "lost"
     assert not touch.abandon()
     step = a_past_step(recorded(touch.before), None, {})
-    assert isinstance(graph.probe(step), Found)
+    found = ProbeResult.read(graph.probe(step))
+    assert (found.answer, found.after and found.after.version) == (Probe.FOUND, version_now(graph, step))
     graph.restore(step)
     assert desk.status["b"] == "open"
     assert graph.probe(step) is Probe.NOT_FOUND

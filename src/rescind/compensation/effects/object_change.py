@@ -120,7 +120,7 @@ class Way:
 
     def cells(self) -> list[Any]:
         """The cells that differ between both ends."""
-        return [key for key in {**self._source, **self._target} if not same(self._of(key), self._to(key))]
+        return cells_between(self._source, self._target)
 
     def _of(self, key: Any) -> Any:
         return self._source.get(key, MISSING)
@@ -210,6 +210,11 @@ def differ(kind: Kind, old: Any, new: Any) -> bool:
     if kind is MEMBERS:
         return bool(old.keys() != new.keys())
     return not (_alike(list(old), list(new)) and all(map(same, old.values(), new.values())))
+
+
+def cells_between(one: dict[Any, Any], other: dict[Any, Any]) -> list[Any]:
+    """The cells that differ between two contents."""
+    return [key for key in {**one, **other} if not same(one.get(key, MISSING), other.get(key, MISSING))]
 
 
 def _alike(one: list[Any], other: list[Any]) -> bool:

@@ -3,12 +3,13 @@
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from rescind.compensation.effects.object_change import Change, Contents, Edit, Move, Way
 from rescind.compensation.effects.object_shadow import Part, Shadow
+from rescind.compensation.effects.object_writers import Writers
 from rescind.errors import Conflict, Transient, UsageError
 from rescind.guard.effect import Call, PastStep, Probe
 from rescind.model.action import EffectClass
@@ -38,9 +39,9 @@ class ObjectGraph:
     Objects keep their identity and their type: an alias stays one.
 
     The undo goes cell by cell (an attribute, a key, a member), and merges lists. What others have written to other
-    cells stays. If they wrote to the same cell, edited a list at the same place, or changed an object that the call
-    made, it is a conflict that names the place, and nothing is changed. With `counters`, attributes that only number
-    things go back if nobody has counted on, and stay otherwise.
+    cells stays. If they wrote to the same cell, even if its value is the same again by now, edited a list at the same
+    place, or changed an object that the call made, it is a conflict that names the place, and nothing is changed. With
+    `counters`, attributes that only number things go back if nobody has counted on, and stay otherwise.
 
     Looking costs time with the size of the graph, well below a microsecond a cell; what is kept of a call, and what
     its undo costs, goes with the size of the change and of the lists in it. Guarded calls on one graph are made one
@@ -83,6 +84,7 @@ class ObjectGraph:
         self._count = 0
         self._shadow: Shadow | None = None
         self._changes: OrderedDict[str, Change | None] = OrderedDict()
+        self._writers = Writers(self._counters)
         self._open: list[_GraphTouch] = []
         self._unfinished: list[Move] = []
         self._turn = threading.Lock()  # held by the call in progress
@@ -126,14 +128,18 @@ class ObjectGraph:
             with self._lock:
                 self._changes[touch.token] = None
                 while len(self._changes) > self._calls_max:
-                    self._changes.popitem(last=False)
+                    oldest, forgotten = self._changes.popitem(last=False)
+                    if forgotten is not None:
+                        self._writers.forget(oldest, forgotten)
                 try:
                     self.look()
                 finally:
                     self._open.remove(touch)
                 change = touch.change(self._counters)
                 change.around = touch.around
-                self._changes[touch.token] = None if touch.is_mixed and not change.is_empty else change
+                if change.is_empty or not touch.is_mixed:
+                    self._changes[touch.token] = change
+                    self._writers.add(touch.token, change)
                 return change
         finally:
             touch.give_turn()
@@ -151,10 +157,10 @@ class ObjectGraph:
         token = _token_of(step.before_snapshot)
         with self._lock:
             self._finish()
-            return self._seen(token, self._state(self._change_of(token)))
+            return self._seen(token, self._state(token, self._change_of(token)))
 
     def probe(self, step: PastStep) -> Probe | Found:
-        """See `Probing`. What a call changed is known also of one that raised, so that it can be restored."""
+        """See `Probing`. What a call changed is known also of one that raised, or whose end nobody recorded."""
         if step.before_snapshot is None:
             return Probe.CANNOT_TELL
         token = _token_of(step.before_snapshot)
@@ -162,10 +168,11 @@ class ObjectGraph:
             self._finish()
             if self._changes.get(token) is None:
                 return Probe.CANNOT_TELL
-            state = self._state(self._change_of(token))
-        if state == "after" and step.after_snapshot is None:
-            return Found(after=self._seen(token, state))
-        return {"before": Probe.NOT_FOUND, "after": Probe.FOUND}.get(state, Probe.CANNOT_TELL)
+            change = self._change_of(token)
+            if self._state(token, change) == "before":
+                return Probe.NOT_FOUND
+            # Also if others have written to the same cells since: that it happened is certain, and how it left them.
+            return Found(after=self.after(token, change))
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
@@ -180,20 +187,26 @@ class ObjectGraph:
                 change = self._change_of(token)
             except UsageError as error:
                 raise Conflict(str(error)) from error
-            if self._state(change) != wanted:
+            if self._state(token, change) != wanted:
                 if self._is_out_with_another(change):
                     raise Conflict("it was part of a call that is undone; put that call's effect back instead")
-                self._unfinished = self._moves(change, back=wanted == "before")
+                self._unfinished = self._moves(token, change, back=wanted == "before")
                 self._finish()
 
-    def _moves(self, change: Change, *, back: bool) -> list[Move]:
+    def _moves(self, token: str, change: Change, *, back: bool) -> list[Move]:
         ways = change.ways(back=back)
         strange = [place for way in ways for place in way.conflicts()] + list(change.overwritten(back=back))
+        strange = strange or list(self._writers.after(token, change, self._are_related))
         if strange:
             more = f" and {len(strange) - _NAMED_MAX} more" if len(strange) > _NAMED_MAX else ""
             raise Conflict(f"not as the step left it, so nothing was changed: {', '.join(strange[:_NAMED_MAX])}{more}")
         moves = [move for way in ways for move in way.moves()]
-        return [*moves, lambda: change.went(ways, self._refreshed(), back=back)]
+
+        def went() -> None:
+            change.went(ways, self._refreshed(), back=back)
+            (self._writers.take_out if back else self._writers.add)(token, change)
+
+        return [*moves, went]
 
     def _finish(self) -> None:
         """Do what there is to do, or what an interrupted restore has left; every move may be made twice."""
@@ -206,9 +219,20 @@ class ObjectGraph:
         around = self._changes.get(change.around)
         return around is not None and (around.is_out or self._is_out_with_another(around))
 
-    def _state(self, change: Change) -> str:
+    def _are_related(self, one: str, other: str) -> bool:
+        return other in self._around(one) or one in self._around(other)
+
+    def _around(self, token: str) -> Iterator[str]:
+        change = self._changes.get(token)
+        while change is not None and change.around:
+            yield change.around
+            change = self._changes.get(change.around)
+
+    def _state(self, token: str, change: Change) -> str:
         if self._is_out_with_another(change):
             return "before"
+        if not change.is_out and any(self._writers.after(token, change, self._are_related)):
+            return "changed"
         ways = change.ways(back=True)
         if all(map(Way.is_back, ways)):
             return "before"
@@ -219,16 +243,16 @@ class ObjectGraph:
     def _seen(self, token: str, state: str) -> Snapshot:
         return Snapshot.of({"objects": self._name, "call": token, "state": state}, version=f"{token}:{state}")
 
-    def before(self, touch: "_GraphTouch") -> Snapshot:
+    def before(self, token: str) -> Snapshot:
         """What is recorded before a call."""
-        return self._seen(touch.token, "before")
+        return self._seen(token, "before")
 
-    def after(self, touch: "_GraphTouch", change: Change) -> Snapshot:
+    def after(self, token: str, change: Change) -> Snapshot:
         """What is recorded after it: where something changed, and no values."""
         if change.is_empty:
-            return self.before(touch)
-        image = {"objects": self._name, "call": touch.token, "changed": change.places(_PLACES_MAX)}
-        return Snapshot.of(image, version=f"{touch.token}:after")
+            return self.before(token)
+        image = {"objects": self._name, "call": token, "changed": change.places(_PLACES_MAX)}
+        return Snapshot.of(image, version=f"{token}:after")
 
     def _change_of(self, token: str) -> Change:
         if token not in self._changes:
@@ -263,11 +287,11 @@ class _GraphTouch:
     @property
     def before(self) -> Snapshot:
         """See `Touch`."""
-        return self._graph.before(self)
+        return self._graph.before(self.token)
 
     def settle(self, result: Any) -> Snapshot:
         """See `Touch`."""
-        return self._graph.after(self, self._graph.close(self))
+        return self._graph.after(self.token, self._graph.close(self))
 
     def abandon(self) -> bool:
         """See `Touch`."""
