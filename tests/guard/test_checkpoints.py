@@ -1,5 +1,6 @@
 """Checkpoints of a run (CP1 to CP3), carrying it on (CR1 to CR4), and what is answered then (RS1 to RS3)."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -99,6 +100,25 @@ def test_a_run_may_begin_with_a_checkpoint(books: Books) -> None:
     assert len(steps_of(books.guard.journal, "run-1")) == 1
 
 
+def test_a_run_that_is_continued_with_a_checkpoint_numbers_its_steps_apart(books: Books) -> None:
+    with books.run(run_id="run-1"):
+        books.charge("ann")
+        books.charge("bob")
+    with books.run(run_id="run-1") as run:
+        run.checkpoint({"next": 2})
+        books.charge("cid")
+    steps = steps_of(books.guard.journal, "run-1")
+    assert [step.step.requested["name"] for step in steps] == ["ann", "bob", "cid"]
+
+    async def later() -> None:
+        async with books.run(run_id="run-1") as run:
+            await run.checkpoint_async({"next": 3})
+            books.charge("dan")
+
+    asyncio.run(later())
+    assert len(steps_of(books.guard.journal, "run-1")) == 4
+
+
 def test_cp1_what_cannot_be_recorded_raises_and_the_run_goes_on() -> None:
     fails = False
     books = Books(FaultyJournal(MemoryJournal(), lambda _: fails))
@@ -168,7 +188,6 @@ async def _asynchronous(books: Books) -> Checkpointed:
 
 
 def test_an_asynchronous_program_makes_checkpoints_too(books: Books) -> None:
-    import asyncio
 
     assert asyncio.run(_asynchronous(books)).state == {"next": 2}
 

@@ -18,8 +18,8 @@ from rescind.guard.governed import Governed
 from rescind.guard.lineage import PARENT_VARIABLE, said_to_children
 from rescind.guard.reads import ReadLog
 from rescind.guard.strand import Strand, current_strand, strand_of
-from rescind.journal.port import Draft
-from rescind.model.entry import Checkpointed, Event, RunClosed
+from rescind.journal.port import Appended, Draft, SlotTaken
+from rescind.model.entry import Checkpointed, Event, RunClosed, RunOpened
 from rescind.model.step import RunInfo
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ class Run(Governed):
         from rescind.guard.checkpointing import drafts_of_checkpoint
 
         made, drafts = drafts_of_checkpoint(self, state, name=name, verify=verify)
-        self.guard.journal.append(drafts)
-        self.mark_open(None)
+        self._joined(drafts, self.guard.journal.append(drafts))
         return made
 
     async def checkpoint_async(
@@ -180,8 +179,7 @@ class Run(Governed):
         from rescind.guard.checkpointing import drafts_of_checkpoint
 
         made, drafts = drafts_of_checkpoint(self, state, name=name, verify=verify)
-        await self.guard.journal.append_async(drafts)
-        self.mark_open(None)
+        self._joined(drafts, await self.guard.journal.append_async(drafts))
         return made
 
     @property
@@ -280,6 +278,12 @@ class Run(Governed):
     def opening_alone(self) -> Draft | None:
         """The draft that must open the run before its first step is numbered; None when that is not needed."""
         return None if self._is_open or not self._numbered_after_opening else self._opening()
+
+    def _joined(self, drafts: Sequence[Draft], answer: Appended | SlotTaken) -> None:
+        # A checkpoint claims no slot, so it is always appended. Where it opened the run, its steps are numbered from
+        # there: in a chain that is continued, the numbers from 1 on are those of earlier steps.
+        assert isinstance(answer, Appended), "a checkpoint claims no slot"
+        self.mark_open(answer.positions[0] if isinstance(drafts[0].event, RunOpened) else None)
 
     def mark_open(self, position: int | None) -> None:
         """The journal knows of the run. `position` is where this process joined a chain that others may have begun."""
