@@ -1,5 +1,6 @@
 """Held effects: laws HE1 to HE5, and what a stop and an undo do with them."""
 
+import contextvars
 import itertools
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,10 @@ from rescind.journal.memory import MemoryJournal
 from rescind.model.entry import Disposition, Released, StepRef
 from rescind.model.level import Level
 from rescind.model.outcome import Completed, Failed, Unknown
+from rescind.recovery.checkpoint import read_story
 from rescind.recovery.held import drop_held, held_of_run, list_held
 from rescind.recovery.release import Round, release_due, release_now
+from rescind.recovery.resume import choose, record_resumption, resumption_of
 from rescind.switch.memory import MemoryOrders
 from rescind.testing.clock import ManualClock
 from rescind.testing.faulty import FaultyJournal
@@ -253,6 +256,45 @@ def test_a_run_that_is_continued_settles_by_how_it_ends_then(post: Post) -> None
         assert release_due(post.guard).released == ()
     release_due(post.guard)
     assert post.sent == ["ann", "bob"]
+
+
+def test_what_a_halted_run_holds_once_it_was_carried_on_is_settled_by_how_it_ends_then(post: Post) -> None:
+    with post.run() as run, pytest.raises(rescind.RunHalted):
+        run.checkpoint(verify=lambda: True)
+        post.mail("ann")
+        post.guard.orders.place(an_order("ord-1", "run:run-1", Level.HALTED))
+        post.mail("bob")
+    release_due(post.guard)
+    post.guard.orders.lift(a_lift("ord-1"))
+    carry_on(post)
+    with post.run():
+        post.mail("ann")
+        assert words(release_due(post.guard)) == ([], [], post.held())
+    assert [how for _, how in release_due(post.guard).released] == ["done"]
+    assert post.sent == ["ann"]
+
+
+def test_what_a_run_holds_whose_process_died_is_settled_once_it_was_carried_on(post: Post) -> None:
+    def dies() -> None:
+        run = post.run()
+        run.__enter__()  # and nobody leaves it
+        run.checkpoint()
+        post.mail("ann")
+
+    contextvars.Context().run(dies)
+    assert [why for _, why in release_due(post.guard).waiting] == ["its run has not ended"]
+    other = post.again()
+    carry_on(other)
+    with other.run():
+        other.mail("ann")
+    assert [how for _, how in release_due(other.guard).released] == ["done"]
+
+
+def carry_on(post: Post) -> None:
+    story = read_story(post.guard.journal, "run-1")
+    resumption = resumption_of(story, choose(story))
+    post.guard.resume(resumption)
+    record_resumption(post.guard.journal, resumption, actor="ops", reason="fixed", clock=post.clock)
 
 
 def test_a_tool_that_raises_leaves_the_step_in_doubt_and_is_not_run_again(post: Post) -> None:

@@ -244,7 +244,8 @@ class Run(Governed):
         self._leave()
         if self.reads.seen:
             self.reads.flush()
-        if not self._is_open and self.watch is None and not self.reads.count:
+        is_resumed = self.resumption is not None
+        if not self._is_open and self.watch is None and not self.reads.count and not is_resumed:
             return ()
         how = "halted" if self.halted else "ended" if error is None else "failed"
         # Only the kind of error: its text may hold what a tool's redact= keeps out of the journal.
@@ -257,6 +258,8 @@ class Run(Governed):
         closing = self.draft(event)
         if self._is_open:
             return (closing,)
+        if is_resumed:  # every call was answered; what the run still holds goes by how it ended now
+            return (self._opening(), closing)
         # It wrote nothing. Where runs are compared with healthy ones, that it was there belongs to the record too;
         # nobody's safety depends on it, so nobody waits for the disk.
         self.guard.journal.submit((self._opening(), closing))

@@ -15,7 +15,7 @@ from rescind.errors import RescindError, SequenceConflict
 from rescind.guard.gate import Allow, AwaitApproval, Deny, Halt, Verdict
 from rescind.guard.held import HELD_AGENT, HOLD_MAX
 from rescind.journal.port import Draft, Journal, Query
-from rescind.model.entry import EffectHeld, Ended, Entry, RunClosed, RunOpened, StepRef
+from rescind.model.entry import EffectHeld, Ended, Entry, Resumed, RunClosed, RunOpened, StepRef
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.outcome import Failed
 from rescind.model.step import HeldUntil
@@ -203,6 +203,9 @@ def _end_of(entries: Iterable[Entry]) -> RunEnd:
             if not acting and how is not RunEnd.HALTED:
                 how = RunEnd.OPEN  # it is continued: how it ended before is settled by how it ends now
             acting.add(entry.event.guard_id)
+        elif isinstance(entry.event, Resumed):
+            # A person has looked at how it ended, or at the process that died without a word, and has it go on.
+            acting, how = set(), RunEnd.OPEN
         elif isinstance(entry.event, RunClosed):
             acting.discard(entry.event.guard_id)
             # Halted once is halted; of several processes that acted for it, one that failed is a failure.
