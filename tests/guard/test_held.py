@@ -13,12 +13,13 @@ from rescind.compensation.decision import Drop
 from rescind.compensation.execute import apply_plan
 from rescind.compensation.selection import Selection
 from rescind.compensation.survey import make_plan
-from rescind.errors import DeclarationError, UsageError
+from rescind.errors import DeclarationError, NothingChanged, UsageError
 from rescind.guard import releasing
 from rescind.guard.guard import Guard
 from rescind.guard.held import HeldEffect
 from rescind.guard.releasing import release_step, standing_in
 from rescind.journal.memory import MemoryJournal
+from rescind.model.action import EffectClass
 from rescind.model.entry import Disposition, Released, StepRef
 from rescind.model.level import Level
 from rescind.model.outcome import Completed, Failed, Unknown
@@ -355,6 +356,90 @@ def _release_until(post: Post, held: Any, dies_at: int) -> bool:
                 request = flow.send(answer)
         except StopIteration:
             return performed < dies_at
+
+
+def test_he4_what_cannot_even_be_begun_is_held_still_and_holds_back_what_comes_after_it() -> None:
+    clock, journal, orders = ManualClock(), MemoryJournal(), MemoryOrders()
+    guard = Guard.over(journal, orders, clock=clock)
+
+    @guard.write("payout", irreversible="money is gone", hold="run")
+    def pay(cents: int) -> None: ...
+
+    with guard.run("agent@1", run_id="run-1"):
+        pay(1)
+        pay(2)
+    paid: list[Any] = []
+    other = Guard.over(journal, orders, clock=clock)
+    other.write("payout", effect=_Unreachable(), hold="run")(lambda cents: paid.append(cents))
+    done = release_due(other)
+    assert done.released == ()
+    assert [str(ref) for ref, _ in done.waiting] == ["run-1/1", "run-1/2"]
+    assert "it is still held" in done.waiting[0][1]
+    assert [step.is_held for step in steps_of(journal, "run-1")] == [True, True]
+    with pytest.raises(UsageError, match="it is still held"):
+        release_now(other, StepRef("run-1", "1"))
+    assert paid == []
+
+
+class _Unreachable:
+    """A target that cannot be looked at."""
+
+    effect_class = EffectClass.IRREVERSIBLE
+
+    def open(self, _call: Any) -> Any:
+        raise ConnectionError("no route to the bank")
+
+    def observe(self, _step: Any) -> None:
+        return None
+
+    def restore(self, _step: Any) -> None:
+        return None
+
+
+def test_what_a_release_did_is_said_as_the_journal_has_it(post: Post) -> None:
+    raises: dict[str, Exception] = {
+        "ann": NothingChanged("the mailbox is full"),
+        "bob": RuntimeError("the bank hung up"),
+    }
+
+    def breaks(to: str) -> None:
+        if to in raises:
+            raise raises[to]
+
+    post.before = breaks
+    for name in ("ann", "bob", "cid"):
+        with post.run(f"run-{name}"):
+            post.mail(name)
+    post.mail.verify(lambda step: "cid" not in step.arguments["to"])
+    done = release_due(post.guard)
+    assert done.waiting == ()
+    assert [how for _, how in done.released] == [
+        "failed and changed nothing: NothingChanged: the mailbox is full",
+        "nobody knows whether it took effect: RuntimeError: the bank hung up",
+        "done, and its postcondition does not hold",
+    ]
+
+
+def test_what_one_run_holds_is_released_and_dropped_in_a_time_that_grows_with_it_and_not_with_its_square() -> None:
+    reads = {"count": 0}
+
+    class Counting(MemoryJournal):
+        def entries(self, *args: Any, **kwargs: Any) -> Any:
+            page = super().entries(*args, **kwargs)
+            reads["count"] += len(page)
+            return page
+
+    post = Post(Counting())
+    with post.run():
+        for number in range(200):
+            post.mail(str(number))
+    with post.run("run-2"):
+        for number in range(200):
+            post.mail(f"second {number}")
+    post.guard.orders.place(an_order("ord-1", "run:run-2", Level.HALTED))
+    done = release_due(post.guard)
+    assert (len(done.released), len(done.dropped)) == (200, 200)
+    assert reads["count"] < 20 * 400
 
 
 def test_an_undo_drops_what_is_held_and_undoes_nothing_else_of_it(post: Post) -> None:

@@ -17,7 +17,7 @@ from rescind.errors import UsageError
 from rescind.recovery.held import drop_held, find_held, list_held
 
 if TYPE_CHECKING:
-    from rescind.recovery.held import Held
+    from rescind.recovery.held_run import Held
     from rescind.recovery.release import Round
 
 _SHOWN = 20

@@ -5,7 +5,7 @@ journal for it; what became of it stands in the run itself.
 """
 
 import enum
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import msgspec
@@ -15,10 +15,9 @@ from rescind.errors import RescindError, SequenceConflict
 from rescind.guard.gate import Allow, AwaitApproval, Deny, Halt, Verdict
 from rescind.guard.held import HELD_AGENT, HOLD_MAX
 from rescind.journal.port import Draft, Journal, Query
-from rescind.model.entry import EffectHeld, Ended, Entry, Resumed, RunClosed, RunOpened, StepRef
-from rescind.model.history import StepRecord, fold_steps
+from rescind.model.entry import EffectHeld, Ended
 from rescind.model.outcome import Failed
-from rescind.model.step import HeldUntil
+from rescind.recovery.held_run import Held, HeldRun, RunEnd
 from rescind.recovery.reading import every_entry, the_one_meant
 
 KEPT_MAX = HOLD_MAX + timedelta(days=5)
@@ -27,40 +26,6 @@ KEPT_MAX = HOLD_MAX + timedelta(days=5)
 LOOKED_BACK = timedelta(days=90)
 
 _ATTEMPTS_MAX = 20  # Each means that somebody else wrote to the same run in between.
-
-
-class RunEnd(enum.StrEnum):
-    """How a run stands, as far as its journal tells."""
-
-    OPEN = "open"  # somebody acts for it, or died without saying so
-    ENDED = "ended"
-    FAILED = "failed"
-    HALTED = "halted"
-
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A step that is held.
-
-    Attributes:
-        record: The step.
-        run_end: How its run stands.
-        position: Where its run's chain goes on, when this was read.
-    """
-
-    record: StepRecord
-    run_end: RunEnd
-    position: int
-
-    @property
-    def ref(self) -> StepRef:
-        """The step's name."""
-        return self.record.ref
-
-    @property
-    def until(self) -> datetime | None:
-        """From when on it may go; None: once its run has ended."""
-        held = self.record.step.held
-        return held.at if isinstance(held, HeldUntil) else None
 
 
 class Fate(enum.StrEnum):
@@ -84,35 +49,33 @@ def list_held(journal: Journal, *, now: datetime) -> list[Held]:
 
 
 class HeldWatch:
-    """What is held, for whoever looks again and again: only runs that still hold something are read each time."""
+    """What is held, for whoever looks again and again: of runs that still hold something, what is new is read."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal, self._read_up_to = journal, 0
-        self._holding: dict[str, None] = {}
+        self._holding: dict[str, HeldRun] = {}
 
     def held(self, *, now: datetime) -> list[Held]:
         """The steps that are held now, in the order of their intents."""
+        found = [held for _, held_ones in self.by_run(now=now) for held in held_ones]
+        return sorted(found, key=lambda each: each.record.intended_sequence)
+
+    def by_run(self, *, now: datetime) -> list[tuple[HeldRun, list[Held]]]:
+        """The runs that hold something now, each with what it holds, in the order of the intents."""
         query = Query(agent_name=HELD_AGENT, since=now - LOOKED_BACK)
         for entry in every_entry(self._journal, query, after=self._read_up_to):
             self._read_up_to = entry.sequence
             if isinstance(entry.event, EffectHeld):
-                self._holding[entry.event.step.run_id] = None
-        found: list[Held] = []
-        for run_id in list(self._holding):
-            held = held_of_run(self._journal, run_id)
-            found += held
-            if not held:
-                del self._holding[run_id]
-        return sorted(found, key=lambda each: each.record.intended_sequence)
+                run_id = entry.event.step.run_id
+                self._holding.setdefault(run_id, HeldRun(self._journal, run_id))
+        found = [(run, run.held()) for run in self._holding.values()]
+        self._holding = {run.run_id: run for run, held in found if held}
+        return [(run, held) for run, held in found if held]
 
 
 def held_of_run(journal: Journal, run_id: str) -> list[Held]:
     """The steps that this run holds, in the order of their intents."""
-    entries = list(every_entry(journal, Query(run_id=run_id)))
-    if not entries:
-        return []
-    end, position = _end_of(entries), entries[-1].position + 1
-    return [Held(record=record, run_end=end, position=position) for record in fold_steps(entries) if record.is_held]
+    return HeldRun(journal, run_id).held()
 
 
 def decide(held: Held, verdict: Verdict, *, now: datetime, behind: str = "") -> Decision:
@@ -193,27 +156,3 @@ def find_held(journal: Journal, text: str, *, now: datetime) -> Held:
     """
     known = {str(held.ref): held for held in list_held(journal, now=now)}
     return known[the_one_meant(text, known, what="held effect")]
-
-
-def _end_of(entries: Iterable[Entry]) -> RunEnd:
-    acting: set[str] = set()
-    how = RunEnd.OPEN
-    for entry in entries:
-        if isinstance(entry.event, RunOpened):
-            if not acting and how is not RunEnd.HALTED:
-                how = RunEnd.OPEN  # it is continued: how it ended before is settled by how it ends now
-            acting.add(entry.event.guard_id)
-        elif isinstance(entry.event, Resumed):
-            # A person has looked at how it ended, or at the process that died without a word, and has it go on.
-            acting, how = set(), RunEnd.OPEN
-        elif isinstance(entry.event, RunClosed):
-            acting.discard(entry.event.guard_id)
-            # Halted once is halted; of several processes that acted for it, one that failed is a failure.
-            said = RunEnd(entry.event.how) if entry.event.how in RunEnd._value2member_map_ else RunEnd.FAILED
-            how = max(how, said, key=_WORSE.index) if how is not RunEnd.OPEN else said
-    if how is RunEnd.HALTED or not acting:
-        return how
-    return RunEnd.OPEN
-
-
-_WORSE = (RunEnd.OPEN, RunEnd.ENDED, RunEnd.FAILED, RunEnd.HALTED)

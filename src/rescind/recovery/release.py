@@ -1,6 +1,6 @@
 """Releasing what is held, by whoever holds the credentials: laws HE1 to HE5 are in `guard.held`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -8,13 +8,13 @@ import msgspec
 
 from rescind.clock import from_us
 from rescind.errors import RescindError, UsageError
+from rescind.guard.flow import name_of
 from rescind.guard.releasing import NotReleased, release_step, standing_in
-from rescind.journal.port import Journal, Query
 from rescind.model.entry import StepRef
-from rescind.model.history import fold_steps
+from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed, Unknown
-from rescind.recovery.held import Decision, Fate, Held, HeldWatch, decide, drop_held, find_held, held_of_run
-from rescind.recovery.reading import every_entry
+from rescind.recovery.held import Decision, Fate, HeldWatch, decide, drop_held, find_held
+from rescind.recovery.held_run import Held, HeldRun
 
 if TYPE_CHECKING:
     from rescind.guard.guard import Guard
@@ -47,10 +47,8 @@ def release_due(guard: "Guard", watch: HeldWatch | None = None) -> Round:
     """
     now = from_us(guard.clock.now_us())
     tools = guard.compensators
-    by_run: dict[str, list[Held]] = {}
-    for held in (watch or HeldWatch(guard.journal)).held(now=now):
-        by_run.setdefault(held.ref.run_id, []).append(held)
-    rounds = [_release_run(guard, tools, each, now) for each in by_run.values()]
+    runs = (watch or HeldWatch(guard.journal)).by_run(now=now)
+    rounds = [_release_run(guard, tools, run, held, now) for run, held in runs]
     return Round(
         released=tuple(pair for each in rounds for pair in each.released),
         dropped=tuple(pair for each in rounds for pair in each.dropped),
@@ -69,65 +67,89 @@ def release_now(guard: "Guard", step: StepRef) -> str:
     if tool is None:
         raise UsageError(f"this application declares no action {held.record.step.action!r}; {held.ref} is still held")
     with standing_in(guard, held.record.run) as run:
-        return _release(run, tool, held)
+        return _release(run, tool, held, HeldRun(guard.journal, held.ref.run_id))
 
 
-def _release_run(guard: "Guard", tools: "Mapping[str, WriteTool]", held_ones: Iterable[Held], now: datetime) -> Round:
+def _release_run(
+    guard: "Guard", tools: "Mapping[str, WriteTool]", chain: HeldRun, held_ones: Sequence[Held], now: datetime
+) -> Round:
     released: list[tuple[StepRef, str]] = []
     dropped: list[tuple[StepRef, str]] = []
     waiting: list[tuple[StepRef, str]] = []
+    to_drop: dict[str, list[Held]] = {}
     behind = ""
-    ours = list(held_ones)
-    with standing_in(guard, ours[0].record.run) as run:
-        for held in ours:
+    with standing_in(guard, held_ones[0].record.run) as run:
+        for held in held_ones:
             tool = tools.get(held.record.step.action)
             decision = decide(held, run.foresee(held.record.step.action), now=now, behind=behind)
             if decision.fate is Fate.RELEASE and tool is None:
                 decision = Decision(Fate.WAIT, "its action is not declared here")
             if decision.fate is Fate.DROP:
-                step_ids = (held.ref.step_id,)
-                if drop_held(guard.journal, held.ref.run_id, step_ids, because=decision.because, clock=guard.clock):
-                    dropped.append((held.ref, decision.because))
-            elif decision.fate is Fate.WAIT or tool is None:
+                to_drop.setdefault(decision.because, []).append(held)  # together: each append reads the run
+                continue
+            if decision.fate is Fate.WAIT or tool is None:
                 waiting.append((held.ref, decision.because))
                 behind = behind or held.ref.step_id
-            else:
-                try:
-                    released.append((held.ref, _release(run, tool, _moved(guard.journal, held))))
-                except NotReleased as error:
-                    waiting.append((held.ref, str(error)))
-                    behind = behind or held.ref.step_id
-                except RescindError as error:
-                    waiting.append((held.ref, f"not released: {error}"))
-                    behind = behind or held.ref.step_id
+                continue
+            dropped += _drop(guard, to_drop)  # before anything that was held later is done (HE4)
+            try:
+                released.append((held.ref, _release(run, tool, held, chain)))
+            except RescindError as error:
+                waiting.append((held.ref, f"not released: {error}"))
+                behind = behind or held.ref.step_id
+    dropped += _drop(guard, to_drop)
     return Round(released=tuple(released), dropped=tuple(dropped), waiting=tuple(waiting))
 
 
-def _moved(journal: Journal, held: Held) -> Held:
-    """The held step, where its run stands now: what was released before it has moved the run on."""
-    now = next((each for each in held_of_run(journal, held.ref.run_id) if each.ref == held.ref), None)
-    if now is None or now.run_end is not held.run_end:
-        raise NotReleased(f"{held.ref} moved on; it was not released here")
-    return now
+def _drop(guard: "Guard", to_drop: dict[str, list[Held]]) -> list[tuple[StepRef, str]]:
+    dropped: list[tuple[StepRef, str]] = []
+    for because, held_ones in to_drop.items():
+        run_id, step_ids = held_ones[0].ref.run_id, {held.ref.step_id for held in held_ones}
+        gone = drop_held(guard.journal, run_id, step_ids, because=because, clock=guard.clock)
+        dropped += [(held.ref, because) for held in held_ones if held.ref.step_id in gone]
+    to_drop.clear()
+    return dropped
 
 
-def _release(run: "Run", tool: "WriteTool", held: Held) -> str:
+def _release(run: "Run", tool: "WriteTool", held: Held, chain: HeldRun) -> str:
+    """Release it, where its run stands now: what was released before it has moved the run on.
+
+    Returns: How it ended, in words.
+    Raises: RescindError, if its tool did not run, and it is held still, or was released or dropped by somebody else.
+    """
     problem = tool.accepts(held.record.step.arguments)
     if problem:
         raise UsageError(f"{held.ref} cannot be released: {tool.name} {problem}; it is still held")
+    now = chain.held_now(held.ref.step_id)
+    if now is None or now.run_end is not held.run_end:
+        raise NotReleased(f"{held.ref} moved on; it was not released here")
     error: Exception | None = None
     try:
-        release_step(run, tool, held.record, held.position)
-    except RescindError:
+        release_step(run, tool, now.record, now.position)
+    except NotReleased:
         raise
     except Exception as problem_of_tool:  # noqa: BLE001  # a tool raises what it likes; the journal has its outcome
         error = problem_of_tool
-    return _outcome_of(run.guard.journal, held.ref, error)
+    # Whatever was raised, and by whom: whether the tool ran is what the journal says.
+    try:
+        record = chain.record(held.ref.step_id)
+    except RescindError as unreadable:
+        return f"nobody knows whether it was released: {unreadable}"
+    if record.is_held:
+        raise _still_held(held, error) from error
+    return _in_words(record, error)
 
 
-def _outcome_of(journal: Journal, step: StepRef, error: Exception | None) -> str:
-    records = {each.ref: each for each in fold_steps(every_entry(journal, Query(run_id=step.run_id)))}
-    match records[step].outcome:
+def _still_held(held: Held, error: Exception | None) -> RescindError:
+    if isinstance(error, RescindError):
+        return error
+    return UsageError(f"{held.ref} cannot be released: {'' if error is None else name_of(error)}; it is still held")
+
+
+def _in_words(record: StepRecord, error: Exception | None) -> str:
+    match record.outcome:
+        case Completed() if record.verified is False:
+            return "done, and its postcondition does not hold"
         case Completed():
             return "done"
         case Failed(reason):
