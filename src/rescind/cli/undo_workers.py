@@ -1,6 +1,5 @@
 """`rescind undo --apply --workers`: leave the plan to the workers, and follow it. Nothing is lost if nobody does."""
 
-from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,17 +9,20 @@ from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, PlanItem
-from rescind.compensation.result import StepResult, UndoResult, result_of
-from rescind.compensation.submission import Submission, read_submission, results_of, shares_of, submit
+from rescind.compensation.decision import Plan
+from rescind.compensation.followed import result_of_submission
+from rescind.compensation.result import StepResult, UndoResult
+from rescind.compensation.submission import Submission, read_submission, shares_of, submit
 from rescind.errors import PlanStale
 from rescind.journal.port import Journal, Query
-from rescind.model.entry import CompensationEnded, Disposition, StepRef
+from rescind.model.entry import CompensationEnded, StepRef
 from rescind.recovery.places import register_of
 from rescind.recovery.reading import every_entry
 from rescind.recovery.workers import WorkerInfo, Workers, working
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from rescind.cli.progress import DrawnProgress
     from rescind.database.address import StoreAt
 
@@ -81,7 +83,7 @@ def _leave_to(register: Workers, session: Session, plan: Plan, out: Out) -> Undo
         )
         return None
     ended = follow(session.journal, submission, register, session.store, out)
-    return _result(session.journal, plan, ended)
+    return result_of_submission(session.journal, plan, ended)
 
 
 def follow_command(submission: Submission, store: "StoreAt") -> str:
@@ -166,32 +168,3 @@ def _drawn(submission: Submission, out: Out) -> "Generator[DrawnProgress | None]
     steps = dict.fromkeys((step for share in submission.shares for step in share.steps), "")
     with drawn_progress(steps, out.console()) as progress:
         yield progress
-
-
-def _result(journal: Journal, plan: Plan, ended: Submission) -> UndoResult:
-    found = results_of(journal, plan.digest, [(item.step, item.action) for item in plan.items])
-    steps = tuple(_before(item) or now for item, now in zip(plan.items, found, strict=True))
-    return result_from(ended, steps)
-
-
-def result_from(ended: Submission, steps: Sequence[StepResult]) -> UndoResult:
-    """What the undo did, of these steps."""
-    return UndoResult(
-        plan_digest=ended.submitted.plan_digest,
-        plan_run=ended.plan_run,
-        steps=tuple(steps),
-        tasks=ended.tasks,
-        left_because="" if ended.stopped is None else ended.stopped.why,
-        left_detail="" if ended.stopped is None else ended.stopped.detail,
-    )
-
-
-def _before(item: PlanItem) -> StepResult | None:
-    """The result of a step that was over before, as an embedded undo says it."""
-    match item.decision:
-        case AlreadyUndone(disposition, because):
-            return result_of(item, disposition, detail=because, earlier=True, failed=item.outcome == "failed")
-        case AlreadyInReview(task_id, reason):
-            return result_of(item, Disposition.REVIEW, reason=reason, task_id=task_id, earlier=True)
-        case _:
-            return None

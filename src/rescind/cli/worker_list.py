@@ -8,9 +8,10 @@ from rescind.cli.moments import spoken
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import find_store, journal_of
-from rescind.cli.undo_workers import follow, result_from
+from rescind.cli.undo_workers import follow
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
+from rescind.compensation.followed import result_from
 from rescind.compensation.submission import OpenSubmissions, Submission, read_submission, results_of
 from rescind.config import JOURNAL_NAME
 from rescind.errors import UsageError
