@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rescind.demo.checks import check_books
+from rescind.demo.checks import check_books, check_handover, check_repetition
 from rescind.demo.damage import Damage
 from rescind.demo.mailroom import ROGUE
 from rescind.demo.opening import Opening
@@ -101,6 +101,51 @@ def test_writes_since_a_moment_are_counted_in_the_world(folder: Path) -> None:
         outbox.write(json.dumps({"to": "x", "sent_by": ROGUE, "began_s": 2e12}) + "\n")
         outbox.write(json.dumps({"to": "x", "sent_by": "another-agent@1", "began_s": 2e12}) + "\n")
     assert world.effects_since(ROGUE, moment_s) == 4
+
+
+def names_failing(folder: Path, **facts: int) -> list[str]:
+    checks = check_repetition(World(folder), **{"under_way": 0, "without_end": 0, "unreported": 99} | facts)
+    return [check.name for check in checks if not check.holds]
+
+
+def test_a_credit_too_many_is_noticed_however_it_came_about(folder: Path) -> None:
+    assert names_failing(folder) == []
+    with contextlib.closing(sqlite3.connect(folder / "billing.db")) as books, books:
+        books.execute(
+            "insert into credits select 'twice', charge_key, tenant, customer_id, amount_cents, reason from credits "
+            "limit 1"
+        )
+    assert names_failing(folder) == ["nothing_ran_twice"]
+    with contextlib.closing(sqlite3.connect(folder / "billing.db")) as books, books:
+        books.execute("delete from credits where credit_key = 'twice'")
+    assert names_failing(folder) == []
+    with contextlib.closing(sqlite3.connect(folder / "billing.db")) as books, books:
+        books.execute("update credit_requests set booked = 1 where booked = 0")
+    assert names_failing(folder) == ["nothing_ran_twice"]
+
+
+def test_only_credits_without_an_answer_may_be_asked_for_again(kept: Any, folder: Path) -> None:
+    unreported = json.loads(kept.stdout)["workers"]["unreported_at_kill"]
+    assert names_failing(folder, unreported=unreported) == []
+    assert names_failing(folder, unreported=unreported - 1) == ["nothing_ran_twice"]
+
+
+def test_what_is_left_in_the_middle_is_noticed(folder: Path) -> None:
+    assert names_failing(folder, under_way=1) == names_failing(folder, without_end=1) == ["nothing_pending"]
+
+
+def test_a_kill_that_did_not_hit_is_no_success(kept: Any) -> None:
+    hit = msgspec.json.decode(kept.stdout, type=Verdict).workers
+    assert hit is not None
+
+    def failing(**change: object) -> list[str]:
+        checks = check_handover(msgspec.structs.replace(hit, **change))
+        return [check.name for check in checks if not check.holds]
+
+    assert failing() == []
+    assert failing(killed=None, taken_over_ms=None) == ["killed_in_mid_undo", "taken_over"]
+    assert failing(left_at_kill=0) == failing(undone_by_killed=0) == ["killed_in_mid_undo"]
+    assert failing(taken_over_ms=None) == ["taken_over"]
 
 
 def test_a_verdict_holds_only_if_all_of_it_does(kept: Any) -> None:

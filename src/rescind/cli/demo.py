@@ -22,7 +22,7 @@ from rescind.cli.out import answers
 @click.option("--json", "as_json", is_flag=True, help="Answer with one JSON object.")
 @click.option("--debug", is_flag=True, expose_value=False, help=DEBUG_HELP)
 def demo(*, manual_stop: bool, keep: Path | None, as_json: bool) -> int:
-    """Watch agents go wrong on a billing desk, be stopped, and be undone.
+    """Watch agents go wrong on a billing desk, be stopped, and be undone by two workers, one of which is killed.
 
     No model, no network: a real database, real processes. Exit status 0 only if every promise held.
     """

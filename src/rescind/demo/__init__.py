@@ -1,5 +1,8 @@
 """`rescind demo`: a real agent goes wrong on a real database, is stopped with a receipt, and is undone exactly.
 
+The undo is left to two workers, one of which the demo kills in the middle; without the extra `workers` it undoes in its
+own process, and says which extra is missing.
+
 No model and no network: the agents are small programs, each in a process of its own, and what they do is determined by
 a seed. What is stopped, undone and checked is real.
 """

@@ -11,6 +11,7 @@ from rescind.demo.desk import CHARGE, MAIL, SET_STATUS
 from rescind.demo.oncall import Undone
 from rescind.demo.opening import Opening
 from rescind.demo.truth import Truth, differing
+from rescind.demo.verdict import HandoverResult
 from rescind.demo.world import World
 from rescind.model.entry import Disposition
 from rescind.model.history import ReviewTask
@@ -91,6 +92,40 @@ def check_undo(undone: Undone, tasks: Iterable[ReviewTask], damage: Damage, *, e
         _counted("every_write_accounted_for", "every write is restored, offset or left to a person", ended, expected),
         _counted("mails_are_one_task", f"{damage.mails} mails are one question to a person", asked, questions),
         _counted("only_that_conflict", f"the one conflict is {edited}", conflicting, {edited: 1}),
+    ]
+
+
+def check_repetition(world: World, *, under_way: int, without_end: int, unreported: int) -> list[Check]:
+    """That no compensation ran twice, and that none is left in the middle.
+
+    Args:
+        world: As it is now.
+        under_way: Undos that have begun and have not come to their end.
+        without_end: Compensations that have begun and have not come to their end.
+        unreported: Credits that a killed worker had booked and told nobody of: only these may be asked for again.
+    """
+    asked = world.credit_requests()
+    again, booked = len(asked) - len({key for key, _, _ in asked}), sum(was_booked for _, _, was_booked in asked)
+    twice = ""
+    if world.credited_twice() or booked != world.credits():
+        twice = f"{world.credited_twice()} charges have several credits; {booked} requests booked {world.credits()}"
+    elif again > unreported:
+        twice = f"{again} credits were asked for again, and the answers of only {unreported} were missing"
+    pending = f"{under_way} undos and {without_end} compensations have no end" if under_way or without_end else ""
+    return [
+        Check("nothing_ran_twice", "no credit was booked twice, however often it was asked for", twice),
+        Check("nothing_pending", "nothing is left pending: each undo and each step of it has an end", pending),
+    ]
+
+
+def check_handover(handover: HandoverResult) -> list[Check]:
+    """That the kill hit a worker in the middle of its share, and that the other one took it over."""
+    late = "" if handover.killed else "the undo was over before a worker could be killed"
+    idle = "" if handover.left_at_kill and handover.undone_by_killed else "the killed worker was not in mid-share"
+    unseen = "" if handover.taken_over_ms is not None else "nobody took over"
+    return [
+        Check("killed_in_mid_undo", "one of two workers was killed in the middle of its share", late or idle),
+        Check("taken_over", "the other one took it over, and came to the end", late or unseen),
     ]
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.event import listen
 import rescind
 from rescind.clock import SystemClock
 from rescind.config import CONFIG_NAME, SwitchConfig
+from rescind.demo.bank import await_answer, note_request
 from rescind.guard.declare import GuardedWrite
 from rescind.triggers.policy_file import PolicyFile
 
@@ -104,7 +105,7 @@ def _charge_tool(guard: rescind.Guard, database: Engine) -> GuardedWrite[[int, s
             _post(books, key, tenant, customer_id, amount_cents)
         return int(amount_cents)
 
-    @charge.compensate(idempotent=True)
+    @charge.compensate(idempotent=True, parallel=True)  # each in a transaction of its own
     def credit(step: rescind.PastStep) -> None:
         key, customer_id = step.idempotency_key, step.arguments["customer_id"]
         charge_key = _charge_key(step.arguments["message_id"])
@@ -113,6 +114,8 @@ def _charge_tool(guard: rescind.Guard, database: Engine) -> GuardedWrite[[int, s
             booked = books.execute(sa.text(_BOOK_CREDIT), values).one_or_none()
             if booked is not None:  # otherwise this very credit was booked before, and one is enough
                 _post(books, key, booked.tenant, customer_id, -booked.amount_cents)
+            is_kept_waiting = note_request(books, key, booked=booked is not None)
+        await_answer(database, is_kept_waiting=is_kept_waiting)
 
     return charge
 

@@ -9,6 +9,7 @@ from rescind.demo.mailroom import ROGUE
 from rescind.demo.opening import WRONGED
 from rescind.demo.screen import ACCENT, BAD, GOOD, QUIET, Screen, dollars
 from rescind.demo.story import Told
+from rescind.demo.verdict import HandoverResult
 from rescind.model.history import ReviewTask
 
 
@@ -24,10 +25,13 @@ def tell_end(screen: Screen, told: Told, *, kept: Path | None) -> None:
     screen.say(f"{whom} wronged. {how} in {verdict.stop.ms:.0f} ms, undone in {undo.ms / 1000:.1f} s.", style="bold")
     screen.blank()
     credited = f"charges, {dollars(told.damage.cents)} by credit entries; nothing deleted"
+    handover = verdict.workers
+    taken_over = [] if handover is None else [("taken over", handover.left_at_kill, _taken_over(handover))]
     screen.table(
         [
             ("restored", undo.restored, "subscriptions, each to the row as it was"),
             ("compensated", undo.compensated, credited),
+            *taken_over,
             ("untouched", told.bystander_writes, f"writes of other agents; {verdict.bystander_writes_lost} lost"),
             ("refused", told.refused, f"attempts since the stop; {verdict.writes_after_stop} got through"),
         ],
@@ -44,6 +48,10 @@ def tell_end(screen: Screen, told: Told, *, kept: Path | None) -> None:
         screen.say("To look around in what is left: rescind demo --keep DIR", style=QUIET)
     else:
         _tell_commands(screen, kept)
+
+
+def _taken_over(handover: HandoverResult) -> str:
+    return f"steps of a worker killed in the middle; {handover.credited_twice} credited twice"
 
 
 def _question(task: ReviewTask, told: Told) -> str:

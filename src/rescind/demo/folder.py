@@ -15,12 +15,12 @@ from rescind.demo.policy import policy_text
 from rescind.errors import UsageError
 
 MARKER = ".rescind-demo"
-SWITCH_LOG = "switch.log"
+SWITCH_LOG, WORKERS_LOG = "switch.log", "workers.log"
 MORNING, LOG, RESULT, APP = "morning.db", "agents.log", "result.json", "desk.py"
 
 _MADE_BY_US = (
     *(DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", OUTBOX, STORE, MORNING, LOG, RESULT, APP, CONFIG_NAME),
-    *(SWITCH_DATA, SWITCH_URL, SWITCH_LOG),
+    *(SWITCH_DATA, SWITCH_URL, SWITCH_LOG, WORKERS_LOG),
 )
 
 _MARKER_TEXT = "Made by `rescind demo --keep`. The next demo in this folder replaces what this one made.\n"
@@ -38,7 +38,7 @@ switch:
 """
 
 _APP_TEXT = '''\
-"""The billing desk of this folder. `rescind undo --app desk` imports the guard from here.
+"""The billing desk of this folder. `rescind worker desk` and `rescind undo --app desk` import the guard from here.
 
 The tools themselves are declared in `rescind.demo.desk`; read them there: they are what yours will look like.
 """
@@ -80,7 +80,7 @@ def demo_folder(keep: Path | None, *, shadow: bool = False) -> Generator[Path]:
     if keep is None:
         folder = Path(tempfile.mkdtemp(prefix="rescind-demo-"))
         try:
-            _write_config(folder, shadow=shadow)
+            _write_texts(folder, shadow=shadow)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -110,15 +110,15 @@ def _claim(folder: Path, *, shadow: bool) -> IO[str]:
         if not held.tell():
             held.write(_MARKER_TEXT)
             held.flush()
-        _write_config(folder, shadow=shadow)
-        (folder / APP).write_text(_APP_TEXT, encoding="utf-8")
+        _write_texts(folder, shadow=shadow)
     except BaseException:
         held.close()
         raise
     return held
 
 
-def _write_config(folder: Path, *, shadow: bool) -> None:
+def _write_texts(folder: Path, *, shadow: bool) -> None:
+    (folder / APP).write_text(_APP_TEXT, encoding="utf-8")
     (folder / CONFIG_NAME).write_text(_CONFIG_TEXT + policy_text(shadow=shadow), encoding="utf-8")
 
 

@@ -13,14 +13,20 @@ from rescind.compensation.selection import Selection
 from rescind.compensation.survey import make_plan
 from rescind.config import JOURNAL_NAME
 from rescind.demo.desk import STORE, Desk
+from rescind.demo.handover import HandedOver, Killed
+from rescind.demo.verdict import HandoverResult
+from rescind.demo.workers import Workers
 from rescind.errors import RescindError
 from rescind.journal.audit import AuditReport, verify
-from rescind.model.entry import Disposition
+from rescind.journal.port import Query
+from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, StepRef
 from rescind.model.history import ReviewTask
 from rescind.model.level import Level
 from rescind.model.scope import Scope
 from rescind.model.step import Target
+from rescind.recovery.reading import every_entry
 from rescind.recovery.review import list_tasks
+from rescind.recovery.undos import list_undos
 from rescind.switch.client.asking import Switches
 from rescind.switch.client.operator import post_order
 from rescind.switch.client.receipts import await_receipts
@@ -97,7 +103,7 @@ class OnCall:
     """The person on call, at one desk."""
 
     def __init__(self, folder: Path, desk: Desk, switch_url: str) -> None:
-        self._store, self._desk = folder / STORE, desk
+        self._folder, self._store, self._desk = folder, folder / STORE, desk
         self._switches = Switches(urls=(switch_url,))
         self._clock, self._ids = SystemClock(), SystemIds()
 
@@ -138,6 +144,36 @@ class OnCall:
         if result.interrupted:  # it came to a clean end first; now the one who pressed Ctrl-C gets it
             raise KeyboardInterrupt
         return Undone(plan, result, ms=round((self._clock.monotonic_s() - began_s) * 1000, 1))
+
+    def leave_to(
+        self,
+        workers: Workers,
+        plan: Plan,
+        *,
+        progress: Callable[[int], None],
+        when_killed: Callable[[Killed], None],
+        when_taken_over: Callable[[int, float], None],
+    ) -> tuple[Undone, HandoverResult]:
+        """Leave what the plan says to the workers, one of which is killed in the middle: see `handover`."""
+        began_s = self._clock.monotonic_s()
+        handed_over = HandedOver(self._folder, self._desk, workers, plan, actor=ACTOR)
+        result = handed_over.apply(progress=progress, when_killed=when_killed, when_taken_over=when_taken_over)
+        undone = Undone(plan, result, ms=round((self._clock.monotonic_s() - began_s) * 1000, 1))
+        return undone, handed_over.result()
+
+    def undos_under_way(self) -> int:
+        """Undos that have begun and have not come to their end."""
+        return sum(undo.state != "finished" for undo in list_undos(self._desk.guard.journal))
+
+    def compensations_without_end(self) -> int:
+        """Compensations that were begun, and of which nobody has recorded an end."""
+        begun = set[StepRef]()
+        for entry in every_entry(self._desk.guard.journal, Query()):
+            if isinstance(entry.event, CompensationIntended):
+                begun.add(StepRef(entry.run.run_id, entry.event.step_id))
+            elif isinstance(entry.event, CompensationEnded):
+                begun.discard(StepRef(entry.run.run_id, entry.event.step_id))
+        return len(begun)
 
     def open_tasks(self) -> list[ReviewTask]:
         """What is left to a person, oldest first."""

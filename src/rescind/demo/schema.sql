@@ -43,6 +43,21 @@ create table credits (
     reason text not null
 ) strict;
 
+-- Each request for a credit and which process made it, in one transaction with the credit, if it booked one.
+create table credit_requests (
+    request_id integer primary key,
+    credit_key text not null references credits,
+    process integer not null,
+    booked integer not null check (booked in (0, 1))
+) strict;
+
+-- At most one row: from how many credits on a process is kept waiting for the answer; and which, once it has come so far.
+create table waiting_room (
+    one integer primary key check (one = 1),
+    after_requests integer not null,
+    process integer
+) strict;
+
 -- Double entry: each charge and each credit has two postings, whose amounts add up to nothing.
 create table postings (
     posting_id integer primary key,

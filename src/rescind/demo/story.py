@@ -1,15 +1,12 @@
 """The story in six acts: a good morning, a bad release, the stop, the plan, the undo, the proof."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rescind.clock import SystemClock
-from rescind.compensation.decision import AlreadyUndone, Plan, PlanItem, Review, Settle, kind_of
-from rescind.compensation.port import ReviewReason
 from rescind.demo.bystanders import GLOBEX_AGENT, REPORTING_AGENT, Bystanders
-from rescind.demo.checks import Check, check_books, check_second_undo, check_undo
+from rescind.demo.checks import Check, check_books, check_handover, check_repetition, check_second_undo, check_undo
 from rescind.demo.crew import FAR, Agent, Crew
 from rescind.demo.damage import Damage, find_damage
 from rescind.demo.desk import DATABASE
@@ -17,10 +14,12 @@ from rescind.demo.folder import MORNING
 from rescind.demo.mailroom import ROGUE
 from rescind.demo.oncall import OnCall, Stopped, Undone
 from rescind.demo.opening import ACME, GLOBEX, REPORTS, Opening, complain, edit_by_hand, make_opening
-from rescind.demo.screen import QUIET, Screen, dollars
+from rescind.demo.screen import Screen, dollars
 from rescind.demo.stops import Stop
 from rescind.demo.truth import find_truth
-from rescind.demo.verdict import StopResult, UndoResult, Verdict
+from rescind.demo.undoing import tell_undo
+from rescind.demo.verdict import HandoverResult, StopResult, UndoResult, Verdict
+from rescind.demo.workers import Workers
 from rescind.demo.world import World
 from rescind.errors import RescindError
 from rescind.model.entry import Disposition
@@ -70,8 +69,10 @@ class Told:
 class Story:
     """One telling in one folder, with a crew that it fills. `tell` is called once."""
 
-    def __init__(self, folder: Path, screen: Screen, crew: Crew, on_call: OnCall, stop: Stop) -> None:
-        self._screen, self._crew, self._on_call, self._how = screen, crew, on_call, stop
+    def __init__(
+        self, folder: Path, screen: Screen, crew: Crew, on_call: OnCall, stop: Stop, workers: Workers | None
+    ) -> None:
+        self._screen, self._crew, self._on_call, self._how, self._workers = screen, crew, on_call, stop, workers
         self._clock, self._world, self._database = SystemClock(), World(folder), folder / DATABASE
         self._opening: Opening = make_opening(self._database, morning=folder / MORNING)
         self._truth = find_truth(folder / MORNING, self._opening, reports=REPORTS)
@@ -84,11 +85,11 @@ class Story:
             damage = self._release()
             stopped = self._stop(damage)
             after_stop = self._world.effects_since(ROGUE, stopped.acknowledged_s)
-            undone = self._undo()
+            undone, handover = tell_undo(self._screen, self._on_call, self._workers)
         bystanders.finish()
         self._wait_for(lambda: bystanders.are_done, "the other agents to finish their day")
         self._screen.act("Proof: the books against a truth that rescind does not know")
-        checks = self._check(undone, damage)
+        checks = self._check(undone, handover, damage)
         # Counted twice: an undo could hide a late change of a subscription, and one could come later still.
         after_stop = max(after_stop, self._world.effects_since(ROGUE, stopped.acknowledged_s))
         lost, refused = bystanders.lost(self._world), sum(agent.refused for agent in self._rogues)
@@ -100,6 +101,7 @@ class Story:
             stop=StopResult(by=self._how.by, acknowledged=stopped.acknowledged, unknown=stopped.unknown, ms=stopped.ms),
             writes_after_stop=after_stop,
             undo=_result_of(undone),
+            workers=handover,
             invariants={check.name: check.holds for check in checks},
             bystander_writes_lost=lost,
             chain_intact=self._audit(),
@@ -122,6 +124,8 @@ class Story:
             self._crew.hire(ROGUE, ACME, worker=worker, workers=ROGUE_WORKERS) for worker in range(ROGUE_WORKERS)
         ]
         self._wait_for(lambda: all(agent.is_up for agent in self._crew.agents), "the agents to come to work")
+        if self._workers is not None:
+            self._workers.wait()
         return Bystanders(globex, reporting, self._opening)
 
     def _release(self) -> Damage:
@@ -163,34 +167,23 @@ class Story:
         self._screen.say(self._how.aftermath(damage))
         return stopped
 
-    def _undo(self) -> Undone:
-        command = f"rescind undo --agent {ROGUE} --app desk"
-        self._screen.act("Undo: the plan")
-        self._screen.command(command)
-        plan = self._on_call.plan(ROGUE)
-        self._screen.table(_lines_of(plan))
-        self._screen.say(f"{len(plan.items):,} steps of {len(plan.runs)} runs; plan {plan.digest[:12]}", style=QUIET)
-        self._screen.act("Undo: applied, exactly as shown")
-        self._screen.command(f"{command} --apply")
-        with self._screen.progress("steps accounted for", len(plan.items)) as advance:
-            undone = self._on_call.apply(plan, progress=advance)
-        accounted = sum(step.disposition is not None for step in undone.result.steps)
-        self._screen.check(
-            f"{accounted:,} of {len(plan.items):,} steps accounted for in {undone.ms / 1000:.1f} s",
-            holds=undone.result.is_complete,
-        )
-        return undone
-
     # --- the proof ---
 
-    def _check(self, undone: Undone, damage: Damage) -> list[Check]:
+    def _check(self, undone: Undone, handover: HandoverResult | None, damage: Damage) -> list[Check]:
         books = check_books(self._world, self._truth, self._opening, damage, rogue=ROGUE)
         edited = self._opening.edit.customer_id
         undo = check_undo(undone, self._on_call.open_tasks(), damage, edited=edited)
         before = self._world.fingerprint(), self._on_call.open_tasks()
         again = self._on_call.apply(self._on_call.plan(ROGUE), progress=lambda _: None)
         after = self._world.fingerprint(), self._on_call.open_tasks()
-        return [*books, *undo, check_second_undo(again, unchanged=before == after)]
+        repetition = check_repetition(
+            self._world,
+            under_way=self._on_call.undos_under_way(),
+            without_end=self._on_call.compensations_without_end(),
+            unreported=0 if handover is None else handover.unreported_at_kill,
+        )
+        kill = [] if handover is None else check_handover(handover)
+        return [*books, *undo, *kill, *repetition, check_second_undo(again, unchanged=before == after)]
 
     def _show_checks(self, checks: list[Check], *, after_stop: int, lost: int, refused: int) -> None:
         for check in checks:
@@ -228,28 +221,3 @@ def _result_of(undone: Undone) -> UndoResult:
         conflicts=len(undone.conflicts),
         ms=undone.ms,
     )
-
-
-_WORDS = {
-    "restore": "restore",
-    "compensate": "compensate",
-    Disposition.NEVER_TOOK_EFFECT: "no effect",
-    ReviewReason.IRREVERSIBLE: "to a person",
-    ReviewReason.CONFLICT: "conflict",
-}
-
-
-def _lines_of(plan: Plan) -> list[tuple[str, int, str]]:
-    """What the plan would do, how often, and to what: one line for all steps that are alike."""
-    counts = Counter(_line_of(item) for item in plan.items)
-    return [(_WORDS[kind], counts[kind, what], what) for kind in _WORDS for each, what in counts if each == kind]
-
-
-def _line_of(item: PlanItem) -> tuple[str, str]:
-    match item.decision:
-        case Review(reason, detail):
-            return reason, f"{item.action}: {detail}"
-        case Settle(disposition) | AlreadyUndone(disposition) if disposition is Disposition.NEVER_TOOK_EFFECT:
-            return disposition, f"{item.action}: refused before it had changed anything"
-        case decision:
-            return kind_of(decision), item.action

@@ -121,6 +121,10 @@ class World:
             agent,
         )
 
+    def credited_twice(self) -> int:
+        """Charges with more than one credit."""
+        return self._number("select count(*) from (select 1 from credits group by charge_key having count(*) > 1)")
+
     def charges(self) -> int:
         """All charges on the books."""
         return self._number("select count(*) from charges")
@@ -128,6 +132,16 @@ class World:
     def credits(self) -> int:
         """All credits on the books."""
         return self._number("select count(*) from credits")
+
+    def credit_requests(self) -> list[tuple[str, int, bool]]:
+        """Who asked for credits, in that order: the key, the process, and whether this request booked the credit."""
+        rows = self._ask("select credit_key, process, booked from credit_requests order by request_id")
+        return [(str(key), process, bool(booked)) for key, process, booked in rows if isinstance(process, int)]
+
+    def kept_waiting(self) -> int | None:
+        """The process that the bank keeps waiting; None if there is none."""
+        rows = self._ask("select process from waiting_room where process is not null")
+        return rows[0][0] if rows and isinstance(rows[0][0], int) else None
 
     def reports(self) -> dict[int, Row]:
         """By number, the cohort and how many customers the report says it has."""
