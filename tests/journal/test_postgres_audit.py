@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from builders import NOON_US, a_step, ended, intended
+from builders import NOON_US, a_step, an_order, ended, intended
 from journal.stores import CLAIM, keyed, open_runs
 from rescind.database.address import Address
 from rescind.errors import UsageError
@@ -12,6 +12,7 @@ from rescind.journal.port import Draft
 from rescind.journal.postgres import PostgresJournal
 from rescind.journal.postgres.audit import seal_database, verify_database
 from rescind.model.entry import RunClosed
+from rescind.switch.postgres.store import PostgresOrders
 from servers import Postgres
 
 
@@ -36,6 +37,17 @@ def tamper(address: Address, statement: str) -> None:
 def test_a_journal_as_it_was_written_is_intact(address: Address) -> None:
     report = verify_database(address)
     assert (report.intact, report.entries, report.runs) == (True, 8, 2)
+
+
+def test_the_orders_beside_it_are_no_finding_and_have_to_be_kept_from_changes_as_well(address: Address) -> None:
+    orders = PostgresOrders(address.url)
+    orders.place(an_order())
+    orders.close()
+    assert verify_database(address).intact
+
+    tamper(address, "ALTER TABLE rescind.orders DISABLE TRIGGER orders_kept")
+    (found,) = verify_database(address).findings
+    assert found.problem == "the table orders can be changed: its trigger orders_kept is gone or disabled"
 
 
 @pytest.mark.parametrize(

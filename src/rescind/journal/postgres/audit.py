@@ -43,7 +43,10 @@ _TIMEOUT_S = 3_600.0  # A portion comes at once, but the first may have to wait 
 _PORTION = 1_000
 
 _GUARDS = {"entries": ("append_only", "never_emptied"), "runs": ("append_only", "never_emptied"),
-           "journal": ("never_back", "never_emptied")}  # fmt: skip
+           "journal": ("never_back", "never_emptied"),
+           # The orders of a shared store are beside it in the same schema, and kept from changes of the past as well.
+           "orders": ("orders_kept",), "lifts": ("lifts_kept",), "lifted": ("lifted_kept",), "probes": ("probes_kept",),
+           "probe_ends": ("probe_ends_kept",), "orders_state": ("orders_state_kept", "orders_state_moves")}  # fmt: skip
 _TRIGGERS = (
     "SELECT coalesce(p.relname, c.relname), c.relname, coalesce(array_agg(t.tgname::text)"
     " FILTER (WHERE t.tgenabled IN ('O', 'A')), '{}'), coalesce(array_agg(t.tgname::text)"
