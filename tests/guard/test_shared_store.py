@@ -3,6 +3,8 @@
 import contextlib
 import contextvars
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -180,6 +182,17 @@ def test_a_guard_that_closes_is_gone_and_no_part_of_later_receipts(
 
     receipt = receipt_for(operator, an_order())
     assert [guard.guard_id for guard in receipt.guards] == [two.guard.guard_id]
+
+
+def test_a_program_that_just_ends_is_gone_too(url: str, operator: PostgresOrders) -> None:
+    program = (
+        f"import rescind\nguard = rescind.Guard.at({url!r})\nwith guard.run('billing-agent@1.0.0') as run:\n"
+        "    print(run.run_id)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert ended.stdout.startswith("run_")
+    assert sight_once(operator.address, SystemClock()) == []
 
 
 def test_h2_a_guard_that_does_not_beat_is_unknown_until_its_lease_has_run_out_and_silenced_then(

@@ -20,12 +20,14 @@ How long a stop takes to take hold: a notification (milliseconds); `POLL_S`, if 
 database cannot be heard at all.
 """
 
+import atexit
 import contextlib
 import math
 import os
 import select
 import socket
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -122,6 +124,7 @@ class Hearing:
         self._listening.lease.end_store()
         self._orders.follow(self)
         self._thread.start()
+        _open.add(self)
         self._first.wait(within_s)
         if self._mistake is not None:
             self.close()
@@ -153,6 +156,7 @@ class Hearing:
 
     def close(self) -> None:
         """Stop listening, and take the guard out of the register, if the database can be reached."""
+        _open.discard(self)
         self._closing.set()
         self.wake()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -164,6 +168,7 @@ class Hearing:
 
     def abandon(self) -> None:
         """In a forked child: forget the parent's thread, connection and lease, and touch none of them."""
+        _open.discard(self)
         leave_to_parent(self._connection)
         self._connection = None
         self._wake.close()
@@ -299,6 +304,19 @@ def _is_urgent(report: GuardReport, sent: GuardReport | None) -> bool:
 
 def _acknowledged(report: GuardReport) -> tuple[Any, ...]:
     return report.bound_stamp, report.drained_at_s is None, report.fault
+
+
+_open: "weakref.WeakSet[Hearing]" = weakref.WeakSet()
+
+
+def _leave_at_exit() -> None:
+    # Without it every program that just ends would be unknown to receipts until its lease has run out.
+    for hearing in list(_open):
+        hearing.close()
+
+
+atexit.register(_leave_at_exit)
+os.register_at_fork(after_in_child=_open.clear)  # the parent's, which lives
 
 
 class HeardPresence:
