@@ -295,12 +295,28 @@ def mail(name: str) -> None: ...
     digest = rescind(*recover, "--json").json["subject"]
     left = rescind(*recover, "--approve", digest)
     assert left.status == 1
-    assert "1 review tasks wait for a person" in left.out
+    assert "1 review task left to a person" in left.out
 
     refused = rescind("incidents", "close", incident_id, "--note", "x")
     assert refused.status == 2
     assert "stays open" in refused.err
     assert rescind("incidents", "close", incident_id, "--note", "x", "--anyway").status == 0
+
+
+def test_an_incident_that_is_closed_before_its_undo_was_let_begin_says_that_nothing_was_undone(
+    rescind: Rescind, case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "till3.py").write_text(APP)
+    monkeypatch.syspath_prepend(str(folder))
+    app = importlib.import_module("till3")
+    with app.guard.run("billing-agent@2.4.0", run_id="run-1"):
+        app.charge("ann")
+    app.guard.close()
+    incident_id = case.notice()
+    assert rescind("incidents", "recover", incident_id, "--app", "till3").status == 0
+    assert f"rescind incidents recover {incident_id} --app …" in rescind("incidents", "show", incident_id).out
+
+    assert "nothing was undone by its recovery" in rescind("incidents", "close", incident_id, "--note", "no harm").out
 
 
 def test_recovering_needs_the_application(rescind: Rescind, case: Case) -> None:

@@ -250,7 +250,7 @@ def test_ic4_review_tasks_are_waited_for() -> None:
     case = Case(mails=2)
     standing = case.through()
     assert standing.stage is Stage.RECONCILE
-    assert "1 review tasks wait for a person" in standing.detail
+    assert "1 review task left to a person" in standing.detail
     (task,) = list_tasks(case.journal)
     resolve_task(case.journal, task.task_id, "not_needed", actor="bob", clock=case.clock)
     assert case.through().stage is None

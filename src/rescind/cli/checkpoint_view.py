@@ -18,7 +18,7 @@ _STEPS_SHOWN = 8
 def say_choice(story: Story, choice: Choice, out: Out) -> None:
     """From where the run is carried on, why from there, and what happens to each call after it."""
     for boundary, why_not in choice.refused:
-        out.say(f"{safe(boundary.name)}  not safe: {safe(why_not)}", style="yellow")
+        out.tell(f"{safe(boundary.name)}  not safe: {safe(why_not)}", behind=2, style="yellow")
     made = f"{safe(choice.boundary.name)}{_named(choice.boundary)}, {spoken(choice.boundary.at)}"
     out.say(f"run {safe(story.run.run_id)} is carried on from {made}", style="bold")
     out.say(f"  state: {safe(short(choice.boundary.checkpoint.state, 200))}")
@@ -34,7 +34,7 @@ def say_boundaries(story: Story, problems: Mapping[str, str], chosen: str, out: 
         state = "safe" if not why_not else "not safe"
         out.say(f"{mark} {safe(boundary.name)}{_named(boundary)}  {spoken(boundary.at)}  {state}", style="bold")
         if why_not:
-            out.say(f"     {safe(why_not)}", style="yellow")
+            out.tell(f"     {safe(why_not)}", behind=7, style="yellow")
         known = knowledge_at(story, boundary)
         out.say(
             f"     {count_of(len(known.versions), 'target')}, {count_of(len(known.receipts), 'receipt')}, "

@@ -34,7 +34,10 @@ def checkpoints(*, run_id: str, out: Out) -> int:
         command = command_line("resume", story.run.run_id, "--entry", "MODULE:FUNCTION", store=store)
         out.say(f'  {command} --reason "…"')
     else:
-        out.say("none is safe to carry it on from", style="red")
+        out.say()
+        out.say("none is safe to carry it on from; decide what is open, or undo what came after one:", style="red")
+        out.say(f"  {command_line('review', 'list', store=store)}")
+        out.say(f"  {command_line('undo', '--to-checkpoint', 'ID', '--app', 'MODULE', store=store)}")
     out.emit(
         {
             "run_id": story.run.run_id,

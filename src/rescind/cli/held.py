@@ -36,7 +36,7 @@ def held() -> None:
 
 
 @held.command("list")
-@click.option("--all", "every", is_flag=True, help="Every one.")
+@click.option("--all", "every", is_flag=True, help="List all, however many they are.")
 @common
 def list_(*, every: bool, out: Out) -> int:
     """List what is held, oldest first, and what each waits for, as far as the journal knows."""
@@ -59,7 +59,7 @@ def list_(*, every: bool, out: Out) -> int:
 
 @held.command()
 @click.argument("step", metavar="RUN/STEP")
-@click.option("--reason", required=True, metavar="TEXT", help="Why.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the journal.")
 @common
 def drop(*, step: str, reason: str, out: Out) -> int:
     """Drop one: it is never done. The beginning of its name will do."""

@@ -172,5 +172,7 @@ def _say_next(found: Found, store: "StoreAt", out: Out) -> None:
         out.say(f"  why it was refused        {command_line('policy', 'explain', run_id, store=store)}")
         out.say(f"  see what would be undone  {command_line('undo', '--run', run_id, store=store)} --app …")
     if found.incident.is_open:
+        recovering = command_line("incidents", "recover", found.incident.incident_id, store=store)
+        out.say(f"  undo it step by step      {recovering} --app …")
         closing = command_line("incidents", "close", found.incident.incident_id, store=store)
         out.say(f'  when it is over           {closing} --note "…"')

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rescind.containment.timeline import Incident
     from rescind.database.address import StoreAt
     from rescind.journal.port import Journal
+    from rescind.recovery.stages import Course
 
 _RUNS_READ = 50
 """Runs whose state is looked for. An incident of more is told from these."""
@@ -113,8 +114,11 @@ def close(*, incident_id: str, note: str, anyway: bool, actor: str | None, out: 
         meant = found.incident.incident_id
         if not anyway:
             _refuse_unreconciled(journal, meant)
+        waited = Stage.CLASSIFY in (course := _course(journal, meant)).ended and Stage.COMPENSATE not in course.ended
         incident = close_incident(journal, meant, actor=actor or whoami(), note=note, clock=SystemClock())
     out.say(f"{safe(incident.incident_id)} is closed", style="bold")
+    if waited:
+        out.say("its undo was planned and nobody let it begin: nothing was undone by its recovery", style="yellow")
     if found.held:
         out.say(f"closing lifts nothing; still held by {count_of(len(found.held), 'order')}:", style="yellow")
         for order in found.held:
@@ -129,7 +133,7 @@ def close(*, incident_id: str, note: str, anyway: bool, actor: str | None, out: 
     epilog="""\b
 Examples:
   rescind incidents recover inc_e490ac9f --app shop.tools
-  rescind incidents recover inc_e490ac9f --app shop.tools --approve 3fa2c1d09b7e4411
+  rescind incidents recover inc_e490ac9f --app shop.tools --approve 3fa2c1d0
 """,
 )
 @click.argument("incident_id", metavar="ID")
@@ -183,7 +187,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _refuse_unreconciled(journal: "Journal", incident_id: str) -> None:
-    course = fold_course(every_entry(journal, Query(run_id=incident_id)))
+    course = _course(journal, incident_id)
     begun = Stage.COMPENSATE in course.ended or Stage.COMPENSATE in course.approved
     if begun and not course.is_done(Stage.RECONCILE):
         failed = course.ended.get(Stage.RECONCILE)
@@ -192,6 +196,10 @@ def _refuse_unreconciled(journal: "Journal", incident_id: str) -> None:
             f"incident {incident_id} stays open, since what was undone is not reconciled{why}. Run `rescind incidents "
             "recover` again, or close it with --anyway"
         )
+
+
+def _course(journal: "Journal", incident_id: str) -> "Course":
+    return fold_course(every_entry(journal, Query(run_id=incident_id)))
 
 
 def _meant(journal: "Journal", text: str) -> str:

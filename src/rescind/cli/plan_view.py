@@ -86,7 +86,7 @@ def summary_of(plan: Plan) -> str:
     words = {
         "restore": "to restore",
         "compensate": "to compensate",
-        "drop": "still held, to drop",
+        "drop": "to drop",
         "settle": "only to record",
         "review": "for a person",
         "already_in_review": "in review already",

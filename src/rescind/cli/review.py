@@ -75,7 +75,7 @@ def list_(*, every: bool, assignee: str | None, mine: bool, overdue: bool, out: 
     elif any(task.resolution is None for task in tasks):
         out.say()
         store = quoted_store(find_store(given_store()))
-        out.say(f"rescind review show{store} ID      what it is about")
+        out.say(f"rescind review show{store} ID         what it is about")
         out.say(f"rescind review assign{store} ID NAME  whose it is")
         out.say(f"rescind review resolve{store} ID --as {'|'.join(_RESOLUTIONS)}")
     return 0
@@ -199,7 +199,7 @@ def comment(*, task_id: str, text: str, actor: str | None, out: Out) -> int:
     short_help="Tell a webhook what was not told yet.",
     epilog="""\b
 Examples:
-  rescind review export --webhook https://tickets.example/rescind --secret-file webhook.secret
+  rescind review export --webhook https://tickets.example/r --secret-file key
   rescind review export                     (as `review:` in rescind.yaml says)
 """,
 )

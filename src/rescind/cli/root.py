@@ -35,14 +35,13 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "checkpoints": ("RUN", "from where a run could be carried on"),
         "plan": ("list|follow|pause…", "undos: how far they are; pause, cancel"),
         "redo": ("PLAN", "undo an undo: put back what the plan undid"),
-        "worker": ("MODULE", "hold the credentials, and carry out undos"),
         "review": ("list|resolve…", "what only a person can decide"),
     },
     "Prove": {
         "audit": ("verify|log|orders…", "check, read and export what was recorded"),
     },
     "Serve": {
-        "worker": ("MODULE[:GUARD]", "execute compensations for undos from elsewhere"),
+        "worker": ("MODULE[:GUARD]", "hold tools and credentials; carry out undos"),
         "switch": ("", "a stop service of its own; any one can stop you"),
         "token": ("create|list|revoke", "who may stop, lift and look"),
     },

@@ -352,8 +352,10 @@ def _settled(record: StepRecord, known: Known) -> Decision | None:
     """What is to be said of a step that needs nothing; None if it does need something."""
     match record.disposition:
         case None if isinstance(record.outcome, Failed):
+            why = record.outcome.reason
+            dropped = record.step.held is not msgspec.UNSET and why.startswith("dropped")
             return AlreadyUndone(
-                Disposition.NEVER_TOOK_EFFECT, f"it failed and changed nothing: {record.outcome.reason}"
+                Disposition.NEVER_TOOK_EFFECT, why if dropped else f"it failed and changed nothing: {why}"
             )
         case None:
             return None
@@ -489,7 +491,7 @@ def _past_deadline(record: StepRecord, known: Known) -> Review | None:
 def _explain_conflict(record: StepRecord, site: Site, known: Known) -> str:
     """Who may have changed the target after this step, as far as the journal knows."""
     foreign = known.foreign_steps.get(record.step.target, ()) if record.step.target else ()
-    later = [f"{each.ref} by {each.agent}" for each in foreign if each.intended_sequence > record.intended_sequence]
+    later = [f"{each.ref} of {each.agent}" for each in foreign if each.intended_sequence > record.intended_sequence]
     if later:
         return f"the target was changed after this step by {_named(later)}"
     if site.staying:

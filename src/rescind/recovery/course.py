@@ -223,7 +223,8 @@ def _snapshot(incident: Incident, course: Course, means: Means) -> StageEnded:
         outcomes = Counter(outcome_word(record) for record in read_steps(means.journal, (run_id,)))
         found[run_id] = {"position": head.position, "hash": head.hash, "steps": dict(sorted(outcomes.items()))}
     steps = sum(sum(each["steps"].values()) for each in found.values())
-    return _ended(incident, Stage.SNAPSHOT, means, f"{len(found)} runs with {steps} steps", runs=found)
+    detail = f"{_count(len(found), 'run')} with {_count(steps, 'step')}"
+    return _ended(incident, Stage.SNAPSHOT, means, detail, runs=found)
 
 
 def _classify(incident: Incident, course: Course, means: Means) -> StageEnded:
@@ -264,7 +265,7 @@ def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
         reason=f"incident {incident.incident_id}",
         progress=means.progress,
     )
-    detail = ", ".join(f"{count} {word}" for word, count in result.counts.items()) or "no steps"
+    detail = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in result.counts.items()) or "no steps"
     how = DONE if result.is_complete else FAILED
     facts: dict[str, Any] = {"counts": result.counts, "digest": plan.digest, "tasks": list(result.tasks)}
     return _ended(incident, Stage.COMPENSATE, means, detail, how=how, **facts)
@@ -277,13 +278,13 @@ def _reconcile(incident: Incident, course: Course, means: Means) -> StageEnded:
     left = sum(not isinstance(item.decision, settled) for item in plan.items)
     if left:  # a person asked for another try, or somebody wrote in between: it is planned, and asked for, again
         again = _classify(incident, course, means)
-        return msgspec.structs.replace(again, detail=f"{left} steps are to be undone yet: {again.detail}")
+        return msgspec.structs.replace(again, detail=f"{_count(left, 'step')} to be undone yet: {again.detail}")
     problems = [*_differences(plan, course, means)]
     problems += [f"{name}: {problem}" for name, problem in _worse(course, means).items()]
     steps = {item.step for item in plan.items}
     waiting = [task.task_id for task in list_tasks(means.journal) if not steps.isdisjoint(task.steps)]
     if waiting:
-        problems.append(f"{len(waiting)} review tasks wait for a person: {', '.join(waiting[:3])}")
+        problems.append(f"{_count(len(waiting), 'review task')} left to a person: {', '.join(waiting[:3])}")
     detail = "; ".join(problems) or "every step is accounted for, and everything holds that held before"
     how = FAILED if problems else DONE
     return _ended(incident, Stage.RECONCILE, means, detail, how=how, invariants=_broken(means), tasks=waiting[:100])
@@ -298,7 +299,8 @@ def _resume(incident: Incident, course: Course, means: Means) -> StageEnded:
         except UsageError as error:
             found[run_id] = f"none: {error}"
     safe = sum(not name.startswith("none") for name in found.values())
-    return _ended(incident, Stage.RESUME, means, f"{safe} of {len(found)} runs can be carried on", checkpoints=found)
+    detail = f"{safe} of {_count(len(found), 'run')} can be carried on"
+    return _ended(incident, Stage.RESUME, means, detail, checkpoints=found)
 
 
 _STAGES: Mapping[Stage, Callable[[Incident, Course, Means], StageEnded]] = {
@@ -312,6 +314,10 @@ _STAGES: Mapping[Stage, Callable[[Incident, Course, Means], StageEnded]] = {
 
 
 # --- what they share ---
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _plan(incident: Incident, means: Means) -> Plan:

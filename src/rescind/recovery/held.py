@@ -11,12 +11,14 @@ from datetime import datetime, timedelta
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import RescindError, SequenceConflict
+from rescind.errors import RescindError, SequenceConflict, UsageError
 from rescind.guard.gate import Allow, AwaitApproval, Deny, Halt, Verdict
 from rescind.guard.held import HELD_AGENT, HOLD_MAX
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import EffectHeld, Ended
+from rescind.model.history import fold_steps
 from rescind.model.outcome import Failed
+from rescind.model.step import HeldUntil
 from rescind.recovery.held_run import Held, HeldRun, RunEnd
 from rescind.recovery.reading import every_entry, the_one_meant
 
@@ -155,4 +157,16 @@ def find_held(journal: Journal, text: str, *, now: datetime) -> Held:
     Raises: UsageError, with the nearest one, if there is none or more than one.
     """
     known = {str(held.ref): held for held in list_held(journal, now=now)}
+    if text not in known and (fate := _what_became_of(journal, text)):
+        raise UsageError(f"{text} is held no more: {fate}")
     return known[the_one_meant(text, known, what="held effect")]
+
+
+def _what_became_of(journal: Journal, text: str) -> str:
+    """What became of a step that was held once; empty if none has exactly this name. Nobody means another one then."""
+    run_id, _, step_id = text.rpartition("/")
+    records = fold_steps(every_entry(journal, Query(run_id=run_id))) if run_id else ()
+    for record in records:
+        if record.step.step_id == step_id and isinstance(record.step.held, HeldUntil):
+            return record.outcome.reason if isinstance(record.outcome, Failed) else "it was released"
+    return ""

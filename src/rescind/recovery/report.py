@@ -3,6 +3,7 @@
 It can be made at any time, and says of an open incident that it is open.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -170,4 +171,6 @@ def _md(value: object) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#!&" else c for c in text)
+    text = "".join(f"\\{c}" if c in "\\`*[]<>|#!&" else c for c in text)
+    # Between letters and digits an underscore is only itself, and an id must be fit to be pasted from the source, too.
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)

@@ -58,10 +58,12 @@ def choose(story: Story) -> Choice:
             f"run {story.run.run_id} has no checkpoint, so nothing shows where it could be carried on safely; mark "
             "boundaries with run.checkpoint(state), or say --checkpoint beginning if it may be repeated as a whole"
         )
-    said = "; ".join(f"{boundary.name}: {why_not}" for boundary, why_not in refused)
+    earliest, why_not = refused[0]
     raise UsageError(
-        f"no checkpoint of run {story.run.run_id} is safe to carry on from. {said}. Decide what is open, or undo the "
-        "steps after one of them, and try again"
+        f"none of the {len(refused)} checkpoints of run {story.run.run_id} is safe to carry on from; of the earliest, "
+        f"{earliest.name}: {why_not}. `rescind checkpoints {story.run.run_id}` says why of each. Decide what is open "
+        f"(`rescind review list`), or undo the steps after one of them (`rescind undo --to-checkpoint ID`)"
+        f"{_or_all_over(story)}"
     )
 
 
@@ -71,6 +73,13 @@ def choose_this(story: Story, boundary: Boundary) -> Choice:
     if why_not:
         raise UsageError(f"run {story.run.run_id} cannot be carried on from {boundary.name}: {why_not}")
     return _chosen(story, boundary, ())
+
+
+def _or_all_over(story: Story) -> str:
+    """That the run could be repeated as a whole, if that is so: after an undo of all of it this is what is left."""
+    if problem_with(story, story.boundaries[0]):
+        return ""
+    return "; or repeat the run as a whole: nothing of it stands in the way of `--checkpoint beginning`"
 
 
 def problem_with(story: Story, boundary: Boundary) -> str:
@@ -83,7 +92,7 @@ def problem_with(story: Story, boundary: Boundary) -> str:
         if problem:
             problems.append(f"step {record.step.step_id} ({record.step.action}): {problem}")
     more = len(problems) - _REASONS_MAX
-    return ", ".join(problems[:_REASONS_MAX]) + (f" and {more} more" if more > 0 else "")
+    return "; ".join(problems[:_REASONS_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
 def resumption_of(story: Story, choice: Choice, *, allow: Iterable[str] | None = None) -> Resumption:
