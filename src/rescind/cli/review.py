@@ -200,7 +200,7 @@ def comment(*, task_id: str, text: str, actor: str | None, out: Out) -> int:
     epilog="""\b
 Examples:
   rescind review export --webhook https://tickets.example/r --secret-file key
-  rescind review export                     (as `review:` in rescind.yaml says)
+  rescind review export              as `review:` in rescind.yaml says
 """,
 )
 @click.option("--webhook", metavar="URL", help="Where to; by default `review.webhook` of rescind.yaml.")
