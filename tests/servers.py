@@ -1,4 +1,4 @@
-"""Real servers for tests: Redis and PostgreSQL, each in a folder of its own, on a free port, ended by its pid."""
+"""Real servers for tests: Redis, PostgreSQL and S3, each in a folder of its own, on a free port, ended by its pid."""
 
 import contextlib
 import importlib.util
@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -60,6 +61,29 @@ def redis_server(folder: Path) -> Generator[str]:
                 time.sleep(0.02)
         client.close()
         yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def s3_server(folder: Path) -> Generator[str]:
+    """The URL of a store of objects in memory. It checks the conditions of PutObject and DeleteObject."""
+    port = free_port()
+    server = str(Path(sys.executable).with_name("moto_server"))
+    program = [server] if Path(server).exists() else [sys.executable, "-m", "moto.server"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*program, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+    try:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline_s, "moto_server does not answer"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(PATIENCE_S)

@@ -9,8 +9,8 @@ PROMISED = {
     "ApprovalPending", "BreakerOpen", "CallDenied", "Conflict", "Effect", "Files", "Found", "GitBranch", "Guard",
     "HeldEffect", "HttpResource", "IdempotencyConflict", "JournalUnavailable", "Level", "MappingKey", "NothingChanged",
     "ObjectGraph", "OutcomeNotRecorded", "PastStep", "Probe", "RedisKeys", "RescindError", "Run", "RunHalted",
-    "Snapshot", "SqlChanges", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError", "VerificationFailed",
-    "idempotency_key", "report",
+    "S3Objects", "Snapshot", "SqlChanges", "SqlRows", "StepInDoubt", "Target", "Transient", "UsageError",
+    "VerificationFailed", "idempotency_key", "report",
 }  # fmt: skip
 
 

@@ -122,6 +122,7 @@ with engine.begin() as connection:
 shop.install()
 import pathlib
 pathlib.Path("reports").mkdir()
+pathlib.Path("settings.json").write_text("{}")
 with guard.run("docs@1"):
     reactivate("c-1")
     write_report("summer", "hot")
@@ -130,6 +131,7 @@ with guard.run("docs@1"):
     assert open_ticket("it rains") == 1
     assert charge("c-1", "4242", 500) == "ch_c-1"
     reserve("tea", 3)
+    change_theme("dark")
     assert pay("o-1") == "ch_o-1"
     assert "was not done yet" in str(send_newsletter("ada"))
 guard.close()

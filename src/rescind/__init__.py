@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         MappingKey,
         ObjectGraph,
         RedisKeys,
+        S3Objects,
         SqlChanges,
         SqlRows,
     )
@@ -77,6 +78,7 @@ _HOMES = {
     "RescindError": "rescind.errors",
     "Run": "rescind.guard.run",
     "RunHalted": "rescind.errors",
+    "S3Objects": "rescind.compensation.effects",
     "Snapshot": "rescind.model.step",
     "SqlChanges": "rescind.compensation.effects",
     "SqlRows": "rescind.compensation.effects",
@@ -114,6 +116,7 @@ __all__ = [
     "RescindError",
     "Run",
     "RunHalted",
+    "S3Objects",
     "Snapshot",
     "SqlChanges",
     "SqlRows",

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from effects.worlds import an_engine
-from servers import redis_server
+from servers import redis_server, s3_server
 
 
 @pytest.fixture
@@ -18,4 +18,10 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
         yield url

@@ -7,7 +7,17 @@ import pytest
 
 from rescind.compensation import effects
 
-NAMES = ("Files", "GitBranch", "HttpResource", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows")
+NAMES = (
+    "Files",
+    "GitBranch",
+    "HttpResource",
+    "MappingKey",
+    "ObjectGraph",
+    "RedisKeys",
+    "S3Objects",
+    "SqlChanges",
+    "SqlRows",
+)
 
 WITHOUT_SQLALCHEMY = """
 import sys

@@ -1,6 +1,7 @@
 """The worlds that the contract suite runs over."""
 
 import copy
+import json
 import random
 import shutil
 from collections import deque
@@ -12,8 +13,10 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+import rescind
 from effects.harness import Tool, World
 from effects.http_worlds import HTTP
+from effects.s3_worlds import S3
 from effects.servers_worlds import SERVERS
 from rescind.compensation.effects import Files, MappingKey, ObjectGraph, SqlChanges, SqlRows
 from servers import Postgres
@@ -433,6 +436,45 @@ OBJECTS = {
     ),
 }
 
+PAGE = Path(__file__).parents[2] / "docs" / "effects.md"
+
+
+def _of_the_page(tool: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Place], World]:
+    """The effect that the page shows how to write."""
+
+    def build(place: Place) -> World:
+        text = PAGE.read_text(encoding="utf-8").partition("## An effect of your own in 40 lines")[2]
+        code = text.partition("```python\n")[2].partition("\n@guard.write")[0]
+        shown: dict[str, Any] = {"rescind": rescind, "__name__": "shown"}
+        home = place[0] / "rescind" / "compensation" / "effects" / "shown.py"  # restores die at lines of such files
+        home.parent.mkdir(parents=True)
+        home.write_text(code, encoding="utf-8")
+        exec(compile(code, str(home), "exec"), shown)  # our own page
+        file = place[0] / "settings.json"
+        file.write_text('{"theme": "light", "size": 12}')
+        left: list[str] = []
+
+        def meddle() -> None:
+            left.append(file.read_text())
+            file.write_text('{"theme": "others", "size": 12}')
+
+        return World(
+            effect=shown["Setting"](file, "theme"),
+            tool=lambda: file.write_text(json.dumps(tool(json.loads(file.read_text())))),
+            meddle=meddle,
+            mend=lambda: file.write_text(left[-1]),
+            content=lambda: sorted(json.loads(file.read_text()).items()),
+            cut_off=lambda: file.write_text("no settings"),
+        )
+
+    return build
+
+
+OWN = {
+    "changed": _of_the_page(lambda settings: settings | {"theme": "dark"}),
+    "deleted": _of_the_page(lambda settings: {"size": settings["size"]}),
+}
+
 WORLDS: dict[str, Callable[..., World]] = {
     **{f"sql, {name}, {mode}'s transaction": SQL[name](mode) for name in SQL for mode in ("effect", "tool")},
     "sql changes, postgres": _changes_on_postgres,
@@ -441,5 +483,7 @@ WORLDS: dict[str, Callable[..., World]] = {
     **{f"mapping, {name}": build for name, build in MAPPING.items()},
     **SERVERS,
     **{f"http, {name}": build for name, build in HTTP.items()},
+    **{f"s3, {name}": build for name, build in S3.items()},
+    **{f"own, {name}": build for name, build in OWN.items()},
     **{f"objects, {name}": build for name, build in OBJECTS.items()},
 }

@@ -28,9 +28,20 @@ if TYPE_CHECKING:
     from rescind.compensation.effects.mapping import MappingKey
     from rescind.compensation.effects.objects import ObjectGraph
     from rescind.compensation.effects.redis_keys import RedisKeys
+    from rescind.compensation.effects.s3_objects import S3Objects
     from rescind.compensation.effects.sql import SqlRows
 
-__all__ = ["Files", "GitBranch", "HttpResource", "MappingKey", "ObjectGraph", "RedisKeys", "SqlChanges", "SqlRows"]
+__all__ = [
+    "Files",
+    "GitBranch",
+    "HttpResource",
+    "MappingKey",
+    "ObjectGraph",
+    "RedisKeys",
+    "S3Objects",
+    "SqlChanges",
+    "SqlRows",
+]
 
 _HOME = {
     "Files": "files",
@@ -39,6 +50,7 @@ _HOME = {
     "MappingKey": "mapping",
     "ObjectGraph": "objects",
     "RedisKeys": "redis_keys",
+    "S3Objects": "s3_objects",
     "SqlChanges": "changes",
     "SqlRows": "sql",
 }
