@@ -1,32 +1,47 @@
-"""`python -m bench [SUITE…]`: measure, print a table of ratios, write `bench/out/SUITE.json`."""
+"""`python -m bench [--full] [SUITE…]`: measure, print a table of ratios, write `bench/out/SUITE.json`.
 
+With `--full`, suites that take a sample (`fidelity`) take everything.
+"""
+
+import os
 import sys
 from collections.abc import Callable
 
 from bench import cold, cold_switch, gate, planning, postgres, probes, scale, stop, switch, undo, undo_sql, writes
-from bench.form import Row, show
+from bench.fidelity import measure as fidelity
+from bench.form import Row, Unavailable, show
 from bench.triggers import breakers, cost, stream
 
 SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
     "core": (gate.measure, writes.measure, stop.measure, probes.measure, cold.measure, undo.measure, scale.measure),
     "stop": (switch.measure, cold_switch.measure),
     "undo": (planning.measure, undo.durable, postgres.measure, undo_sql.measure),
+    "fidelity": (fidelity.measure,),
     "triggers": (cost.measure, breakers.measure, stream.measure),
 }
 
 
 def main(names: list[str]) -> int:
+    if "--full" in names:
+        os.environ["BENCH_FULL"] = "1"
+        names = [name for name in names if name != "--full"]
     unknown = [name for name in names if name not in SUITES]
     if unknown:
         print(f"unknown suite {unknown[0]!r}; there are: {', '.join(SUITES)}", file=sys.stderr)
         return 2
+    missing = 0
     for name in names or SUITES:
         rows: list[Row] = []
-        for measure in SUITES[name]:
-            print(f"{name}: {measure.__module__.removeprefix('bench.')} …", file=sys.stderr, flush=True)
-            rows += measure()
+        try:
+            for measure in SUITES[name]:
+                print(f"{name}: {measure.__module__.removeprefix('bench.')} …", file=sys.stderr, flush=True)
+                rows += measure()
+        except Unavailable as problem:
+            print(problem, file=sys.stderr)
+            missing = 1
+            continue
         show(name, rows)
-    return 0
+    return missing
 
 
 if __name__ == "__main__":

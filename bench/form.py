@@ -12,6 +12,10 @@ import msgspec
 OUT = Path(__file__).parent / "out"
 
 
+class Unavailable(Exception):
+    """What is to be measured, or measured against, is not here and cannot be had."""
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One measurement.
 
