@@ -7,10 +7,11 @@ import pytest
 from builders import events_of
 from recovery.test_course import Case
 from rescind.clock import SystemClock
-from rescind.errors import JournalUnavailable
+from rescind.errors import JournalUnavailable, OrdersUnavailable
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal
 from rescind.model.entry import StageEnded
+from rescind.model.order import Order
 from rescind.model.signal import SignalKind
 from rescind.recovery.chores import Chore, Chores, do_chore, exporting, recovering, releasing
 from rescind.recovery.review import list_tasks
@@ -74,6 +75,43 @@ def test_an_incident_is_driven_if_the_policy_lets_its_kind_start() -> None:
     assert f"{case.incident_id} resume: a person has to say" in do_chore(chore)
     assert case.charged == []
     assert do_chore(chore) == ""
+
+
+def test_an_incident_that_stands_still_is_recorded_once_and_looked_at_ever_less_often() -> None:
+    case = Case(SignalKind.BLAST_RADIUS, mails=1)
+    looks: list[float] = []
+
+    def look() -> str:
+        looks.append(case.clock.monotonic_s())
+        return ""
+
+    means = case.means(compensate_on=frozenset({SignalKind.BLAST_RADIUS}), invariants={"books": look})
+    chore = recovering(means)
+    assert "1 review tasks wait for a person" in do_chore(chore)
+    before = len(events_of(case.journal, case.incident_id))
+    looks.clear()
+    for _ in range(720):  # an hour
+        case.clock.advance(5)
+        assert do_chore(chore) == ""
+    assert len(events_of(case.journal, case.incident_id)) == before
+    assert 12 <= len(set(looks)) <= 20
+
+
+def test_ch1_an_incident_that_cannot_be_driven_holds_no_other_up(caplog: pytest.LogCaptureFixture) -> None:
+    case = Case(SignalKind.BLAST_RADIUS)
+    other = case.noticed("run-1", scope="agent:another")
+    first = case.incident_id
+
+    class Contained(MemoryOrders):
+        def place(self, order: Order) -> None:
+            if order.cause == first:
+                raise OrdersUnavailable("its disk is full")
+            super().place(order)
+
+    case.orders = Contained()
+    do_chore(recovering(case.means(compensate_on=frozenset({SignalKind.BLAST_RADIUS}))))
+    assert f"incident {first}: its disk is full" in caplog.text
+    assert any(isinstance(event, StageEnded) for event in events_of(case.journal, other))
 
 
 def test_an_incident_of_another_kind_is_left_to_a_person() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import rescind
-from builders import NOON, at_once, events_of
+from builders import NOON, a_lift, at_once, events_of
 from rescind.clock import SystemIds
 from rescind.containment.incident import close, incident_of, open_or_join
 from rescind.errors import JournalUnavailable, PlanOutdated, UsageError
@@ -62,18 +62,23 @@ class Case:
             for _ in range(mails):
                 mail("ann")
         self.charge = charge
+        self.kind = kind
+        self.incident_id = self.noticed("run-1")
+
+    def noticed(self, run_id: str, *, scope: str = "run:run-1") -> str:
+        """It is noticed at this run. Returns the incident."""
         signal = Signal(
-            signal_id="sig-1",
-            kind=kind,
+            signal_id=f"sig-{scope}-{run_id}",
+            kind=self.kind,
             rule="records_per_run",
             severity=Severity.CRITICAL,
-            scope=Scope.parse("run:run-1"),
+            scope=Scope.parse(scope),
             detail=HOSTILE,
             noticed_at=self.clock.now(),
-            run_id="run-1",
+            run_id=run_id,
             source="guard-1",
         )
-        self.incident_id = open_or_join(self.journal, signal, clock=self.clock, guard_id="guard-1").incident_id
+        return open_or_join(self.journal, signal, clock=self.clock, guard_id="guard-1").incident_id
 
     def means(self, **fields: Any) -> Means:
         defaults: dict[str, Any] = {
@@ -178,6 +183,42 @@ def test_ic3_compensation_starts_by_itself_only_on_the_kinds_that_may(kind: Sign
 def test_ic3_a_kind_that_the_policy_does_not_name_waits_for_a_person(case: Case) -> None:
     assert case.drive(compensate_on=frozenset({SignalKind.LOST_IDENTITY})).waits
     assert case.charged == ["ann", "bob", "cid"]
+
+
+def test_ic3_what_is_noticed_at_another_run_after_the_approval_is_contained_and_asked_for_again(case: Case) -> None:
+    case.approve(case.drive())
+    with case.guard.run("billing-agent@2.4.0", run_id="run-2", tenant="acme"):
+        case.charge("zed")
+    assert case.noticed("run-2") == case.incident_id
+    standing = case.drive()
+    assert (standing.stage, standing.waits) == (Stage.COMPENSATE, True)
+    assert case.charged == ["ann", "bob", "cid", "zed"]
+    assert sorted(str(order.scope) for order in case.orders.standing().orders) == ["run:run-1", "run:run-2"]
+    case.through()
+    assert case.charged == []
+
+
+def test_ic3_what_a_run_did_in_the_middle_of_the_undo_is_not_undone_unapproved(case: Case) -> None:
+    case.approve(case.drive())
+
+    class Killed(BaseException):
+        pass
+
+    def dies(_: object) -> None:
+        raise Killed
+
+    with contextlib.suppress(Killed):
+        case.drive(progress=dies, parallel=1)
+    assert len(case.charged) < 3
+    left = len(case.charged)
+    for order in case.orders.standing().orders:  # a person lets it go on, meanwhile
+        case.orders.lift(a_lift(order.order_id))
+    with case.guard.run("billing-agent@2.4.0", run_id="run-1", tenant="acme"):
+        case.charge("zed")
+    standing = case.drive()
+    assert (standing.stage, standing.waits) == (Stage.COMPENSATE, True)
+    assert "changed since it was approved" in standing.course.ended[Stage.CLASSIFY].detail
+    assert len(case.charged) == left + 1
 
 
 def test_ic4_what_is_worse_than_before_leaves_the_incident_open(case: Case) -> None:

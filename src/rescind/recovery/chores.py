@@ -8,25 +8,30 @@ CH2. *Safe in many.* Any number of workers may do the same chores at once: each 
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from rescind.containment.incident import list_incidents
 from rescind.errors import RescindError
-from rescind.recovery.course import drive
+from rescind.recovery.course import drive, read_course
 from rescind.recovery.held import HeldWatch
 from rescind.recovery.release import release_due
 from rescind.recovery.review_export import export_tasks
 
 if TYPE_CHECKING:
     from rescind.clock import Clock
+    from rescind.containment.timeline import Incident
     from rescind.guard.guard import Guard
     from rescind.journal.port import Journal
     from rescind.recovery.course import Means
     from rescind.switch.alerts.channel import Channel
 
 RELEASE_EVERY_S, RECOVER_EVERY_S, EXPORT_EVERY_S = 1.0, 5.0, 15.0
+
+RECOVER_EVERY_MAX_S = 300.0
+"""An incident that stands still is driven ever less often, down to this: each time looks at all of its targets."""
 
 _log = logging.getLogger("rescind.worker")
 
@@ -95,22 +100,35 @@ def releasing(guard: "Guard") -> Chore:
 
 
 def recovering(means: "Means") -> Chore:
-    """Drive incidents of the kinds that the policy lets start by themselves as far as they go."""
+    """Drive incidents of the kinds that the policy lets start by themselves as far as they go, each by itself (CH1)."""
+    kinds = {kind.value for kind in means.compensate_on}
+    pauses: dict[str, tuple[float, float]] = {}  # of incidents that did not move on: until when, and for how long
 
     def do() -> str:
-        told: list[str] = []
-        kinds = {kind.value for kind in means.compensate_on}
+        now_s, told = means.clock.monotonic_s(), list[str]()
         for incident in list_incidents(means.journal):
-            noticed = {str(line.facts.get("kind", "")) for line in incident.of("signal")}
-            if incident.is_open and kinds & noticed and any(line.facts.get("run_id") for line in incident.of("signal")):
-                before = incident.length
-                standing = drive(incident.incident_id, means)
-                if standing.course.length != before:
-                    stage = "every stage is done" if standing.stage is None else f"{standing.stage.value}: "
-                    told.append(f"{incident.incident_id} {stage}{standing.detail}")
+            signals = incident.of("signal")
+            noticed = {str(line.facts.get("kind", "")) for line in signals}
+            if not incident.is_open or not kinds & noticed or not any(line.facts.get("run_id") for line in signals):
+                pauses.pop(incident.incident_id, None)
+            elif pauses.get(incident.incident_id, (now_s, 0.0))[0] <= now_s:
+                moved = do_chore(Chore(f"incident {incident.incident_id}", 0.0, partial(_drive_on, incident, means)))
+                told += [moved] if moved else []
+                pause_s = RECOVER_EVERY_S if moved else pauses.get(incident.incident_id, (0.0, 0.0))[1] * 2
+                pause_s = min(max(pause_s, RECOVER_EVERY_S), RECOVER_EVERY_MAX_S)
+                pauses[incident.incident_id] = now_s + pause_s, pause_s
         return "; ".join(told)
 
     return Chore("incidents", RECOVER_EVERY_S, do)
+
+
+def _drive_on(incident: "Incident", means: "Means") -> str:
+    before = read_course(means.journal, incident.incident_id).length
+    standing = drive(incident.incident_id, means)
+    if standing.course.length == before:
+        return ""
+    stage = "every stage is done" if standing.stage is None else f"{standing.stage.value}: "
+    return f"{incident.incident_id} {stage}{standing.detail}"
 
 
 def exporting(journal: "Journal", channel: "Channel", clock: "Clock") -> Chore:

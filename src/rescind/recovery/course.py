@@ -128,6 +128,8 @@ def drive(incident_id: str, means: Means) -> Standing:
             why = _why_waits(course, stage)
             return Standing(course=course, stage=stage, waits=True, detail=why, subject=course.subject_of(stage))
         ended = _STAGES[stage](incident, course, means)
+        if _is_known(course, ended):
+            return Standing(course=course, stage=stage, detail=ended.detail)
         if not _append(means, course, ended):
             continue
         if ended.how == FAILED:
@@ -248,8 +250,13 @@ def _classify(incident: Incident, course: Course, means: Means) -> StageEnded:
 def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
     """The plan that was approved, or the rest of it; another one is classified again."""
     approved = course.approved[Stage.COMPENSATE]
+    known = set(course.fact(Stage.CONTAIN, "runs") or ())
+    more = [run_id for run_id in runs_of(incident) if run_id not in known]
+    if more:  # it was noticed at further runs since, which nothing holds
+        again = _contain(incident, course, means)
+        return msgspec.structs.replace(again, detail=f"noticed at {len(more)} more since: {again.detail}")
     plan = _plan(incident, means)
-    if plan.digest != approved.subject and not _is_begun(means.journal, approved.subject):
+    if plan.digest != approved.subject and not _is_rest_of(means.journal, plan, approved.subject):
         again = _classify(incident, course, means)
         return msgspec.structs.replace(again, detail=f"changed since it was approved: {again.detail}")
     result = apply_plan(
@@ -348,9 +355,12 @@ def _worse(course: Course, means: Means) -> dict[str, str]:
     return {name: problem for name, problem in _broken(means).items() if name not in before}
 
 
-def _is_begun(journal: Journal, digest: str) -> bool:
-    run_id = plan_run_id(digest)
-    return any(isinstance(entry.event, PlanStarted) for entry in every_entry(journal, Query(run_id=run_id)))
+def _is_rest_of(journal: Journal, plan: Plan, approved: str) -> bool:
+    """Whether the plan is what is left of the approved one, which was begun: the same steps of the same runs."""
+    begun = (entry.event for entry in every_entry(journal, Query(run_id=plan_run_id(approved))))
+    return any(
+        isinstance(event, PlanStarted) and (event.steps, event.runs) == (len(plan.items), plan.runs) for event in begun
+    )
 
 
 def _let_begin(incident: Incident, course: Course, stage: Stage, means: Means) -> bool:
@@ -387,6 +397,17 @@ def _why_waits(course: Course, stage: Stage) -> str:
 def _ended(incident: Incident, stage: Stage, means: Means, detail: str, *, how: str = DONE, **facts: Any) -> StageEnded:
     return StageEnded(
         incident_id=incident.incident_id, stage=stage.value, how=how, detail=detail, actor=means.actor, facts=facts
+    )
+
+
+def _is_known(course: Course, ended: StageEnded) -> bool:
+    """Whether the stage failed as it did before: who drives a course again and again records that once."""
+    before = course.ended.get(Stage(ended.stage))
+    return (
+        before is not None
+        and (before.how, before.detail) == (FAILED, ended.detail)
+        and ended.how == FAILED
+        and before.facts == msgspec.to_builtins(ended.facts)
     )
 
 
