@@ -1,6 +1,8 @@
 """Checkpoints on the command line, and a run that is carried on from one."""
 
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +36,11 @@ async def later(state):
 
 def idle():
     pass
+
+def waits(state):
+    with guard.run("billing-agent@2.4.1", tenant="acme"):
+        print("thinking", flush=True)
+        input()
 
 def breaks(state):
     with guard.run("billing-agent@2.4.1", tenant="acme"):
@@ -151,3 +158,18 @@ def test_a_program_that_opens_no_run_has_carried_nothing_on(rescind: Rescind) ->
     answer = rescind("resume", "run-1", "--entry", "biller:idle", "--reason", "x")
     assert answer.status == 2
     assert "has opened no run of billing-agent" in answer.err
+
+
+def test_cr5_of_two_processes_one_carries_the_run_on(rescind: Rescind, folder: Path) -> None:
+    main = "import sys; from rescind.cli import main; sys.exit(main())"
+    argv = [sys.executable, "-c", main, "resume", "run-1", "--entry", "biller:waits", "--reason", "x"]
+    with subprocess.Popen(argv, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert any("thinking" in line for line in first.stdout)
+        before = rescind("audit", "log").out
+        answer = rescind("resume", "run-1", "--entry", "biller:main", "--reason", "x", "--level", "supervised")
+        assert answer.status == 2
+        assert "a living process acts for run run-1" in answer.err
+        assert rescind("audit", "log").out == before
+        first.kill()
+    assert rescind("resume", "run-1", "--entry", "biller:main", "--reason", "x").status == 0

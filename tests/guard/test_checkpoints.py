@@ -368,7 +368,11 @@ def test_only_the_run_of_the_same_agent_and_tenant_is_carried_on(books: Books) -
 def test_cr4_who_carried_it_on_and_why_is_on_record(books: Books) -> None:
     three_customers(books)
     choice = books.carry_on(allow=["mail.send"])
-    record_resumption(books.guard.journal, books.resumption, actor="ann", reason="fixed", clock=books.clock)
+    story = read_story(books.guard.journal, "run-1")
+    who: dict[str, Any] = {"guard_id": "g-1", "actor": "ann", "reason": "fixed", "clock": books.clock}
+    record_resumption(books.guard.journal, story, books.resumption, **who)
+    with pytest.raises(UsageError, match="has gone on since it was looked at"):  # CR5
+        record_resumption(books.guard.journal, story, books.resumption, **who)
     (resumed,) = [event for event in events_of(books.guard.journal, "run-1") if isinstance(event, Resumed)]
     assert resumed.checkpoint_id == choice.boundary.name
     assert (resumed.actor, resumed.reason, resumed.allow) == ("ann", "fixed", ("mail.send",))

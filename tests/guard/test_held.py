@@ -295,7 +295,8 @@ def carry_on(post: Post) -> None:
     story = read_story(post.guard.journal, "run-1")
     resumption = resumption_of(story, choose(story))
     post.guard.resume(resumption)
-    record_resumption(post.guard.journal, resumption, actor="ops", reason="fixed", clock=post.clock)
+    who: dict[str, Any] = {"guard_id": post.guard.guard_id, "actor": "ops", "reason": "fixed", "clock": post.clock}
+    record_resumption(post.guard.journal, story, resumption, **who)
 
 
 def test_a_tool_that_raises_leaves_the_step_in_doubt_and_is_not_run_again(post: Post) -> None:

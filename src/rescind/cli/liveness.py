@@ -38,7 +38,7 @@ def may_still_write(
     return [
         run.run_id
         for run in runs
-        if any(not _is_still(seen[guard], run, standing) for guard in _open_guards(journal, run.run_id) & seen.keys())
+        if any(not _is_still(seen[guard], run, standing) for guard in open_guards(journal, run.run_id) & seen.keys())
     ]
 
 
@@ -61,7 +61,7 @@ class LiveRuns:
         return self._known[run_id]
 
     def _is_live(self, run_id: str) -> bool:
-        opened = _open_guards(self._journal, run_id)
+        opened = open_guards(self._journal, run_id)
         if not opened:
             return False
         if self._living is None:
@@ -89,7 +89,8 @@ def _is_still(sighting: Sighting, run: RunInfo, standing: Standing) -> bool:
     return report.drained_at_s is not None or not any(step.startswith(prefix) for step in report.in_flight)
 
 
-def _open_guards(journal: Journal, run_id: str) -> set[str]:
+def open_guards(journal: Journal, run_id: str) -> set[str]:
+    """The guards that have opened this run, and not said that they left it."""
     held: set[str] = set()
     for entry in every_entry(journal, Query(run_id=run_id)):
         if isinstance(entry.event, RunOpened):

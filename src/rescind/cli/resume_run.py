@@ -11,10 +11,12 @@ import msgspec
 
 from rescind.cli.app import import_program, load_guard
 from rescind.cli.checkpoint_view import choice_as_json, say_choice
+from rescind.cli.liveness import open_guards
 from rescind.cli.moments import spoken
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stopping import resume_command
+from rescind.cli.stores import living_guards
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.errors import RescindError, UsageError
@@ -59,18 +61,22 @@ def resume_run(request: RunRequest, out: Out) -> int:
         resumption = resumption_of(story, choice, allow=request.allow)
         guard.resume(resumption)  # names an action that is not declared, before anything is changed
         _refuse_held(guard, story)
+        _refuse_living(guard, story)
         say_choice(story, choice, out)
-        if level is not None:
-            _hold(guard, story, level, request)
-            out.say(f"held at {level.label} from here; rescind resume run:{safe(story.run.run_id)} lifts that")
+        # First: of two who would carry it on, the second has placed no order.
         record_resumption(
             guard.journal,
+            story,
             resumption,
+            guard_id=guard.guard_id,
             actor=request.actor,
             reason=request.reason,
             level=level.label if level is not None else "",
             clock=SystemClock(),
         )
+        if level is not None:
+            _hold(guard, story, level, request)
+            out.say(f"held at {level.label} from here; rescind resume run:{safe(story.run.run_id)} lifts that")
         error = _run(function, resumption.state)
         if not guard.was_resumed and error is None:
             raise UsageError(f"{request.entry} has opened no run of {story.run.agent_name}, so nothing was carried on")
@@ -148,6 +154,18 @@ def _refuse_held(guard: Guard, story: Story) -> None:
         raise UsageError(
             f"run {story.run.run_id} is held at {holding[0].level.label} by {len(holding)} standing "
             f"order{'s' if len(holding) > 1 else ''}, since {spoken(holding[0].placed_at)}. Lift first: {command}"
+        )
+
+
+def _refuse_living(guard: Guard, story: Story) -> None:
+    # A guard on another machine whose lease has run out holds itself back; mostly, its machine is gone.
+    store, run_id = guard.stores.place, story.run.run_id
+    living = {each.guard_id for each in living_guards(store) if not each.silent} if store is not None else set[str]()
+    acting = (living & open_guards(guard.journal, run_id)) - {guard.guard_id}
+    if acting:
+        raise UsageError(
+            f"a living process acts for run {run_id} (guard {min(acting)}); two of them would do everything twice. "
+            "End it, or wait for its end, and resume then"
         )
 
 

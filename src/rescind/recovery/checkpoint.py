@@ -47,12 +47,14 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
         boundaries: Its beginning, and its checkpoints in the order in which they were made.
         records: Its steps, in order of intent.
         resolutions: What people decided of its steps' review tasks; empty for a task that is open.
+        position: Where its chain goes on, when this was read.
     """
 
     run: RunInfo
     boundaries: tuple[Boundary, ...]
     records: tuple[StepRecord, ...]
     resolutions: dict[str, str]
+    position: int
 
     def standing_of(self, record: StepRecord) -> str:
         """`stands`, `gone`, or in words why that cannot be said of the step."""
@@ -113,6 +115,7 @@ def read_story(journal: Journal, run_id: str) -> Story:
             for task in (list_tasks(journal, open_only=False) if tasks else [])
             if task.task_id in tasks
         },
+        position=entries[-1].position + 1,
     )
 
 

@@ -250,7 +250,7 @@ def _classify(incident: Incident, course: Course, means: Means) -> StageEnded:
 def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
     """The plan that was approved, or the rest of it; another one is classified again."""
     approved = course.approved[Stage.COMPENSATE]
-    known = set(course.fact(Stage.CONTAIN, "runs") or ())
+    known: list[str] = course.fact(Stage.CONTAIN, "runs") or []
     more = [run_id for run_id in runs_of(incident) if run_id not in known]
     if more:  # it was noticed at further runs since, which nothing holds
         again = _contain(incident, course, means)

@@ -7,6 +7,7 @@ CR2. *The earliest.* Of several, the earliest: what was decided after it was dec
      and is decided again; what it did and stands costs nothing to answer.
 CR3. *Only tighter.* What a resumed run may do is at most what it was allowed before.
 CR4. *On record.* Who carried it on, from where and why stands in its chain before its first call.
+CR5. *By one.* Of several who would carry it on at once, one does; and nobody does while a living process acts for it.
 """
 
 from collections.abc import Iterable
@@ -14,10 +15,10 @@ from collections.abc import Iterable
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import UsageError
+from rescind.errors import SequenceConflict, UsageError
 from rescind.guard.earlier import EarlierSteps, Resumption
 from rescind.journal.port import Draft, Journal
-from rescind.model.entry import Resumed
+from rescind.model.entry import Event, Resumed, RunOpened
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed
 from rescind.model.step import HeldUntil
@@ -107,9 +108,21 @@ def resumption_of(story: Story, choice: Choice, *, allow: Iterable[str] | None =
 
 
 def record_resumption(
-    journal: Journal, resumption: Resumption, *, actor: str, reason: str, level: str = "", clock: Clock
+    journal: Journal,
+    story: Story,
+    resumption: Resumption,
+    *,
+    guard_id: str,
+    actor: str,
+    reason: str,
+    level: str = "",
+    clock: Clock,
 ) -> None:
-    """Write into the run's chain that it is carried on (CR4). Durable on return."""
+    """Write into the run's chain that it is carried on, and by which guard (CR4, CR5). Durable on return.
+
+    Raises: UsageError, if the run has gone on since its story was read; nothing is recorded then.
+    """
+    run_id = resumption.run.run_id
     event = Resumed(
         checkpoint_id=resumption.checkpoint_id,
         actor=actor,
@@ -117,7 +130,19 @@ def record_resumption(
         level=level,
         allow=tuple(sorted(resumption.allow or ())),
     )
-    journal.append([Draft(run_id=resumption.run.run_id, event=event, recorded_at_us=clock.now_us())])
+    # Opened at once and not with its first step: whoever wants to carry it on too sees that somebody acts for it.
+    events: tuple[Event, ...] = (event, RunOpened(run=resumption.run, guard_id=guard_id))
+    drafts = [
+        Draft(run_id=run_id, event=each, recorded_at_us=clock.now_us(), expected_position=story.position + number)
+        for number, each in enumerate(events)
+    ]
+    try:
+        journal.append(drafts)
+    except SequenceConflict as error:
+        raise UsageError(
+            f"run {run_id} has gone on since it was looked at: somebody carries it on, or decided about its steps; "
+            "nothing was changed, look again"
+        ) from error
 
 
 def _before(story: Story, record: StepRecord) -> str:
