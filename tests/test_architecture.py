@@ -1,6 +1,7 @@
 """Imports run one way: each room may use the rooms below it, and `model` uses nothing of ours."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def test_every_room_is_a_folder_or_a_module() -> None:
     for floor in FLOORS:
         place = SOURCE.joinpath(*floor.split("."))
         assert place.is_dir() or place.with_suffix(".py").is_file(), f"{floor} is listed and does not exist"
+
+
+def test_no_two_modules_number_their_laws_by_the_same_letters() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for letters in re.findall(r"^ *([A-Z]{1,2})1\. ", path.read_text(), re.MULTILINE):
+            homes.setdefault(letters, []).append(str(path.relative_to(SOURCE)))
+
+    assert len(homes) > 40
+    assert {letters: modules for letters, modules in homes.items() if len(modules) > 1} == {}

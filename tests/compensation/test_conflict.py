@@ -1,4 +1,4 @@
-"""What becomes of a step whose target somebody has changed since: laws K1 to K4."""
+"""What becomes of a step whose target somebody has changed since: laws CF1 to CF4."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_by_default_a_person_decides() -> None:
     assert decisions(shop.plan(may_force=True)) == (("1", "review: conflict"),)
 
 
-# --- skip (K4) ---
+# --- skip (CF4) ---
 
 
 def test_a_later_change_is_left_alone_and_the_step_is_accounted_for_without_a_task() -> None:
@@ -124,7 +124,7 @@ def test_each_step_under_a_later_change_is_superseded() -> None:
     assert shop.apply().counts == {"superseded": 2}
 
 
-# --- force (K1, K2) ---
+# --- force (CF1, CF2) ---
 
 
 def test_without_being_asked_nothing_is_forced_and_the_plan_says_how() -> None:
@@ -159,7 +159,7 @@ def test_a_forced_restore_takes_a_reason() -> None:
 
 
 def test_what_was_changed_again_since_the_plan_is_not_overwritten() -> None:
-    """K2: the version that was shown, and no other."""
+    """CF2: the version that was shown, and no other."""
     shop = changed_since(OnConflict.FORCE)
     plan = shop.plan(may_force=True)
     shop.rows["tea"] = 11
@@ -216,7 +216,7 @@ def test_a_forced_restore_whose_deadline_is_past_is_for_a_person() -> None:
     assert decisions(shop.plan(may_force=True)) == (("1", "review: past_deadline"),)
 
 
-# --- merge (K1, K2, K3) ---
+# --- merge (CF1, CF2, CF3) ---
 
 
 def test_a_merge_takes_out_what_the_step_did_and_leaves_what_others_did() -> None:
@@ -287,7 +287,7 @@ def test_a_merging_function_is_tried_again_as_any_handler(error: Exception, word
 
 
 def test_a_merge_whose_reply_was_lost_is_not_made_twice() -> None:
-    """K3."""
+    """CF3."""
     shop = changed_since(OnConflict.MERGE)
     undo = shop.setting.undo
 
@@ -313,7 +313,7 @@ def begun(shop: Shop) -> None:
     ("now", "left", "word"), [(11, 11, "merged"), (9, 11, "merged"), (13, 13, "review"), (5, 5, "restored")]
 )
 def test_who_comes_after_a_merge_that_died_looks(now: int, left: int, word: str) -> None:
-    """K3: done, not done, or changed since, so that nobody knows."""
+    """CF3: done, not done, or changed since, so that nobody knows."""
     shop = changed_since(OnConflict.MERGE)
     begun(shop)
     shop.rows["tea"] = now
@@ -324,7 +324,7 @@ def test_who_comes_after_a_merge_that_died_looks(now: int, left: int, word: str)
 
 
 def test_what_a_merge_left_may_by_chance_be_what_the_step_had_left() -> None:
-    """K3: then it looks like a step that was never undone."""
+    """CF3: then it looks like a step that was never undone."""
     shop = a_shop(OnConflict.MERGE)
     shop.set("tea", 1)
     shop.rows["tea"] = 1

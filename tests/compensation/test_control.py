@@ -1,4 +1,4 @@
-"""An undo that somebody pauses, lets go on, or cancels: laws K1-K4, U16 and U17, also while it dies."""
+"""An undo that somebody pauses, lets go on, or cancels: laws PC1-PC4, U16 and U17, also while it dies."""
 
 import threading
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class ClockWithAlarm(ManualClock):
 
 
 def test_a_cancelled_undo_ends_with_what_is_under_way_and_says_what_it_did_not_reach(shop: Shop) -> None:
-    """U17, K4."""
+    """U17, PC4."""
     for _ in range(5):
         shop.charge()
     plan = shop.plan()
@@ -82,7 +82,7 @@ def test_a_cancelled_undo_ends_with_what_is_under_way_and_says_what_it_did_not_r
 
 
 def test_a_later_undo_of_the_same_selection_goes_on_with_what_a_cancel_left(shop: Shop) -> None:
-    """K3; also if the cancelled one had done nothing, so that the plan is the same one."""
+    """PC3; also if the cancelled one had done nothing, so that the plan is the same one."""
     shop.charge()
     shop.charge()
     plan = shop.plan()
@@ -126,7 +126,7 @@ def test_a_paused_undo_begins_nothing_until_it_is_resumed(shop: Shop) -> None:
 
 
 def test_a_pause_holds_the_rest_of_an_undo_that_has_another_digest(shop: Shop) -> None:
-    """U16, K2."""
+    """U16, PC2."""
     for _ in range(3):
         shop.charge()
     plan = shop.plan()
@@ -144,7 +144,7 @@ def test_a_pause_holds_the_rest_of_an_undo_that_has_another_digest(shop: Shop) -
 
 
 def test_a_pause_ends_with_the_undo_that_it_held(shop: Shop) -> None:
-    """K2."""
+    """PC2."""
     shop.charge()
     plan = shop.plan()
     at_step(shop, 0, lambda: order(shop, plan, "pause"))

@@ -357,7 +357,7 @@ def test_all_jobs_lost_with_the_engines_file_are_found_again_in_the_journal(crew
     crew.dead.add(hand.worker_id)
     crew.fuse.left = -1
     assert crew.kept.jobs
-    crew.kept = Jobs()  # K6
+    crew.kept = Jobs()  # EN6
 
     assert crew.see_to_its_end(submission).finished
     assert refunds(shop) == {1}
@@ -412,11 +412,11 @@ def test_steps_that_wait_for_each_other_are_in_one_share(shop: Shop) -> None:
         shop.set(f"row-{number % 10}", number)
     plan = plan_of(shop)
     parts = components(plan)
-    assert sorted(len(part) for part in parts) == [10] * 10  # H1
+    assert sorted(len(part) for part in parts) == [10] * 10  # SH1
     tools = {name: tool_info(each) for name, each in shop.compensators.items()}
     shares = split(plan, tools, workers=2)
     assert len(shares) == 5
-    assert sorted(step for share in shares for step in share.steps) == sorted(item.step for item in plan.items)  # H2
+    assert sorted(step for share in shares for step in share.steps) == sorted(item.step for item in plan.items)  # SH2
 
 
 def test_handlers_that_are_not_parallel_have_shares_of_their_own(shop: Shop) -> None:
@@ -428,7 +428,7 @@ def test_handlers_that_are_not_parallel_have_shares_of_their_own(shop: Shop) -> 
     tools = {name: tool_info(each) for name, each in shop.compensators.items()}
     for share in split(plan, tools, workers=2):
         assert share.alone == ("card.charge" in share.actions)
-        assert len(share.actions) == 1  # H4
+        assert len(share.actions) == 1  # SH4
 
 
 def test_a_digest_of_a_share_is_the_same_however_it_is_planned(shop: Shop) -> None:
@@ -441,7 +441,7 @@ def test_a_digest_of_a_share_is_the_same_however_it_is_planned(shop: Shop) -> No
     tools = {name: tool_info(each) for name, each in shop.compensators.items()}
     for share in split(plan, tools, workers=1):
         fresh = make_share(shop.journal, share.steps, shop.compensators, shop.clock)
-        assert digest_of_share(fresh.items) == share.digest  # H3
+        assert digest_of_share(fresh.items) == share.digest  # SH3
         assert digest_of_share(reversed(fresh.items)) == share.digest
     shop.rows["row-1"] = "changed"
     fresh = make_share(shop.journal, [item.step for item in plan.items], shop.compensators, shop.clock)

@@ -196,12 +196,12 @@ class World(Shop):
             case Disposition.COMPENSATED:
                 assert self.careful.refunds[key] + self.repeatable.refunds[key] >= 1
             case Disposition.NEVER_TOOK_EFFECT:
-                assert str(ref) not in self.careful.charged, "P2"
+                assert str(ref) not in self.careful.charged, "DT2"
             case Disposition.RESTORED | Disposition.MERGED | Disposition.SUPERSEDED:
                 assert record.step.action == "row.set"
 
     def later_changes_were_replaced_only_as_the_journal_says(self) -> None:
-        """K1 and K3."""
+        """CF1 and CF3."""
         records = {record.ref: record for record in read_steps(self.journal, self.chosen)}
         recorded = set[tuple[StepRef, str, str]]()
         for entry in self.entries():

@@ -1,4 +1,4 @@
-"""Steps that nobody knows the end of, and what their target system says: laws P1 to P6."""
+"""Steps that nobody knows the end of, and what their target system says: laws DT1 to DT6."""
 
 from datetime import timedelta
 from typing import Any
@@ -31,7 +31,7 @@ def answers(shop: Shop) -> list[tuple[str, str]]:
     ]
 
 
-# --- found (P1) ---
+# --- found (DT1) ---
 
 
 @pytest.mark.parametrize("outcome", [None, Unknown("no reply in 30 s")])
@@ -52,7 +52,7 @@ def test_found_counts_at_once_even_of_a_living_process(shop: Shop) -> None:
 
 
 def test_an_effect_that_was_found_once_is_not_asked_for_again(shop: Shop) -> None:
-    """P5."""
+    """DT5."""
     shop.lose_charge(happened=True)
     shop.put("run-1", Probed(step_id="1", idempotency_key="run-1/1", answer=Probe.FOUND, result="charge-1"))
 
@@ -61,7 +61,7 @@ def test_an_effect_that_was_found_once_is_not_asked_for_again(shop: Shop) -> Non
 
 
 def test_an_answer_is_durable_before_anything_is_done_by_it(shop: Shop) -> None:
-    """P5."""
+    """DT5."""
     shop.lose_charge(happened=True)
     seen: list[Any] = []
     shop.charging.before_undo = lambda record: seen.append(answers(shop))
@@ -92,7 +92,7 @@ class ProbedMailing(Mailing):
         return ProbeResult.read(self._answer)
 
 
-# --- not found (P2) ---
+# --- not found (DT2) ---
 
 
 @pytest.mark.parametrize("outcome", [None, Unknown("no reply in 30 s")])
@@ -159,7 +159,7 @@ def test_who_asks_for_another_try_once_it_is_over_gets_it(shop: Shop) -> None:
     assert shop.apply().counts == {"never_took_effect": 1}
 
 
-# --- no answer (P3) ---
+# --- no answer (DT3) ---
 
 
 @pytest.mark.parametrize("error", [TimeoutError("30 s"), Transient("busy"), KeyError("odd")])
@@ -201,7 +201,7 @@ def test_only_what_is_clearly_said_is_an_answer(answer: Any, read: str) -> None:
     assert ProbeResult.read(answer).answer == read
 
 
-# --- asked twice (P4) ---
+# --- asked twice (DT4) ---
 
 
 def test_the_answer_is_a_part_of_the_digest(shop: Shop) -> None:
@@ -234,7 +234,7 @@ def test_a_probe_that_raises_in_its_turn_leaves_it_to_a_person(shop: Shop) -> No
     assert not shop.charging.refunds
 
 
-# --- compensations in doubt (P6) ---
+# --- compensations in doubt (DT6) ---
 
 
 def begun(shop: Shop, *, happened: bool) -> None:
@@ -269,7 +269,7 @@ def test_a_compensation_that_was_not_found_may_still_arrive_for_a_while() -> Non
 
 
 def test_a_probe_that_makes_no_promise_is_not_asked_for_compensations(shop: Shop) -> None:
-    """P6."""
+    """DT6."""
     begun(shop, happened=True)
     shop.clock.advance(LATER_S)
 

@@ -1,4 +1,4 @@
-"""Who acted on what is undone: laws F1-F5 of `impact`, and how a journal is read for it."""
+"""Who acted on what is undone: laws IM1-IM5 of `impact`, and how a journal is read for it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -106,7 +106,7 @@ def test_what_is_found_is_what_the_laws_say(world: World) -> None:
 @given(worlds())
 @settings(max_examples=30, deadline=None)
 def test_every_step_hangs_below_a_root(world: World) -> None:
-    """F5: what is found forms a forest, so that it can be drawn."""
+    """IM5: what is found forms a forest, so that it can be drawn."""
     impact = trace_impact(world.roots, world.others, world.reads)
     source = {each.step: each.source for each in impact.affected}
     roots = {root.ref for root in world.roots}
@@ -181,7 +181,7 @@ def test_how_far_it_reaches() -> None:
 
 @pytest.mark.parametrize("outcome", [Failed("refused"), None])
 def test_a_step_that_failed_is_nobodys_reason_and_depends_on_nothing(outcome: Any) -> None:
-    """F5."""
+    """IM5."""
     shop = Shop()
     shop.set("tea", 1, outcome=Failed("refused"))
     shop.set("jam", 1)
@@ -205,7 +205,7 @@ def test_a_step_in_doubt_may_have_written_until_now() -> None:
 
 
 def test_a_run_that_came_of_a_step_took_it_in() -> None:
-    """F3."""
+    """IM3."""
     shop = Shop()
     shop.set("tea", 1)
     shop.charge(run="run-2", causal_parents=("run-1/1",))
@@ -216,7 +216,7 @@ def test_a_run_that_came_of_a_step_took_it_in() -> None:
 
 
 def test_what_was_undone_since_is_followed_and_marked() -> None:
-    """F5."""
+    """IM5."""
     shop = Shop()
     shop.set("tea", 1)
     read(shop, "tea", "run-2")

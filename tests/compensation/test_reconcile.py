@@ -1,4 +1,4 @@
-"""Steps in doubt get their end in the journal, once their target system has said it (P1 to P3)."""
+"""Steps in doubt get their end in the journal, once their target system has said it (DT1 to DT3)."""
 
 from typing import Any
 

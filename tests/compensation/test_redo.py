@@ -1,4 +1,4 @@
-"""The undo of an undo: laws N1-N5 of `redo`."""
+"""The undo of an undo: laws RD1-RD5 of `redo`."""
 
 import contextlib
 from typing import Any
@@ -44,7 +44,7 @@ def test_what_an_undo_restored_is_put_back_the_oldest_first(shop: Shop) -> None:
 
 
 def test_twice_is_once_and_a_new_undo_undoes_it_again(shop: Shop) -> None:
-    """N4."""
+    """RD4."""
     first = undone(shop)
     shop.redo(first)
     with nothing_appended(shop):
@@ -54,13 +54,13 @@ def test_twice_is_once_and_a_new_undo_undoes_it_again(shop: Shop) -> None:
 
     assert second != first
     assert shop.rows == {"tea": 0, "jam": 0}
-    assert shop.redo_plan(first).items == ()  # N1: the second one undid it last
+    assert shop.redo_plan(first).items == ()  # RD1: the second one undid it last
     shop.redo(second)
     assert shop.rows == {"tea": 2, "jam": 1}
 
 
 def test_keys_of_a_redo_and_of_an_undo_after_it_are_their_own(shop: Shop) -> None:
-    """N4: a target system must not take the second undo for a repetition of the first."""
+    """RD4: a target system must not take the second undo for a repetition of the first."""
     keys: list[str] = []
     for _ in range(2):
         digest = undone(shop, targets=("shop/row/jam",))
@@ -72,7 +72,7 @@ def test_keys_of_a_redo_and_of_an_undo_after_it_are_their_own(shop: Shop) -> Non
 
 
 def test_somebodys_later_change_is_a_conflict_and_the_step_stays_undone(shop: Shop) -> None:
-    """N2."""
+    """RD2."""
     digest = undone(shop)
     shop.rows["jam"] = 7
 
@@ -88,7 +88,7 @@ def test_somebodys_later_change_is_a_conflict_and_the_step_stays_undone(shop: Sh
 
 
 def test_nobody_charges_again_by_guess_and_what_depends_on_it_stays_undone() -> None:
-    """N3, U5."""
+    """RD3, U5."""
     shop = Shop()
     shop.charge()
     shop.set("tea", 1, depends_on=("1",))
@@ -117,7 +117,7 @@ def test_an_actions_after_leads_the_other_way() -> None:
 
 
 def test_what_another_plan_undid_is_not_redone_and_holds_back_what_depends_on_it() -> None:
-    """N1, U5."""
+    """RD1, U5."""
     shop = Shop()
     shop.set("tea", 1)
     shop.set("jam", 1, depends_on=("1",))
@@ -128,7 +128,7 @@ def test_what_another_plan_undid_is_not_redone_and_holds_back_what_depends_on_it
 
 
 def test_what_a_step_had_left_and_nobody_recorded_is_for_a_person() -> None:
-    """N3: a step in doubt whose target was as before has left nothing to put back."""
+    """RD3: a step in doubt whose target was as before has left nothing to put back."""
     shop = Shop()
     shop.set("tea", 1)
     shop.mail()
@@ -180,7 +180,7 @@ class Dying(MemoryJournal):
 @pytest.mark.parametrize("at", range(12))
 @pytest.mark.parametrize("then_undo", [False, True])
 def test_a_redo_that_died_anywhere_is_gone_on_with_or_undone(at: int, after: bool, then_undo: bool) -> None:
-    """N5, U8, U9: looked at, and never taken for undone although it may not be."""
+    """RD5, U8, U9: looked at, and never taken for undone although it may not be."""
     journal = Dying()
     shop = Shop(journal)
     shop.rows.update(tea=0, jam=0)
@@ -205,7 +205,7 @@ def test_a_redo_that_died_anywhere_is_gone_on_with_or_undone(at: int, after: boo
 
 @pytest.mark.parametrize("at", range(5))
 def test_a_plan_that_died_and_was_gone_on_with_is_redone_as_one(at: int) -> None:
-    """N1: the rest of a killed undo has another digest."""
+    """RD1: the rest of a killed undo has another digest."""
     journal = Dying()
     shop = Shop(journal)
     shop.rows.update(tea=0, jam=0)

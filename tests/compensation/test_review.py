@@ -1,4 +1,4 @@
-"""Review tasks: laws R1 to R4, and X1 to X3 of their export."""
+"""Review tasks: laws RV1 to RV4, and X1 to X3 of their export."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -67,7 +67,7 @@ def test_a_resolution_says_who_and_when_and_why(shop: Shop) -> None:
 
 
 def test_a_task_is_resolved_once(shop: Shop) -> None:
-    """R1."""
+    """RV1."""
     task_id = list_tasks(shop.journal)[0].task_id
     resolve_task(shop.journal, task_id, "done", actor="ann", clock=shop.clock)
     with pytest.raises(UsageError, match="resolved as done by ann"):
@@ -75,7 +75,7 @@ def test_a_task_is_resolved_once(shop: Shop) -> None:
 
 
 def test_of_two_people_at_the_same_moment_one_is_told(shop: Shop) -> None:
-    """R1."""
+    """RV1."""
     task = list_tasks(shop.journal)[0]
 
     def somebody_else_first(drafts: Sequence[Draft]) -> bool:
@@ -95,7 +95,7 @@ def test_what_cannot_be_decided_is_refused_with_what_can(shop: Shop) -> None:
 
 
 def test_retried_tasks_are_kept_apart_from_settled_ones(shop: Shop) -> None:
-    """R2."""
+    """RV2."""
     first, second = (task.task_id for task in list_tasks(shop.journal))
     resolve_task(shop.journal, first, "retry", actor="ann", clock=shop.clock)
     resolve_task(shop.journal, second, "done", actor="ann", clock=shop.clock)
@@ -111,7 +111,7 @@ def test_a_journal_without_tasks_has_none() -> None:
 
 
 def test_what_was_offset_by_hand_is_named_and_settled(shop: Shop) -> None:
-    """R2."""
+    """RV2."""
     task_id = list_tasks(shop.journal)[0].task_id
     with pytest.raises(UsageError, match="needs a reference: the credit note"):
         resolve_task(shop.journal, task_id, "compensated", actor="ann", clock=shop.clock)
@@ -130,7 +130,7 @@ def test_a_task_is_somebodys_until_it_is_somebody_elses(shop: Shop) -> None:
 
 
 def test_a_task_past_its_deadline_is_overdue_and_still_open(shop: Shop) -> None:
-    """R4."""
+    """RV4."""
     task_id = list_tasks(shop.journal)[0].task_id
     due = shop.clock.now() + timedelta(hours=1)
     task = set_due(shop.journal, task_id, due, actor="lead", clock=shop.clock)

@@ -1,4 +1,4 @@
-"""Laws M1 to M3 of revisions, and what connections promise, on a real server."""
+"""Laws MG1 to MG3 of revisions, and what connections promise, on a real server."""
 
 import functools
 from pathlib import Path
@@ -57,7 +57,7 @@ ONE = "CREATE TABLE rescind.things (n int DEFAULT 100 % 7); CREATE TABLE rescind
 TWO = "ALTER TABLE rescind.things ADD COLUMN m int; INSERT INTO rescind.things VALUES (1, 2);"
 
 
-def test_m1_tables_are_made_once_and_brought_up_to_date_later(address: Address, tmp_path: Path) -> None:
+def test_mg1_tables_are_made_once_and_brought_up_to_date_later(address: Address, tmp_path: Path) -> None:
     with connect(address, name="test") as connection:
         assert not exists(connection, a_part(tmp_path, ONE))
     brought_up(address, a_part(tmp_path, ONE))
@@ -68,7 +68,7 @@ def test_m1_tables_are_made_once_and_brought_up_to_date_later(address: Address, 
     assert fetched(address, "SELECT * FROM rescind.things_version") == [("0002",)]
 
 
-def test_m1_a_revision_that_fails_leaves_nothing_behind(address: Address, tmp_path: Path) -> None:
+def test_mg1_a_revision_that_fails_leaves_nothing_behind(address: Address, tmp_path: Path) -> None:
     with pytest.raises(psycopg.errors.SyntaxError):
         brought_up(address, a_part(tmp_path, ONE, "INSERT INTO nonsense"))
 
@@ -77,7 +77,7 @@ def test_m1_a_revision_that_fails_leaves_nothing_behind(address: Address, tmp_pa
     ]
 
 
-def test_m2_many_come_at_once_and_find_the_tables_made_once(address: Address, tmp_path: Path) -> None:
+def test_mg2_many_come_at_once_and_find_the_tables_made_once(address: Address, tmp_path: Path) -> None:
     part = a_part(tmp_path, ONE, TWO)
 
     at_once(functools.partial(brought_up, address, part) for _ in range(4))
@@ -85,7 +85,7 @@ def test_m2_many_come_at_once_and_find_the_tables_made_once(address: Address, tm
     assert fetched(address, "SELECT * FROM rescind.things") == [(1, 2)]
 
 
-def test_m3_tables_of_a_newer_rescind_are_left_alone(address: Address, tmp_path: Path) -> None:
+def test_mg3_tables_of_a_newer_rescind_are_left_alone(address: Address, tmp_path: Path) -> None:
     newer = a_part(tmp_path, ONE, TWO)
     brought_up(address, newer)
 

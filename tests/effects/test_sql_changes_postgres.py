@@ -1,4 +1,4 @@
-"""What `SqlChanges` promises on PostgreSQL beyond the contract: laws K1 to K6."""
+"""What `SqlChanges` promises on PostgreSQL beyond the contract: laws CS1 to CS6."""
 
 import os
 import signal
@@ -131,7 +131,7 @@ EVERYTHING = (
 )
 
 
-def test_k1_whatever_statements_ran_the_undo_and_the_redo_bring_back_every_row_of_every_type(
+def test_cs1_whatever_statements_ran_the_undo_and_the_redo_bring_back_every_row_of_every_type(
     engine: Engine, effect: SqlChanges
 ) -> None:
     before = content(engine)
@@ -148,7 +148,7 @@ def test_k1_whatever_statements_ran_the_undo_and_the_redo_bring_back_every_row_o
     assert content(engine) == before
 
 
-def test_k1_copy_is_captured_and_truncate_refused(engine: Engine, effect: SqlChanges) -> None:
+def test_cs1_copy_is_captured_and_truncate_refused(engine: Engine, effect: SqlChanges) -> None:
     before = content(engine)
 
     def tool() -> None:
@@ -165,7 +165,7 @@ def test_k1_copy_is_captured_and_truncate_refused(engine: Engine, effect: SqlCha
     assert content(engine) == before
 
 
-def test_k2_several_changes_of_a_row_are_one_and_what_comes_to_nothing_is_none(
+def test_cs2_several_changes_of_a_row_are_one_and_what_comes_to_nothing_is_none(
     engine: Engine, effect: SqlChanges
 ) -> None:
     step = done(
@@ -187,7 +187,7 @@ CREATE TRIGGER aaa AFTER INSERT OR UPDATE ON folders FOR EACH ROW WHEN (pg_trigg
 """
 
 
-def test_k1_a_statement_inside_a_trigger_is_captured_and_does_not_hide_what_was_there_before(
+def test_cs1_a_statement_inside_a_trigger_is_captured_and_does_not_hide_what_was_there_before(
     engine: Engine, effect: SqlChanges
 ) -> None:
     run(engine, NESTING)
@@ -203,7 +203,7 @@ def test_k1_a_statement_inside_a_trigger_is_captured_and_does_not_hide_what_was_
     assert content(engine) == before
 
 
-def test_k1_a_trigger_of_a_table_that_nobody_guards_comes_before_the_statement_after_it(
+def test_cs1_a_trigger_of_a_table_that_nobody_guards_comes_before_the_statement_after_it(
     engine: Engine, effect: SqlChanges
 ) -> None:
     run(
@@ -219,7 +219,7 @@ def test_k1_a_trigger_of_a_table_that_nobody_guards_comes_before_the_statement_a
     assert content(engine) == before
 
 
-def test_k1_a_cascade_out_of_a_table_that_nobody_guards_is_captured(engine: Engine) -> None:
+def test_cs1_a_cascade_out_of_a_table_that_nobody_guards_is_captured(engine: Engine) -> None:
     run(engine, "CREATE TABLE notes (id int PRIMARY KEY, about int REFERENCES folders ON DELETE CASCADE)")
     run(engine, "INSERT INTO notes VALUES (1, 3), (2, 3)")
     effect = SqlChanges(engine, ["notes"], ignore=["folders"])
@@ -230,7 +230,7 @@ def test_k1_a_cascade_out_of_a_table_that_nobody_guards_is_captured(engine: Engi
         effect.restore(step)
 
 
-def test_k1_a_deferred_trigger_has_its_say_before_the_step_is_settled(engine: Engine, effect: SqlChanges) -> None:
+def test_cs1_a_deferred_trigger_has_its_say_before_the_step_is_settled(engine: Engine, effect: SqlChanges) -> None:
     run(
         engine,
         "CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -245,7 +245,7 @@ def test_k1_a_deferred_trigger_has_its_say_before_the_step_is_settled(engine: En
     assert content(engine) == before
 
 
-def test_k1_a_write_to_a_table_that_nobody_guards_takes_the_call_back(engine: Engine, effect: SqlChanges) -> None:
+def test_cs1_a_write_to_a_table_that_nobody_guards_takes_the_call_back(engine: Engine, effect: SqlChanges) -> None:
     before = content(engine)
     with pytest.raises(NothingChanged, match=r"also wrote to public\.audit"):
         done(effect, "DELETE FROM folders WHERE id = 3", "INSERT INTO audit (what) VALUES ('x')")
@@ -260,12 +260,12 @@ def test_k1_a_write_to_a_table_that_nobody_guards_takes_the_call_back(engine: En
         assert connection.exec_driver_sql("SELECT count(*) FROM audit").scalar_one() == 1
 
 
-def test_k1_a_tool_that_goes_around_the_connection_is_told(engine: Engine, effect: SqlChanges) -> None:
+def test_cs1_a_tool_that_goes_around_the_connection_is_told(engine: Engine, effect: SqlChanges) -> None:
     with pytest.raises(NothingChanged, match=r"without having asked for connection\(\)"):
         perform(effect, lambda: None)
 
 
-def test_k3_a_step_whose_commit_failed_left_nothing(engine: Engine, effect: SqlChanges) -> None:
+def test_cs3_a_step_whose_commit_failed_left_nothing(engine: Engine, effect: SqlChanges) -> None:
     run(
         engine,
         "ALTER TABLE invoices ADD FOREIGN KEY (customer_id) REFERENCES customers DEFERRABLE INITIALLY DEFERRED",
@@ -280,7 +280,7 @@ def test_k3_a_step_whose_commit_failed_left_nothing(engine: Engine, effect: SqlC
     assert content(engine) == before
 
 
-def test_k3_the_tool_cannot_end_the_transaction_unnoticed(engine: Engine, effect: SqlChanges) -> None:
+def test_cs3_the_tool_cannot_end_the_transaction_unnoticed(engine: Engine, effect: SqlChanges) -> None:
     with pytest.raises(UsageError, match="do not commit"):
         perform(effect, lambda: effect.connection().commit())
     touch = opened(effect)
@@ -333,7 +333,7 @@ def test_locking_and_vacuum_are_no_changes(engine: Engine, effect: SqlChanges) -
     assert content(engine) == before
 
 
-def test_k5_rows_of_others_that_would_go_in_cascade_are_a_conflict(engine: Engine, effect: SqlChanges) -> None:
+def test_cs5_rows_of_others_that_would_go_in_cascade_are_a_conflict(engine: Engine, effect: SqlChanges) -> None:
     step = done(effect, "INSERT INTO customers (name) VALUES ('zed')")
     run(engine, "INSERT INTO invoices SELECT 5000, 'theirs', id, 1 FROM customers WHERE name = 'zed'")
     before = content(engine)
@@ -342,7 +342,7 @@ def test_k5_rows_of_others_that_would_go_in_cascade_are_a_conflict(engine: Engin
     assert content(engine) == before
 
 
-def test_k5_a_reference_that_restricts_is_a_conflict_too(engine: Engine, effect: SqlChanges) -> None:
+def test_cs5_a_reference_that_restricts_is_a_conflict_too(engine: Engine, effect: SqlChanges) -> None:
     step = done(effect, "INSERT INTO folders VALUES (10, NULL, 'x')")
     run(engine, "INSERT INTO folders VALUES (11, 10, 'theirs')")
     before = content(engine)
@@ -351,7 +351,7 @@ def test_k5_a_reference_that_restricts_is_a_conflict_too(engine: Engine, effect:
     assert content(engine) == before
 
 
-def test_k5_what_was_deleted_does_not_come_back_over_a_name_that_is_taken(engine: Engine, effect: SqlChanges) -> None:
+def test_cs5_what_was_deleted_does_not_come_back_over_a_name_that_is_taken(engine: Engine, effect: SqlChanges) -> None:
     step = done(effect, "DELETE FROM customers WHERE id = 10")
     run(engine, "INSERT INTO customers (name) VALUES ('n10')")
     before = content(engine)
@@ -547,7 +547,7 @@ ATTEMPTS = (
 )
 
 
-def test_k6_the_tools_role_cannot_get_out_of_being_captured(engine: Engine, agent: Engine, effect: SqlChanges) -> None:
+def test_cs6_the_tools_role_cannot_get_out_of_being_captured(engine: Engine, agent: Engine, effect: SqlChanges) -> None:
     tools = SqlChanges(agent, GUARDED)
     before = content(engine)
     for attempt in ATTEMPTS:
@@ -573,14 +573,14 @@ def test_k6_the_tools_role_cannot_get_out_of_being_captured(engine: Engine, agen
         "SET search_path = pg_temp; CREATE TEMP TABLE change_set (xid xid8); DELETE FROM public.folders WHERE id = 3",
     ],
 )
-def test_k6_the_tools_role_cannot_write_outside_a_step(engine: Engine, agent: Engine, write: str) -> None:
+def test_cs6_the_tools_role_cannot_write_outside_a_step(engine: Engine, agent: Engine, write: str) -> None:
     before = content(engine)
     with pytest.raises(sa.exc.DBAPIError, match="outside a guarded step"):
         run(agent, write)
     assert content(engine) == before
 
 
-def test_k6_a_superuser_is_no_role_for_a_tool(engine: Engine, effect: SqlChanges) -> None:
+def test_cs6_a_superuser_is_no_role_for_a_tool(engine: Engine, effect: SqlChanges) -> None:
     with pytest.raises(UsageError, match="let the tool use another role"):
         effect.install(agents=["test"])
 

@@ -1,4 +1,4 @@
-"""What `SqlChanges` promises on SQLite beyond the contract: laws K1 to K5."""
+"""What `SqlChanges` promises on SQLite beyond the contract: laws CS1 to CS5."""
 
 import os
 import signal
@@ -78,7 +78,7 @@ def done(effect: SqlChanges, *statements: str) -> PastStep:
     return perform(effect, doing(effect, *statements))
 
 
-def test_k1_whatever_statements_ran_the_undo_and_the_redo_bring_back_every_row(path: Path, effect: SqlChanges) -> None:
+def test_cs1_whatever_statements_ran_the_undo_and_the_redo_bring_back_every_row(path: Path, effect: SqlChanges) -> None:
     before = content(path)
     step = done(
         effect,
@@ -100,7 +100,7 @@ def test_k1_whatever_statements_ran_the_undo_and_the_redo_bring_back_every_row(p
     assert content(path) == before
 
 
-def test_k1_triggers_are_captured_when_the_step_runs_and_keep_quiet_when_it_is_undone(path: Path) -> None:
+def test_cs1_triggers_are_captured_when_the_step_runs_and_keep_quiet_when_it_is_undone(path: Path) -> None:
     run(
         path,
         "CREATE TRIGGER noted AFTER UPDATE ON folders BEGIN INSERT INTO audit VALUES (NEW.id); "
@@ -120,7 +120,7 @@ def test_k1_triggers_are_captured_when_the_step_runs_and_keep_quiet_when_it_is_u
     connection.close()
 
 
-def test_k1_rows_whose_key_is_null_are_refused_for_they_would_be_missed(path: Path, effect: SqlChanges) -> None:
+def test_cs1_rows_whose_key_is_null_are_refused_for_they_would_be_missed(path: Path, effect: SqlChanges) -> None:
     before = content(path)
     with pytest.raises(UsageError, match="folders has rows whose primary key is NULL"):
         done(effect, "INSERT INTO folders VALUES (NULL, NULL, 'lost')")
@@ -144,7 +144,7 @@ def test_k1_rows_whose_key_is_null_are_refused_for_they_would_be_missed(path: Pa
         "CREATE TRIGGER t AFTER INSERT ON rescind_change_set BEGIN DELETE FROM folders; END",
     ],
 )
-def test_k3_the_tool_can_neither_end_its_transaction_nor_touch_what_is_kept(
+def test_cs3_the_tool_can_neither_end_its_transaction_nor_touch_what_is_kept(
     path: Path, effect: SqlChanges, attempt: str
 ) -> None:
     before = content(path)
@@ -154,7 +154,7 @@ def test_k3_the_tool_can_neither_end_its_transaction_nor_touch_what_is_kept(
     done(effect, "SAVEPOINT s; DELETE FROM folders WHERE id = 'b'; ROLLBACK TO s; RELEASE s")
 
 
-def test_k3_a_commit_that_fails_leaves_nothing(path: Path) -> None:
+def test_cs3_a_commit_that_fails_leaves_nothing(path: Path) -> None:
     run(path, "CREATE TABLE late (id INTEGER PRIMARY KEY, of TEXT REFERENCES folders DEFERRABLE INITIALLY DEFERRED)")
     effect = SqlChanges(path, (*GUARDED, "late"))
     before = content(path)
@@ -195,7 +195,7 @@ def test_a_later_change_of_other_columns_stays(path: Path, effect: SqlChanges) -
     assert content(path)["customers"][0][:3] == (1, "Anna", 1.5)
 
 
-def test_k5_rows_of_others_that_would_go_in_cascade_are_a_conflict(path: Path, effect: SqlChanges) -> None:
+def test_cs5_rows_of_others_that_would_go_in_cascade_are_a_conflict(path: Path, effect: SqlChanges) -> None:
     step = done(effect, "INSERT INTO customers (id, name) VALUES (9, 'zed')")
     run(path, "PRAGMA foreign_keys = ON; INSERT INTO invoices VALUES (9, 'theirs', 9, 1)")
     before = content(path)
@@ -204,7 +204,7 @@ def test_k5_rows_of_others_that_would_go_in_cascade_are_a_conflict(path: Path, e
     assert content(path) == before
 
 
-def test_k5_what_was_deleted_does_not_come_back_over_a_name_that_is_taken(path: Path, effect: SqlChanges) -> None:
+def test_cs5_what_was_deleted_does_not_come_back_over_a_name_that_is_taken(path: Path, effect: SqlChanges) -> None:
     step = done(effect, "DELETE FROM customers WHERE id = 3")
     run(path, "INSERT INTO customers (id, name) VALUES (30, 'Cid')")
     before = content(path)

@@ -1,4 +1,4 @@
-"""Guards of several machines over one PostgreSQL: what a stop means there, and what a silent database means (H1-H4)."""
+"""Guards of several machines over one PostgreSQL: what a stop means there, and a silent database (HG1-HG4)."""
 
 import contextlib
 import contextvars
@@ -156,7 +156,7 @@ def test_a_call_in_flight_is_named_until_it_has_ended(machines: list[Machine], o
     assert not seen[0].all_drained
 
 
-def test_h1_a_lost_notification_costs_a_second(machines: list[Machine], operator: PostgresOrders) -> None:
+def test_hg1_a_lost_notification_costs_a_second(machines: list[Machine], operator: PostgresOrders) -> None:
     one, _ = machines
     with one.run():
         one.add(1)
@@ -195,7 +195,7 @@ def test_a_program_that_just_ends_is_gone_too(url: str, operator: PostgresOrders
     assert sight_once(operator.address, SystemClock()) == []
 
 
-def test_h2_a_guard_that_does_not_beat_is_unknown_until_its_lease_has_run_out_and_silenced_then(
+def test_hg2_a_guard_that_does_not_beat_is_unknown_until_its_lease_has_run_out_and_silenced_then(
     url: str, operator: PostgresOrders
 ) -> None:
     operator.open()
@@ -298,7 +298,7 @@ def test_a_store_of_a_newer_rescind_is_refused_at_the_first_run(url: str, operat
 
 
 @pytest.mark.slow
-def test_h3_a_database_that_is_away_lowers_every_guard_and_its_return_lets_them_go_on(tmp_path: Path) -> None:
+def test_hg3_a_database_that_is_away_lowers_every_guard_and_its_return_lets_them_go_on(tmp_path: Path) -> None:
     with postgres_server(tmp_path, fsync="on") as server:
         machines = [Machine(server.url(), ttl_s=1.0), Machine(server.url(), ttl_s=1.0)]
         one, two = machines
@@ -326,7 +326,7 @@ def test_h3_a_database_that_is_away_lowers_every_guard_and_its_return_lets_them_
 
 
 @pytest.mark.slow
-def test_h3_a_database_that_hangs_lowers_a_guard_whose_ear_hangs_with_it(tmp_path: Path) -> None:
+def test_hg3_a_database_that_hangs_lowers_a_guard_whose_ear_hangs_with_it(tmp_path: Path) -> None:
     with postgres_server(tmp_path) as server:
         machine = Machine(server.url(), ttl_s=1.0)
         with machine.run():

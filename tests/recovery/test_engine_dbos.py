@@ -65,7 +65,7 @@ def test_a_job_that_was_started_before_anybody_listens_is_carried_out(engine: Db
     engine.start([a_job(amount=7)])
     engine.listen({"plans": 1}, lambda job: {"twice": job.payload["amount"] * 2})
 
-    until(lambda: engine.reports("plan-1")["plan-1.1"].state is JobState.ENDED, "K1")
+    until(lambda: engine.reports("plan-1")["plan-1.1"].state is JobState.ENDED, "EN1")
     report = engine.reports("plan-1")["plan-1.1"]
     assert (report.result, report.worker_id, report.problem) == ({"twice": 14}, "worker-here", "")
 
@@ -79,7 +79,7 @@ def test_a_second_start_of_the_same_id_does_nothing(engine: DbosEngine) -> None:
 
     engine.listen({"plans": 4}, note)
     for number in range(5):
-        engine.start([a_job(number=number)])  # K2
+        engine.start([a_job(number=number)])  # EN2
     until(lambda: done, "the first one")
     time.sleep(0.1)
     assert done == [{"number": 0}]
@@ -193,10 +193,10 @@ def test_the_jobs_of_a_killed_worker_wait_again_once_they_are_handed_over(url: s
     engine.listen({"plans": 1}, noting(done))
     until(lambda: done == ["plan-1.2"], "what nobody had begun")
     assert engine.reports("plan-1.")["plan-1.1"].worker_id == "worker-dead"
-    assert engine.reports("plan-1.")["plan-1.1"].state is JobState.RUNNING, "nobody else may take it yet (K3)"
+    assert engine.reports("plan-1.")["plan-1.1"].state is JobState.RUNNING, "nobody else may take it yet (EN3)"
 
-    assert engine.hand_over("worker-dead") == 1  # K4
-    until(lambda: done == ["plan-1.2", "plan-1.1"], "from the beginning (K5)")
+    assert engine.hand_over("worker-dead") == 1  # EN4
+    until(lambda: done == ["plan-1.2", "plan-1.1"], "from the beginning (EN5)")
     assert engine.hand_over("worker-dead") == 0
     until(lambda: engine.reports("plan-1.")["plan-1.1"].is_over, "it ends")
 
@@ -208,7 +208,7 @@ def test_jobs_outlive_the_engine_and_are_found_by_the_next(url: str) -> None:
     second = DbosEngine(url, "worker-2")
     try:
         second.listen({"plans": 1}, lambda job: {"by": "worker-2"})
-        until(lambda: second.reports("plan-1.")["plan-1.1"].is_over, "K1")
+        until(lambda: second.reports("plan-1.")["plan-1.1"].is_over, "EN1")
     finally:
         second.close()
 

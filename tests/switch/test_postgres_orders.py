@@ -1,4 +1,4 @@
-"""What only a database can do wrong, and the laws D1 to D4 of orders that several machines share."""
+"""What only a database can do wrong, and the laws PO1 to PO4 of orders that several machines share."""
 
 import functools
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_s3_another_machine_reads_what_was_placed(store: PostgresOrders) -> None
     other.close()
 
 
-def test_d1_stamps_are_given_in_the_order_of_the_commits(store: PostgresOrders) -> None:
+def test_po1_stamps_are_given_in_the_order_of_the_commits(store: PostgresOrders) -> None:
     stores = [store, elsewhere(store), elsewhere(store)]
 
     def place(thread: int) -> None:
@@ -141,7 +141,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_d3_s4_a_store_that_has_lost_changes_is_not_believed_again(store: PostgresOrders, loss: str) -> None:
+def test_po3_s4_a_store_that_has_lost_changes_is_not_believed_again(store: PostgresOrders, loss: str) -> None:
     store.place(an_order("ord-1"))
     assert store.standing().orders
     run(store, "SET session_replication_role = replica", *LOSSES[loss])
@@ -210,7 +210,7 @@ def test_s4_a_lock_that_somebody_holds_ends_the_waiting(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_d4_orders_survive_a_server_that_crashes_and_is_started_anew_under_its_clients(tmp_path: Path) -> None:
+def test_po4_orders_survive_a_server_that_crashes_and_is_started_anew_under_its_clients(tmp_path: Path) -> None:
     with postgres_server(tmp_path, fsync="on") as server:
         store = PostgresOrders(server.url())
         trip = an_order("ord-1", measure=Measure.TRIP, level=Level.READ_ONLY)

@@ -1,4 +1,4 @@
-"""What is learned of healthy runs: a bounded sample of sketches that merge by union and hold no values (B1 to B3)."""
+"""What is learned of healthy runs: a bounded sample of sketches that merge by union and hold no values (BL1 to BL3)."""
 
 import stat
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(RUN_LISTS, RUN_LISTS, RUN_LISTS)
-def test_merging_is_union_in_any_order_and_twice(one: list[str], two: list[str], three: list[str]) -> None:  # B1
+def test_merging_is_union_in_any_order_and_twice(one: list[str], two: list[str], three: list[str]) -> None:  # BL1
     # Whole runs, each in one list only or the same in both: a run is learned from one record.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RUNS_MAX", 5)
@@ -62,7 +62,7 @@ def test_merging_is_union_in_any_order_and_twice(one: list[str], two: list[str],
 
 
 @pytest.mark.usefixtures("small_sample")
-def test_the_sample_is_bounded_and_the_same_in_whatever_order_runs_come() -> None:  # B2
+def test_the_sample_is_bounded_and_the_same_in_whatever_order_runs_come() -> None:  # BL2
     names = [f"run_{number}" for number in range(100)]
 
     forward, backward = learn(facts(*names), key=KEY), learn(facts(*reversed(names)), key=KEY)
@@ -72,7 +72,7 @@ def test_the_sample_is_bounded_and_the_same_in_whatever_order_runs_come() -> Non
 
 
 @pytest.mark.usefixtures("small_sample")
-def test_a_run_that_is_not_sampled_does_not_come_back_with_its_next_call() -> None:  # B2
+def test_a_run_that_is_not_sampled_does_not_come_back_with_its_next_call() -> None:  # BL2
     names = [f"run_{number}" for number in range(100)]
 
     learned = learn([call for _ in range(3) for call in facts(*names)], key=KEY)
@@ -80,7 +80,7 @@ def test_a_run_that_is_not_sampled_does_not_come_back_with_its_next_call() -> No
     assert [len(sketch.calls) for sketch in learned.agents["clerk"]] == [6] * 5
 
 
-def test_long_runs_many_agents_and_wide_calls_are_cut() -> None:  # B2
+def test_long_runs_many_agents_and_wide_calls_are_cut() -> None:  # BL2
     long = [a_call("r", f"do.{number}") for number in range(1_000)]
     wide = a_call("w", arguments={f"name{number}": list(range(1_000)) for number in range(1_000)})
     crowd = [a_call("r", agent=f"agent {number}") for number in range(2 * AGENTS_MAX)]
@@ -92,7 +92,7 @@ def test_long_runs_many_agents_and_wide_calls_are_cut() -> None:  # B2
     assert len(msgspec.json.encode(learned)) < 200_000
 
 
-def test_no_value_and_no_id_of_a_run_is_in_it() -> None:  # B3
+def test_no_value_and_no_id_of_a_run_is_in_it() -> None:  # BL3
     secret = a_call(
         "run-secret", arguments={"to": "Mallory", "amount": 987_654_321}, target=Target("erp", "i", "inv_8")
     )

@@ -1,4 +1,4 @@
-"""Breakers that all runs share: what trips, what is spared (R1 to R4), and what is said of it."""
+"""Breakers that all runs share: what trips, what is spared (RT1 to RT4), and what is said of it."""
 
 import functools
 import gc
@@ -202,7 +202,7 @@ def test_a_spike_does_not_become_usual_by_happening_once() -> None:
 # --- what is spared ---
 
 
-def test_r1_only_the_agent_that_fails_on_the_action_trips_and_the_rest_goes_on() -> None:
+def test_rt1_only_the_agent_that_fails_on_the_action_trips_and_the_rest_goes_on() -> None:
     world = World()
     for _ in range(50):
         world.call(agent_name="good")
@@ -214,7 +214,7 @@ def test_r1_only_the_agent_that_fails_on_the_action_trips_and_the_rest_goes_on()
         assert not world.is_tripped(scope)
 
 
-def test_r1_an_action_on_which_everybody_fails_trips_as_a_whole() -> None:
+def test_rt1_an_action_on_which_everybody_fails_trips_as_a_whole() -> None:
     world = World()
     for number in range(40):
         world.call(LOST, agent_name=f"agent-{number % 8}")
@@ -223,7 +223,7 @@ def test_r1_an_action_on_which_everybody_fails_trips_as_a_whole() -> None:
     assert not any("agent" in str(finding.scope) for finding in world.findings)
 
 
-def test_r1_an_agent_that_fails_on_many_actions_trips_as_a_whole() -> None:
+def test_rt1_an_agent_that_fails_on_many_actions_trips_as_a_whole() -> None:
     world = World()
     for number in range(12):
         world.call(LOST, action=f"action-{number}")
@@ -238,7 +238,7 @@ def test_a_tenant_takes_more_evidence_than_an_agent() -> None:
     assert world.findings[0].facts["since_bad"] == 7
 
 
-def test_r2_calls_of_a_tripped_breaker_are_no_evidence_against_others() -> None:
+def test_rt2_calls_of_a_tripped_breaker_are_no_evidence_against_others() -> None:
     world = World()
     world.calls(6, LOST)
     assert world.is_tripped("action:invoice.void+agent:billing-agent@2.4.0")
@@ -247,7 +247,7 @@ def test_r2_calls_of_a_tripped_breaker_are_no_evidence_against_others() -> None:
     assert {len(finding.scope.terms) for finding in world.findings} == {2}
 
 
-def test_r3_it_speaks_again_when_twice_the_evidence_has_come_and_stops_speaking() -> None:
+def test_rt3_it_speaks_again_when_twice_the_evidence_has_come_and_stops_speaking() -> None:
     world = World(cooldown_seconds=86_400)
     world.calls(20_000, LOST)
 
@@ -256,7 +256,7 @@ def test_r3_it_speaks_again_when_twice_the_evidence_has_come_and_stops_speaking(
     assert all(later > 1.7 * earlier for earlier, later in itertools.pairwise(said))
 
 
-def test_r3_after_its_cooldown_it_is_as_it_was_at_first() -> None:
+def test_rt3_after_its_cooldown_it_is_as_it_was_at_first() -> None:
     world = World()
     world.calls(6, LOST)
     world.now_s += 600
@@ -282,7 +282,7 @@ def test_runs_share_their_breakers() -> None:
     assert len(world.findings) == 1
 
 
-def test_r4_there_are_never_more_breakers_than_that_and_the_latest_are_kept() -> None:
+def test_rt4_there_are_never_more_breakers_than_that_and_the_latest_are_kept() -> None:
     world = World(breakers_max=20)
     for number in range(500):
         world.call(action=f"action-{number}")
@@ -296,7 +296,7 @@ def test_r4_there_are_never_more_breakers_than_that_and_the_latest_are_kept() ->
     assert [str(finding.scope) for finding in world.findings] == ["action:often+agent:billing-agent@2.4.0"]
 
 
-def test_r4_a_tripped_breaker_is_forgotten_last() -> None:
+def test_rt4_a_tripped_breaker_is_forgotten_last() -> None:
     world = World(breakers_max=20, cooldown_seconds=86_400)
     world.calls(6, LOST, action="broken")
     for number in range(100):

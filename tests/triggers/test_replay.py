@@ -1,4 +1,4 @@
-"""Looking at a journal again (laws P1 to P4): the facts that the guard had, and what another policy would have done."""
+"""Looking at a journal again (RP1 to RP4): the facts that the guard had, and what another policy would have done."""
 
 import contextlib
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ BLAST = "detect: {blast_radius: {records_per_run: 3, records_per_minute: 1000}}\
 # --- facts ---
 
 
-def test_p1_a_call_and_its_end_are_made_of_intent_and_outcome() -> None:
+def test_rp1_a_call_and_its_end_are_made_of_intent_and_outcome() -> None:
     step = a_step("7", requested={"invoice_id": "inv_1", "card": REDACTED})
     call, end = calls_of(entries(Intended(step), Ended(step_id="7", outcome=Failed("no"))))
 
@@ -75,7 +75,7 @@ def test_p1_a_call_and_its_end_are_made_of_intent_and_outcome() -> None:
     assert end.duration_s == pytest.approx(1.0)
 
 
-def test_p1_what_was_approved_and_not_what_was_asked_for_is_what_was_done() -> None:
+def test_rp1_what_was_approved_and_not_what_was_asked_for_is_what_was_done() -> None:
     step = a_step("1", requested={"amount": 900}, approved={"amount": 5})
     (call,) = calls_of(entries(Intended(step)))
 
@@ -84,7 +84,7 @@ def test_p1_what_was_approved_and_not_what_was_asked_for_is_what_was_done() -> N
 
 
 @pytest.mark.parametrize("between", [0, 1, LOOK_AHEAD - 2])
-def test_p1_a_verification_belongs_to_the_end_before_it_whatever_other_runs_did_meanwhile(between: int) -> None:
+def test_rp1_a_verification_belongs_to_the_end_before_it_whatever_other_runs_did_meanwhile(between: int) -> None:
     other = a_run("run-2")
     noise: list[tuple[RunInfo, Event]] = [(other, RunClosed(guard_id="g", how="ended"))] * between
     step = a_step("1")
@@ -97,7 +97,7 @@ def test_p1_a_verification_belongs_to_the_end_before_it_whatever_other_runs_did_
     assert end.verified is False
 
 
-def test_p4_a_verification_that_never_comes_is_not_awaited_for_ever() -> None:
+def test_rp4_a_verification_that_never_comes_is_not_awaited_for_ever() -> None:
     step = a_step("1")
     taken = 0
 
@@ -173,7 +173,7 @@ def test_a_policy_in_shadow_says_what_it_would_do_and_refuses_nothing() -> None:
         ("block_fan_out", 0),  # stops no write
     ],
 )
-def test_p3_the_writes_that_would_have_been_refused_are_counted(then: str, refused: int) -> None:
+def test_rp3_the_writes_that_would_have_been_refused_are_counted(then: str, refused: int) -> None:
     running = Replay(policy_of(f"{BLAST}respond: [{{signal: blast_radius, then: {then}}}]"))
     for fact in facts_of(entries(*writes(6))):
         running.feed(fact)
@@ -181,7 +181,7 @@ def test_p3_the_writes_that_would_have_been_refused_are_counted(then: str, refus
     assert running.refused == refused
 
 
-def test_p3_a_measure_on_an_agent_refuses_its_other_runs_too_and_nobody_elses() -> None:
+def test_rp3_a_measure_on_an_agent_refuses_its_other_runs_too_and_nobody_elses() -> None:
     twin, other = a_run("run-2"), a_run("run-3", agent_name="mail-agent")
     running = Replay(policy_of(f"{BLAST}respond: [{{signal: blast_radius, then: read_only on agent}}]"))
     for fact in facts_of(entries(*writes(4), *writes(2, twin), *writes(2, other))):
@@ -190,13 +190,13 @@ def test_p3_a_measure_on_an_agent_refuses_its_other_runs_too_and_nobody_elses() 
     assert (running.runs, running.writes, running.refused) == (3, 8, 1 + 2)
 
 
-def test_p3_what_fires_after_its_run_was_stopped_says_so() -> None:
+def test_rp3_what_fires_after_its_run_was_stopped_says_so() -> None:
     found = fired(BLAST, *writes(9))
 
     assert [each.already_refused for each in found] == [False, *[True] * (len(found) - 1)]
 
 
-def test_p2_a_run_that_was_closed_begins_anew_when_it_is_continued() -> None:
+def test_rp2_a_run_that_was_closed_begins_anew_when_it_is_continued() -> None:
     closed = RunClosed(guard_id="g", how="ended")
 
     assert fired(BLAST, *writes(3), closed, *writes(3)) == []
@@ -214,7 +214,7 @@ def test_repeated_signals_of_a_run_are_counted_so_that_the_policy_can_escalate()
     ]
 
 
-def test_p1_what_a_journal_cannot_show_is_taken_from_its_signals_and_not_made_up() -> None:
+def test_rp1_what_a_journal_cannot_show_is_taken_from_its_signals_and_not_made_up() -> None:
     signal = Signal(
         signal_id="sig_1",
         kind=SignalKind.VERDICT,
@@ -245,7 +245,7 @@ def test_a_detector_that_raises_is_a_signal_of_its_own_here_too(monkeypatch: pyt
     assert {each.signal.kind for each in found} == {SignalKind.DETECTOR_FAILURE}
 
 
-def test_p4_runs_beyond_the_bound_are_forgotten_and_still_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rp4_runs_beyond_the_bound_are_forgotten_and_still_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RUNS_MAX", 10)
     running = Replay(policy_of(BLAST))
     runs = [a_run(f"run-{number}") for number in range(50)]

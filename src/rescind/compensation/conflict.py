@@ -1,14 +1,14 @@
 """What an undo does where somebody has changed the target after the step: the policies of `OnConflict`. Pure.
 
-K1. *Nothing in silence.* A later change is replaced only by a policy that the action declares, and the journal says
+CF1. *Nothing in silence.* A later change is replaced only by a policy that the action declares, and the journal says
     what was replaced, by which policy and, if it was forced, by whom and why.
-K2. *Only what was seen.* A forced restore replaces the version that the plan showed, a merge the version that it was
+CF2. *Only what was seen.* A forced restore replaces the version that the plan showed, a merge the version that it was
     made from, each in one conditional move as far as the target can do that. A further change in between is another
     conflict. So what is a conflict only when the step's turn comes is never forced: nobody was shown it.
-K3. *Merged once.* What a merge is about to put there is on record before it is put there. Whoever finds such an intent
+CF3. *Merged once.* What a merge is about to put there is on record before it is put there. Whoever finds such an intent
     without an end looks: the target is as the merge left it, or as the merge found it, or a person has to decide.
     A merge that takes three from a stock would take it twice otherwise.
-K4. *Skipping is a statement.* A step is superseded only if its target was seen at a version that is neither the step's
+CF4. *Skipping is a statement.* A step is superseded only if its target was seen at a version that is neither the step's
     own nor the one from before it. A conflict of another kind, such as rows that refer to one that would vanish, is
     for a person.
 """
@@ -36,7 +36,7 @@ MERGE_IN_DOUBT = (
 
 
 class MergeState(enum.Enum):
-    """What has become of a merge that was begun and has no recorded end (K3)."""
+    """What has become of a merge that was begun and has no recorded end (CF3)."""
 
     NOT_BEGUN = enum.auto()
     DONE = enum.auto()
@@ -52,7 +52,7 @@ def merge_state(record: "StepRecord", seen: str) -> MergeState:
 
 
 def is_later_change(record: "StepRecord", seen: "Snapshot") -> bool:
-    """Whether the target is at a version that is neither the step's own nor the one from before it (K4)."""
+    """Whether the target is at a version that is neither the step's own nor the one from before it (CF4)."""
     return all(each is not None and each.version != seen.version for each in (record.step.before, record.after))
 
 

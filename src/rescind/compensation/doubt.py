@@ -3,19 +3,19 @@
 A step is in doubt if its outcome is unknown or was never recorded; a compensation, if it was begun and has no recorded
 end. The laws of asking, which the tests cite:
 
-P1. *Found counts.* What the target system has found took place: the step is treated as completed, the compensation as
+DT1. *Found counts.* What the target system has found took place: the step is treated as completed, the compensation as
     done.
-P2. *Not found counts late.* It says "not yet" as well as "never". It counts only once nothing of the call can arrive at
-    the target any more: no living process acts for the run of a step without an end, and the action's
+DT2. *Not found counts late.* It says "not yet" as well as "never". It counts only once nothing of the call can arrive
+    at the target any more: no living process acts for the run of a step without an end, and the action's
     `in_doubt_after` has passed since the call was cut short or, without an end, since it was begun; a held step is
     begun when it is released.
-P3. *Silence is no answer.* If the target system cannot tell, or asking raises, a person decides.
-P4. *Asked twice.* A plan is made by the first answer and says so in its digest. When the step's turn comes the target
+DT3. *Silence is no answer.* If the target system cannot tell, or asking raises, a person decides.
+DT4. *Asked twice.* A plan is made by the first answer and says so in its digest. When the step's turn comes the target
     system is asked again, and if it says something else, nothing is done and a person decides.
-P5. *On record first.* What is done by an answer is done after the answer is durable. An effect that was found once is
+DT5. *On record first.* What is done by an answer is done after the answer is durable. An effect that was found once is
     not asked for again.
-P6. *By its own key.* A compensation is asked for only if the probe was declared to tell it from its step: one that goes
-    by the arguments alone would find the step, and nobody would ever get the money back.
+DT6. *By its own key.* A compensation is asked for only if the probe was declared to tell it from its step: one that
+    goes by the arguments alone would find the step, and nobody would ever get the money back.
 
 Clocks: `in_doubt_after` is held against the difference of two machines' clocks, so it should be much longer than these
 ever differ.
@@ -49,12 +49,12 @@ def is_in_doubt(record: "StepRecord") -> bool:
 
 
 def as_known(record: "StepRecord") -> "StepRecord":
-    """The step with what its target system is on record to have found (P5)."""
+    """The step with what its target system is on record to have found (DT5)."""
     return record if record.found is None or not is_in_doubt(record) else as_completed(record, record.found)
 
 
 def as_completed(record: "StepRecord", probe: ProbeResult) -> "StepRecord":
-    """The step with what its target system has found (P1)."""
+    """The step with what its target system has found (DT1)."""
     return msgspec.structs.replace(
         record, outcome=Completed(probe.result, probe.result is not None), after=probe.after or record.after
     )
@@ -121,7 +121,7 @@ def resolve_compensation(
 
 
 def answer_planned_by(decision: Restore | Compensate | Settle) -> Probe:
-    """By which answer this was planned, if it asks at all (P4)."""
+    """By which answer this was planned, if it asks at all (DT4)."""
     match decision:
         case Settle(Disposition.NEVER_TOOK_EFFECT) | Compensate(asks=Asks.COMPENSATION):
             return Probe.NOT_FOUND

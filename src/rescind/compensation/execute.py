@@ -458,7 +458,7 @@ class _Undo:
         return True
 
     def _end_by_policy(self, item: PlanItem, conflict: ForPerson) -> None:
-        """A conflict that nothing resolves; one that the plan has not shown is never forced (K2)."""
+        """A conflict that nothing resolves; one that the plan has not shown is never forced (CF2)."""
         policy = self._compensators[item.action].action.on_conflict
         if policy in (OnConflict.SKIP, OnConflict.MERGE) and _is_plain_restore(item):
             self._last_words.add(item.step)

@@ -1,9 +1,9 @@
 """The undo of one step, as a generator that does no I/O: it yields requests and is sent answers.
 
-    in doubt: ask again, answer durable (P4, P5) ─▶ intent, durable, and the first since the plan
+    in doubt: ask again, answer durable (DT4, DT5) ─▶ intent, durable, and the first since the plan
         ─▶ restore or compensate ─▶ restored: look again ─▶ end, durable
 
-    over a later change (K1-K3): look ─▶ merge: make the image ─▶ intent that says what is replaced by what, durable
+    over a later change (CF1-CF3): look ─▶ merge: make the image ─▶ intent that says what is replaced by what, durable
         ─▶ restore, if the target is still as it was seen ─▶ look again ─▶ end, durable
 
 What the flow cannot end by itself it returns as `ForPerson`; the driver puts those of one kind into one review task.
@@ -318,7 +318,7 @@ def _look() -> Generator[Request, Any, Snapshot | ForPerson]:
 
 
 def _ask_again(job: Job) -> Generator[Request, Any, Job | ForPerson]:
-    """Ask what the plan was made by (P4). The job, with what was found, once that is durable (P5)."""
+    """Ask what the plan was made by (DT4). The job, with what was found, once that is durable (DT5)."""
     about_step = job.decision.asks is Asks.STEP
     key = job.record.step.idempotency_key if about_step else idempotency_key_of(job.record)
     try:
@@ -348,7 +348,7 @@ def _ask_again(job: Job) -> Generator[Request, Any, Job | ForPerson]:
 
 
 def _force(job: Job, decision: Restore) -> UndoFlow:
-    """Replace the version that the plan showed, and no other (K2)."""
+    """Replace the version that the plan showed, and no other (CF2)."""
     seen = yield from _look()
     if isinstance(seen, ForPerson):
         return seen
@@ -372,7 +372,7 @@ def _force(job: Job, decision: Restore) -> UndoFlow:
 
 
 def _last_word(job: Job, decision: Restore) -> UndoFlow:
-    """A conflict that turned out only now, and that waiting did not resolve: as the action's policy says (K4)."""
+    """A conflict that turned out only now, and that waiting did not resolve: as the action's policy says (CF4)."""
     seen = yield from _look()
     if isinstance(seen, ForPerson):
         return seen
@@ -398,7 +398,7 @@ def _is_merge(job: Job) -> bool:
 
 
 def _merge(job: Job) -> UndoFlow:
-    """Take the step's part out of what is there now; from the first look again, if somebody was quicker (K2)."""
+    """Take the step's part out of what is there now; from the first look again, if somebody was quicker (CF2)."""
     for number in range(1, job.tries_max + 1):
         tried = yield from _merge_once(job)
         if not isinstance(tried, _Again):
@@ -442,7 +442,7 @@ def _merge_once(job: Job) -> Generator[Request, Any, Ending | _Again]:
 
 def _put(job: Job, seen: Snapshot, made: Snapshot) -> Generator[Request, Any, Ending | _Again]:
     """Put there what was made of what was seen, if that is still there."""
-    # On record first, with what it is to become: whoever comes after a crash can see whether it was done (K3).
+    # On record first, with what it is to become: whoever comes after a crash can see whether it was done (CF3).
     overwrites = Overwrites(policy=OnConflict.MERGE, version=seen.version, leaves=made.version)
     mine = yield _intend(job, job.tried + 1, overwrites)
     if not mine:

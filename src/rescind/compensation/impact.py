@@ -3,14 +3,14 @@
 A step *wrote* its target some time between its intent and its end; where no end is known, at any time after its intent.
 The laws, which the tests hold against a model that tries everything:
 
-F1. *Overwrote.* A step depends on one at the same target whose intent stands before its own end.
-F2. *Read.* A run that has read a target took in all that was intended there before. Each of its steps that had not
+IM1. *Overwrote.* A step depends on one at the same target whose intent stands before its own end.
+IM2. *Read.* A run that has read a target took in all that was intended there before. Each of its steps that had not
     ended by then depends on that: nobody can see in a program what it made of what it knew.
-F3. *Caused.* A step depends on those that it names as its causes: steps of other runs that it came of, and whatever it
+IM3. *Caused.* A step depends on those that it names as its causes: steps of other runs that it came of, and whatever it
     was declared to depend on. A run that came of a step of another one took it in with that step.
-F4. *And so on.* What depends on a step that depends on one of the chosen depends on that one. The chosen themselves are
-    the roots, and depend on nothing.
-F5. *Nothing happened, nothing follows.* A failed step wrote nothing. One that was undone since wrote what others may
+IM4. *And so on.* What depends on a step that depends on one of the chosen depends on that one. The chosen themselves
+    are the roots, and depend on nothing.
+IM5. *Nothing happened, nothing follows.* A failed step wrote nothing. One that was undone since wrote what others may
     have read before; it is followed, and marked.
 
 Everything that may be so is taken for so. Time and memory are linear: each step and each read is come upon once, and

@@ -60,7 +60,7 @@ class Compensator(Protocol):
 
 
 class Prober(Protocol):
-    """What a compensator can do whose action is `probed` (P1-P6 of `compensation.doubt`)."""
+    """What a compensator can do whose action is `probed` (DT1-DT6 of `compensation.doubt`)."""
 
     def probe(self, record: StepRecord, idempotency_key: str) -> ProbeResult | Awaitable[ProbeResult]:
         """Ask the target system whether the effect of this key took place; changes nothing.
@@ -75,7 +75,7 @@ class Prober(Protocol):
 
 
 class Merger(Protocol):
-    """What a compensator can do whose action merges (K1-K3 of `compensation.conflict`)."""
+    """What a compensator can do whose action merges (CF1-CF3 of `compensation.conflict`)."""
 
     def merge(self, record: StepRecord, idempotency_key: str, now: Snapshot) -> Snapshot | Awaitable[Snapshot]:
         """What the target should become, so that nothing of the step and all of later changes is in it.

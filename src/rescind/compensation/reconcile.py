@@ -2,8 +2,8 @@
 
 A call that lost its reply keeps its idempotency key for itself: nobody knows whether it may be made again, so a
 repeated call is refused (`StepInDoubt`). Once the target system has said what became of it, the journal says so, too,
-and a repeated call is answered with the recorded result, or made. The laws are P1 to P3 of `doubt`; nothing is changed
-at any target.
+and a repeated call is answered with the recorded result, or made. The laws are DT1 to DT3 of `doubt`; nothing is
+changed at any target.
 """
 
 from collections.abc import Container, Mapping
@@ -52,7 +52,7 @@ def reconcile(
     Args: as for `make_plan`.
 
     Returns: One for each step in doubt, in order of intent. What was not found counts only once nothing of the call can
-        arrive any more (P2).
+        arrive any more (DT2).
     Raises: UsageError, for a selection that names what the journal does not know; JournalUnavailable.
     """
     found: list[Reconciled] = []
@@ -95,6 +95,6 @@ def _look_into(
 def _ask(prober: Prober, record: StepRecord, waiter: Waiter) -> ProbeResult:
     try:
         answer: ProbeResult = waiter.result_of(prober.probe(record, record.step.idempotency_key))
-    except Exception as error:  # noqa: BLE001  # whatever a target system raises, it has told nothing (P3)
+    except Exception as error:  # noqa: BLE001  # whatever a target system raises, it has told nothing (DT3)
         return ProbeResult(answer=Probe.CANNOT_TELL, detail=f"{type(error).__name__}: {error}")
     return answer

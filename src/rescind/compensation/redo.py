@@ -5,15 +5,15 @@ before, its causes and dependences lead the other way, and time runs backwards. 
 execution (U8-U14) hold for a redo as they are written, and the same code keeps them: the version check, the order, the
 one runner, the review tasks. What is added:
 
-N1. *What it undid, and nothing else.* A redo is about the steps that this plan, or the plan that went on with it after
+RD1. *What it undid, and nothing else.* A redo is about the steps that this plan, or the plan that went on with it after
     a crash, undid last. What was undone by another plan since belongs to that one.
-N2. *At the version that the restore left.* Anything else that is there is a conflict.
-N3. *Nobody repeats by guess.* A compensated step (a refund) is for a person: whether it is to be charged again, and
+RD2. *At the version that the restore left.* Anything else that is there is a conflict.
+RD3. *Nobody repeats by guess.* A compensated step (a refund) is for a person: whether it is to be charged again, and
     what that would do by now, is not in the journal. Neither is what a step had left, where its effect recorded only a
     version.
-N4. *In effect again.* A step that was redone stands as if it had not been undone, and can be undone by a new plan,
+RD4. *In effect again.* A step that was redone stands as if it had not been undone, and can be undone by a new plan,
     under a new idempotency key.
-N5. *In doubt is looked at.* A redo that was begun and has no end may have happened: the next redo, and the next undo,
+RD5. *In doubt is looked at.* A redo that was begun and has no end may have happened: the next redo, and the next undo,
     look at the target and go on from there.
 """
 
@@ -144,7 +144,7 @@ def _concerns(record: StepRecord) -> bool:
 
 
 def _for_person(record: StepRecord) -> Review | None:
-    """What of a step is known beforehand to be for a person (N3)."""
+    """What of a step is known beforehand to be for a person (RD3)."""
     if record.disposition is Disposition.COMPENSATED:
         return Review(
             ReviewReason.COMPENSATED,
@@ -273,7 +273,7 @@ class _Mirrored:
         return self._compensator.observe(record)
 
     def undo(self, record: StepRecord, idempotency_key: str) -> "Awaitable[None] | None":
-        assert self.action.effect_class is EffectClass.REVERSIBLE, "a redo compensates nothing (N3)"
+        assert self.action.effect_class is EffectClass.REVERSIBLE, "a redo compensates nothing (RD3)"
         return self._compensator.undo(record, redo_key(idempotency_key))
 
 

@@ -1,9 +1,9 @@
 """A plan in shares: what may be undone apart, in pieces that are worth a worker's while. Pure.
 
-H1. *Apart.* What waits for something, or is blocked by it, is in one share with it.
-H2. *All of it.* Every step of the plan is in one share, except where a whole group is settled already.
-H3. *The same again.* A share has the digest of what is to be done about its steps, in whatever order it is planned.
-H4. *Alone means alone.* Steps whose handlers were not declared parallel are never in a share with only parallel ones:
+SH1. *Apart.* What waits for something, or is blocked by it, is in one share with it.
+SH2. *All of it.* Every step of the plan is in one share, except where a whole group is settled already.
+SH3. *The same again.* A share has the digest of what is to be done about its steps, in whatever order it is planned.
+SH4. *Alone means alone.* Steps whose handlers were not declared parallel are never in a share with only parallel ones:
     the shares that hold them are carried out one after the other.
 """
 
@@ -72,7 +72,7 @@ def split(
 
 
 def components(plan: Plan) -> list[list[PlanItem]]:
-    """The plan's items in groups that nothing connects (H1): both in the order of the plan."""
+    """The plan's items in groups that nothing connects (SH1): both in the order of the plan."""
     leader: dict[StepRef | int, StepRef | int] = {item.step: item.step for item in plan.items}
     leader |= {index: index for index in range(len(plan.gates))}
 
@@ -97,7 +97,7 @@ def components(plan: Plan) -> list[list[PlanItem]]:
 
 
 def digest_of_share(items: Iterable[PlanItem]) -> str:
-    """What is to be done about these steps (H3). In which order is said by the journal and by the declarations."""
+    """What is to be done about these steps (SH3). In which order is said by the journal and by the declarations."""
     apart = [msgspec.structs.replace(item, waits_for=(), blocks_on=(), gates=()) for item in items]
     return digest_of_plan(sorted(apart, key=lambda item: item.step), ())
 

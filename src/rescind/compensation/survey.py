@@ -317,7 +317,7 @@ class _Survey:
         prober = cast("Prober", self._compensators[record.step.action])
         try:
             probe: ProbeResult = waiter.result_of(prober.probe(record, key))
-        except Exception as error:  # noqa: BLE001  # whatever a target system raises, it has told nothing (P3)
+        except Exception as error:  # noqa: BLE001  # whatever a target system raises, it has told nothing (DT3)
             return ProbeResult(answer=Probe.CANNOT_TELL, detail=f"{type(error).__name__}: {error}")
         return probe
 

@@ -4,7 +4,7 @@ It holds what a standing order of `pause_queue` covers, and gives free what an o
 An order that is merely not there may stand elsewhere, at a switch that does not answer or in another store; what it
 holds stays held, and is named. So a keeper that knows too little never gives a job free.
 
-Everything it does may be repeated and done by several at once (law Q5). It keeps nothing: after its death another one
+Everything it does may be repeated and done by several at once (law QU5). It keeps nothing: after its death another one
 goes on from what the queues say of themselves.
 """
 

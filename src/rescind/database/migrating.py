@@ -3,9 +3,9 @@
 A part is a folder with revisions (`versions`, in Alembic's form, ids from `0001` upwards) and a table that says where
 the database is: `rescind.<part>_version`. Looking whether anything is to be done takes one query and no Alembic.
 
-M1. All revisions that are missing are applied in one transaction, or none.
-M2. Of several programs that come at once, one applies them, and the others find them applied.
-M3. A database of a newer rescind is left alone, and refused.
+MG1. All revisions that are missing are applied in one transaction, or none.
+MG2. Of several programs that come at once, one applies them, and the others find them applied.
+MG3. A database of a newer rescind is left alone, and refused.
 """
 
 import threading
@@ -41,7 +41,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def ensure(connection: "psycopg.Connection[Any]", address: Address, part: Part, *, schema: str = SCHEMA) -> None:
-    """Bring the part's tables up to date, if they are not (laws M1 to M3).
+    """Bring the part's tables up to date, if they are not (laws MG1 to MG3).
 
     Args:
         connection: To the database, outside any transaction.

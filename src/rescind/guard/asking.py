@@ -4,12 +4,12 @@
                                                               ▲      │──▶ denied, expired, stopped: refused
                                                               └ wait ┘
 
-What is asked is durable and has an id that follows from the call (A1), so a process that is killed while it waits finds
-it again when its run is continued and makes the same call, and so does a call that did not want to wait for long.
+What is asked is durable and has an id that follows from the call (AP1), so a process that is killed while it waits
+finds it again when its run is continued and makes the same call, and so does a call that did not want to wait for long.
 
 The approved arguments are those that are executed: right before the intent they are recorded once more, and if they
 differ, the approval is withdrawn and the call refused. The intent and the use of the approval are one append, at the
-place in the approval's run that was read (A2): of two processes that hold one approval, one begins the write.
+place in the approval's run that was read (AP2): of two processes that hold one approval, one begins the write.
 """
 
 from collections.abc import Generator
@@ -106,7 +106,7 @@ def wait_for_approval(call: "WriteCall", awaits: "AwaitApproval") -> Asking:
 
 
 _STANDS = (ApprovalState.WAITING, ApprovalState.APPROVED, ApprovalState.DENIED)
-"""States in which the same call has its answer, or its question, already (A3)."""
+"""States in which the same call has its answer, or its question, already (AP3)."""
 
 
 def keep_to_approval(call: "WriteCall", approval: Approval) -> Generator[Request, Any, None]:

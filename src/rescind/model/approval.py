@@ -6,12 +6,12 @@
         ├─▶ denied
         └─▶ withdrawn (also from approved): who asked does not want it any more, or wants something else by now
 
-A1. An approval is about one call: its run, its action, its target and its recorded arguments make its id. Another
+AP1. An approval is about one call: its run, its action, its target and its recorded arguments make its id. Another
     argument is another call, and needs another approval.
-A2. It is decided once, by a named person, before it expires; and good for one intent, before it expires.
-A3. The same call asks again with the next number, and only when nothing is left of the last: it was used, it has
+AP2. It is decided once, by a named person, before it expires; and good for one intent, before it expires.
+AP3. The same call asks again with the next number, and only when nothing is left of the last: it was used, it has
     expired, or it was withdrawn. A denial stands until it expires, so nobody is asked the same question all day.
-A4. Agents may only tighten: they ask, use and withdraw. Whoever decides is somebody else.
+AP4. Agents may only tighten: they ask, use and withdraw. Whoever decides is somebody else.
 """
 
 import enum
@@ -113,7 +113,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def approval_id_of(run_id: str, arguments_digest: str, target: Target | None, number: int) -> str:
-    """The id of the approval that a call asks for (A1).
+    """The id of the approval that a call asks for (AP1).
 
     Args:
         run_id: Whose call it is.
@@ -151,6 +151,6 @@ def _after(approval: Approval, entry: Entry) -> Approval:
 def _counts(decided: ApprovalDecided, approval: Approval, at: datetime) -> bool:
     if decided.decision == WITHDRAWN:
         return True
-    # A2; and whoever decided about other arguments has decided nothing here.
+    # AP2; and whoever decided about other arguments has decided nothing here.
     is_about_this = decided.arguments_digest == approval.asked.arguments_digest
     return approval.decided is None and is_about_this and at < approval.asked.expires_at

@@ -70,7 +70,7 @@ def decide(journal: Journal, approval_id: str, decision: str, *, actor: str, not
         clock: The time.
 
     Returns: The approval as it is now.
-    Raises: UsageError, for an unknown approval or decision, and if there is nothing to decide any more (A2): of two
+    Raises: UsageError, for an unknown approval or decision, and if there is nothing to decide any more (AP2): of two
         people who decide in the same moment, one is told what the other has decided.
     """
     if decision not in WHAT_CAN_BE_DECIDED:

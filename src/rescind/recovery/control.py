@@ -1,12 +1,12 @@
 """Pause, resume and cancel of an undo in progress: events in the run of its plan, which whoever applies it reads.
 
-K1. *Durable.* What was ordered stands in the journal, and nowhere else: it reaches every process that applies the plan,
-    on any machine, and the one that goes on after a crash.
-K2. *By selection.* A pause holds for every plan of the same selection, until somebody resumes or cancels, or until one
+PC1. *Durable.* What was ordered stands in the journal, and nowhere else: it reaches every process that applies the
+    plan, on any machine, and the one that goes on after a crash.
+PC2. *By selection.* A pause holds for every plan of the same selection, until somebody resumes or cancels, or until one
     such plan has been finished. The rest of a killed undo has another digest; its selection is the same.
-K3. *A cancel ends what was begun before it.* It holds for every application that was asked for before it, and for none
+PC3. *A cancel ends what was begun before it.* It holds for every application that was asked for before it, and for none
     that is asked for later: who wants what is left undone asks again.
-K4. *Nothing half-done.* Neither ends a step that is under way.
+PC4. *Nothing half-done.* Neither ends a step that is under way.
 """
 
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ class ControlReader:
         journal: Where it is ordered.
         digest: The plan.
         selection: What it was made for, as its `PlanStarted` says.
-        asked_at: Where in the journal this application was asked for: a cancel before that is none of its own (K3).
+        asked_at: Where in the journal this application was asked for: a cancel before that is none of its own (PC3).
     """
 
     def __init__(self, journal: Journal, *, digest: str, selection: object, asked_at: int) -> None:

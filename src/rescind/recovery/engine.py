@@ -2,14 +2,14 @@
 
 A job is one coarse piece of work: a plan to look after, a share of a plan to apply. The laws, which tests cite:
 
-K1. *Kept.* A job that `start` has returned for is carried out to its end, as soon as a worker listens on its queue,
+EN1. *Kept.* A job that `start` has returned for is carried out to its end, as soon as a worker listens on its queue,
     whoever dies in between.
-K2. *Once by its id.* A second start of the same id does nothing, whoever makes it.
-K3. *One at a time.* While its worker lives, nobody else carries it out. A worker that was taken for dead and wakes
+EN2. *Once by its id.* A second start of the same id does nothing, whoever makes it.
+EN3. *One at a time.* While its worker lives, nobody else carries it out. A worker that was taken for dead and wakes
     again may meet its successor, so what a job does must be safe for two.
-K4. *Handed over.* When `hand_over` has returned, the jobs of that worker wait on their queues again.
-K5. *From the beginning.* An engine remembers nothing of the inside of a job: one whose worker died begins anew.
-K6. *Nothing but liveness.* What only the engine knows may be lost: every job can be found out again from the journal.
+EN4. *Handed over.* When `hand_over` has returned, the jobs of that worker wait on their queues again.
+EN5. *From the beginning.* An engine remembers nothing of the inside of a job: one whose worker died begins anew.
+EN6. *Nothing but liveness.* What only the engine knows may be lost: every job can be found out again from the journal.
 """
 
 import enum
@@ -23,7 +23,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of work.
 
     Attributes:
-        job_id: Unique; says the same of the same work, whoever starts it (K2).
+        job_id: Unique; says the same of the same work, whoever starts it (EN2).
         kind: What it is, for whoever carries it out.
         queue: The queue it waits on; workers listen on those that they can serve.
         payload: What it is about, as JSON values.
@@ -76,7 +76,7 @@ class Engine(Protocol):
     """See the laws above. Thread-safe. Every method may raise `EngineUnavailable`: ask again later."""
 
     def start(self, jobs: Collection[Job]) -> None:
-        """Let these jobs wait for a worker; durable on return (K1, K2)."""
+        """Let these jobs wait for a worker; durable on return (EN1, EN2)."""
         ...
 
     def reports(self, prefix: str) -> dict[str, JobReport]:
@@ -92,7 +92,7 @@ class Engine(Protocol):
         ...
 
     def hand_over(self, worker_id: str) -> int:
-        """Let the jobs of a dead worker wait again (K4). Returns how many."""
+        """Let the jobs of a dead worker wait again (EN4). Returns how many."""
         ...
 
     def listen(self, queues: Mapping[str, int], perform: Perform) -> None:

@@ -14,7 +14,7 @@ What it leaves to its users is done here:
 - *It pickles.* Here everything is JSON: who can write into a store's folder must not thereby run code in a worker.
 - *One object per process*, which logs to the console, and may be told by environment variables to report elsewhere.
 
-A job is one workflow without steps: our journal is the checkpoint (K5, K6).
+A job is one workflow without steps: our journal is the checkpoint (EN5, EN6).
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Review tasks: what an undo left to a person, and what the person decided.
 
-R1. A task is resolved once. Of two people who resolve it at the same moment, one is told that it is done.
-R2. `done`, `compensated` and `not_needed` settle the task's steps for good; `retry` frees them for the next undo.
-R3. Nothing is kept besides the journal: tasks are folded from its entries.
-R4. Who has it, until when it is due and what was said decide nothing: a task that is assigned waits like any other, and
-    one that is overdue stays open.
+RV1. A task is resolved once. Of two people who resolve it at the same moment, one is told that it is done.
+RV2. `done`, `compensated` and `not_needed` settle the task's steps for good; `retry` frees them for the next undo.
+RV3. Nothing is kept besides the journal: tasks are folded from its entries.
+RV4. Who has it, until when it is due and what was said decide nothing: a task that is assigned waits like any other,
+    and one that is overdue stays open.
 """
 
 import enum
@@ -64,7 +64,7 @@ def resolve_task(
         clock: The time.
 
     Returns: The task as it is now.
-    Raises: UsageError, for an unknown task or resolution, for a task that is resolved already (R1), and for a
+    Raises: UsageError, for an unknown task or resolution, for a task that is resolved already (RV1), and for a
         compensation that nobody could find again.
     """
     wanted = _parse_resolution(resolution)
@@ -76,7 +76,7 @@ def resolve_task(
     _refuse_long(note=note, reference=reference)
     for _ in range(_ATTEMPTS_MAX):
         task = find_task(journal, task_id)
-        # The end of the run is read before the task is: whatever is appended after this makes the append fail (R1).
+        # The end of the run is read before the task is: whatever is appended after this makes the append fail (RV1).
         head = journal.head(task.plan_run)
         task = find_task(journal, task.task_id)
         if task.resolution is not None:
@@ -156,7 +156,7 @@ def _refuse_long(**texts: str) -> None:
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """Ids of the resolved tasks: those to be tried again, and those that are settled (R2)."""
+    """Ids of the resolved tasks: those to be tried again, and those that are settled (RV2)."""
 
     retried: frozenset[str]
     settled: frozenset[str]

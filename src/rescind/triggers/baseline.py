@@ -6,10 +6,10 @@ the threshold: what is stored are observations and no conclusions.
 
 Laws, cited by the tests:
 
-B1. Merging is union: commutative, associative, idempotent. A run that is learned twice counts once.
-B2. It is bounded, whatever is learned: of each agent version the runs with the smallest keyed hash are kept, which are
+BL1. Merging is union: commutative, associative, idempotent. A run that is learned twice counts once.
+BL2. It is bounded, whatever is learned: of each agent version the runs with the smallest keyed hash are kept, which are
     a fair sample, and the same one in whatever order they came.
-B3. No value of an argument is in it, and no run's id; only keyed hashes of 32 bits, each of which many values in the
+BL3. No value of an argument is in it, and no run's id; only keyed hashes of 32 bits, each of which many values in the
     world share. Who has the file has the key too and can test a guess: it is as confidential as a journal's digests.
 
 Rates and volumes are sums and no sets: they are exempt from idempotence, and whoever merges the same hours twice has
@@ -125,7 +125,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"the key has {len(self.key)} bytes; it must have 16")
 
     def merge(self, other: "Baseline") -> "Baseline":
-        """The union of both (laws B1 and B2).
+        """The union of both (laws BL1 and BL2).
 
         Raises: BaselineError, if their keys differ, so that equal values would not be recognised.
         """
@@ -297,7 +297,7 @@ class _Learning:
 
 
 class _Sample:
-    """The runs with the smallest hashes, while they are read (law B2)."""
+    """The runs with the smallest hashes, while they are read (law BL2)."""
 
     def __init__(self) -> None:
         self._runs: dict[int, tuple[str, list[Seen]]] = {}
@@ -322,7 +322,7 @@ class _Sample:
 
 
 def _sampled(sketches: Iterable[Sketch]) -> tuple[Sketch, ...]:
-    """The sketches with the smallest hashes, each run once: of two sketches of one run, the longer one (law B1)."""
+    """The sketches with the smallest hashes, each run once: of two sketches of one run, the longer one (law BL1)."""
     runs: dict[int, Sketch] = {}
     for sketch in sketches:
         known = runs.get(sketch.run)
@@ -362,7 +362,7 @@ def _joined(one: Volume, other: Volume) -> Volume:
 
 
 def save(baseline: Baseline, path: Path) -> None:
-    """Write a baseline, whole or not at all, readable by its owner only (law B3).
+    """Write a baseline, whole or not at all, readable by its owner only (law BL3).
 
     Raises: BaselineError, which names the place, if that cannot be.
     """

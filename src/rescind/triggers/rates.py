@@ -6,13 +6,13 @@ the policy, which answers a finding with an order of measure `trip`, and that on
 
 A call counts from the narrowest scope to the widest, and this is what spares the rest:
 
-R1. Of several breakers that would trip at one call, the narrowest does. The wider ones begin anew: what has just been
+RT1. Of several breakers that would trip at one call, the narrowest does. The wider ones begin anew: what has just been
     contained is no evidence against them.
-R2. While a breaker is tripped, its calls count for no other one: its order refuses them, and where that is not
+RT2. While a breaker is tripped, its calls count for no other one: its order refuses them, and where that is not
     enforced, what is said is what would have been.
-R3. A breaker that has tripped goes on to watch, and speaks again only when twice the evidence has come (law D5), until
+RT3. A breaker that has tripped goes on to watch, and speaks again only when twice the evidence has come (law D5), until
     its cooldown is over.
-R4. There are at most `breakers_max` of them. Beyond that half of them are forgotten: those that were used least
+RT4. There are at most `breakers_max` of them. Beyond that half of them are forgotten: those that were used least
     recently, tripped ones last. What is lost is some evidence, and never a refusal.
 """
 
@@ -208,7 +208,7 @@ class RatesDetector:
         return len(self._breakers)
 
     def record(self, group: "Group", at_s: float, marks: int) -> tuple[Key, Trip] | None:
-        """Count a call of this group, in the narrowest breaker first (laws R1 to R3).
+        """Count a call of this group, in the narrowest breaker first (laws RT1 to RT3).
 
         Returns: The key of the breaker that tripped, and why; None for none.
         """

@@ -1,11 +1,11 @@
 """A journal looked at again: the same facts, the same detectors, the same decisions, of what has already happened.
 
-P1. The facts are those that the guard had, as far as the journal holds them. It holds no reads, no refused calls and
+RP1. The facts are those that the guard had, as far as the journal holds them. It holds no reads, no refused calls and
     nothing that tools said of their own calls; what was noticed of those is in it as signals, and is decided anew.
-P2. A run is watched from an opening to its closing, as a guard does it. Detectors that look at many runs see them in
+RP2. A run is watched from an opening to its closing, as a guard does it. Detectors that look at many runs see them in
     the journal's order.
-P3. What a decision would have refused afterwards is counted, and looked at all the same: it has happened.
-P4. Memory is bounded, whatever the journal's length, but for one number per run.
+RP3. What a decision would have refused afterwards is counted, and looked at all the same: it has happened.
+RP4. Memory is bounded, whatever the journal's length, but for one number per run.
 """
 
 from collections import OrderedDict

@@ -25,7 +25,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres").url(scheme="postgresql+psycopg"))
 
 
-def test_q2_a_worker_that_asks_never_begins_what_came_in_after_the_pause(url: str) -> None:
+def test_qu2_a_worker_that_asks_never_begins_what_came_in_after_the_pause(url: str) -> None:
     world = SqlWorld(url)
     jobs = world.port()
     work = sa.Table("work", sa.MetaData(), autoload_with=world.engine).alias("w")
@@ -44,7 +44,7 @@ def test_q2_a_worker_that_asks_never_begins_what_came_in_after_the_pause(url: st
     world.close()
 
 
-def test_q3_of_a_worker_and_a_keeper_that_want_one_job_exactly_one_has_it(url: str) -> None:
+def test_qu3_of_a_worker_and_a_keeper_that_want_one_job_exactly_one_has_it(url: str) -> None:
     world = SqlWorld(url)
     names = [f"job-{number}" for number in range(120)]
     world.put(*names)

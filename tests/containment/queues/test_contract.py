@@ -25,7 +25,7 @@ ACME = Scope.parse("tenant:acme")
 
 
 @pytest.mark.parametrize("scope", COVERING)
-def test_q1_a_job_that_is_covered_waits(world: World, scope: str) -> None:
+def test_qu1_a_job_that_is_covered_waits(world: World, scope: str) -> None:
     world.put("a", "b")
 
     assert world.port().hold(Scope.parse(scope), "ord-1") == 2
@@ -36,7 +36,7 @@ def test_q1_a_job_that_is_covered_waits(world: World, scope: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ELSEWHERE)
-def test_q1_a_job_that_is_not_covered_goes_on(world: World, scope: str) -> None:
+def test_qu1_a_job_that_is_not_covered_goes_on(world: World, scope: str) -> None:
     world.put("a", "b")
 
     assert world.port().hold(Scope.parse(scope), "ord-1") == 0
@@ -45,7 +45,7 @@ def test_q1_a_job_that_is_not_covered_goes_on(world: World, scope: str) -> None:
     assert world.port().held() == {"ord-1": 0}
 
 
-def test_q1_a_job_that_a_worker_has_begun_is_not_touched(world: World) -> None:
+def test_qu1_a_job_that_a_worker_has_begun_is_not_touched(world: World) -> None:
     world.put("a", "b")
     assert world.take() == "a"
 
@@ -55,7 +55,7 @@ def test_q1_a_job_that_a_worker_has_begun_is_not_touched(world: World) -> None:
     assert take_all(world) == ["b"]
 
 
-def test_q1_only_what_is_covered_is_picked_out_of_the_midst(world: World) -> None:
+def test_qu1_only_what_is_covered_is_picked_out_of_the_midst(world: World) -> None:
     for number in range(10):
         world.put(f"acme-{number}", owner=BILLING)
         world.put(f"bank-{number}", owner=MAILING)
@@ -66,7 +66,7 @@ def test_q1_only_what_is_covered_is_picked_out_of_the_midst(world: World) -> Non
     assert world.names_held() == [f"acme-{number}" for number in range(10)]
 
 
-def test_q2_what_comes_in_later_is_held_by_the_next_hold(world: World) -> None:
+def test_qu2_what_comes_in_later_is_held_by_the_next_hold(world: World) -> None:
     world.port().hold(ACME, "ord-1")
     world.put("late")
 
@@ -74,7 +74,7 @@ def test_q2_what_comes_in_later_is_held_by_the_next_hold(world: World) -> None:
     assert world.take() is None
 
 
-def test_q3_every_job_runs_exactly_once(world: World) -> None:
+def test_qu3_every_job_runs_exactly_once(world: World) -> None:
     names = [f"job-{number}" for number in range(1_203)]  # more than two batches
     world.put(*names[:800])
     world.port().hold(ACME, "ord-1")
@@ -83,10 +83,10 @@ def test_q3_every_job_runs_exactly_once(world: World) -> None:
 
     assert world.port().release("ord-1") == len(names)
 
-    assert take_all(world) == names  # and in order (Q7)
+    assert take_all(world) == names  # and in order (QU7)
 
 
-def test_q4_a_job_that_two_orders_hold_waits_for_the_last_of_them(world: World) -> None:
+def test_qu4_a_job_that_two_orders_hold_waits_for_the_last_of_them(world: World) -> None:
     world.put("both", owner=BILLING)
     port = world.port()
     port.hold(ACME, "ord-1")
@@ -99,7 +99,7 @@ def test_q4_a_job_that_two_orders_hold_waits_for_the_last_of_them(world: World) 
     assert take_all(world) == ["both"]
 
 
-def test_q4_a_later_order_holds_what_came_in_under_an_earlier_one(world: World) -> None:
+def test_qu4_a_later_order_holds_what_came_in_under_an_earlier_one(world: World) -> None:
     port = world.port()
     port.hold(ACME, "ord-1")
     port.hold(Scope.parse("run:run-1"), "ord-2")
@@ -111,7 +111,7 @@ def test_q4_a_later_order_holds_what_came_in_under_an_earlier_one(world: World) 
     assert port.release("ord-2") == 1
 
 
-def test_q5_hold_and_release_may_be_repeated(world: World) -> None:
+def test_qu5_hold_and_release_may_be_repeated(world: World) -> None:
     world.put("a")
     for _ in range(2):
         world.port().hold(ACME, "ord-1")
@@ -123,7 +123,7 @@ def test_q5_hold_and_release_may_be_repeated(world: World) -> None:
     assert world.port().held() == {}
 
 
-def test_q5_keepers_that_work_at_once_lose_and_double_nothing(world: World) -> None:
+def test_qu5_keepers_that_work_at_once_lose_and_double_nothing(world: World) -> None:
     names = {f"job-{number}" for number in range(60)}
     failures: list[BaseException] = []
 
@@ -147,7 +147,7 @@ def test_q5_keepers_that_work_at_once_lose_and_double_nothing(world: World) -> N
     assert set(taken) == names
 
 
-def test_q3_workers_that_take_while_jobs_are_held_and_released_run_each_once(world: World) -> None:
+def test_qu3_workers_that_take_while_jobs_are_held_and_released_run_each_once(world: World) -> None:
     names = [f"job-{number}" for number in range(300)]
     world.put(*names)
     done, ran = threading.Event(), list[str]()
@@ -171,7 +171,7 @@ def test_q3_workers_that_take_while_jobs_are_held_and_released_run_each_once(wor
     assert sorted(ran) == sorted(names)
 
 
-def test_q7_what_was_held_comes_before_what_came_in_later(world: World) -> None:
+def test_qu7_what_was_held_comes_before_what_came_in_later(world: World) -> None:
     world.put("1", "2", "3")
     world.port().hold(ACME, "ord-1")
     world.put("4", owner=MAILING)

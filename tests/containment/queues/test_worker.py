@@ -116,7 +116,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
-def test_q1_what_a_worker_has_taken_and_not_begun_is_held_too_and_runs_once_in_order_after_the_release(
+def test_qu1_what_a_worker_has_taken_and_not_begun_is_held_too_and_runs_once_in_order_after_the_release(
     shop: Shop, pool: str
 ) -> None:
     with shop.worker(pool=pool):
@@ -143,7 +143,7 @@ def test_q1_what_a_worker_has_taken_and_not_begun_is_held_too_and_runs_once_in_o
 
 
 @pytest.mark.parametrize("late", ["0", "1"])
-def test_q2_what_is_sent_after_the_pause_is_never_begun_though_no_keeper_looks(shop: Shop, late: str) -> None:
+def test_qu2_what_is_sent_after_the_pause_is_never_begun_though_no_keeper_looks(shop: Shop, late: str) -> None:
     shop.port.hold(ACME, "ord-1")
     with shop.worker(LATE=late):
         shop.send("a", "b")
@@ -155,7 +155,7 @@ def test_q2_what_is_sent_after_the_pause_is_never_begun_though_no_keeper_looks(s
     assert shop.began() == ["of somebody else", "a", "b"]
 
 
-def test_q2_a_worker_that_does_not_ask_is_held_by_the_next_look_of_the_keeper(shop: Shop) -> None:
+def test_qu2_a_worker_that_does_not_ask_is_held_by_the_next_look_of_the_keeper(shop: Shop) -> None:
     shop.send(*(f"job-{number}" for number in range(5)))
     assert shop.port.hold(ACME, "ord-1") == 5
     with shop.worker(ASKS="0"):
@@ -204,7 +204,7 @@ def test_a_job_that_a_job_sends_belongs_to_the_same_run(shop: Shop) -> None:
         until(lambda: shop.began()[3:] == ["child of parent"])
 
 
-def test_q3_a_worker_that_is_killed_with_jobs_in_its_memory_gives_them_back_and_each_runs_once(shop: Shop) -> None:
+def test_qu3_a_worker_that_is_killed_with_jobs_in_its_memory_gives_them_back_and_each_runs_once(shop: Shop) -> None:
     names = [f"job-{number}" for number in range(12)]
     with shop.worker(LATE="1") as first:
         shop.send("slow", owner=MAILING)

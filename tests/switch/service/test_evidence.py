@@ -1,4 +1,4 @@
-"""How much evidence a switch needs, and how far it goes: the laws V1 to V5."""
+"""How much evidence a switch needs, and how far it goes: the laws EV1 to EV5."""
 
 from datetime import datetime, timedelta
 
@@ -46,7 +46,7 @@ class Switch:
         )
 
 
-# --- V1: k of n ---
+# --- EV1: k of n ---
 
 
 @pytest.mark.parametrize(("guards", "wanted", "needed"), [(1, 2, 1), (2, 2, 2), (2, 5, 2), (9, 3, 3), (9, 1, 2)])
@@ -116,7 +116,7 @@ def test_different_rules_do_not_add_up() -> None:
     assert isinstance(switch.asked(other, "g1"), Wait)
 
 
-# --- V2: how far ---
+# --- EV2: how far ---
 
 
 def test_what_would_hold_too_large_a_share_is_left_to_a_person() -> None:
@@ -163,7 +163,7 @@ def test_automatic_orders_together_never_hold_more_than_the_share(
     assert held <= max(1, 0.4 * sum(runs for _, runs in guards))
 
 
-# --- V4: persons win ---
+# --- EV4: persons win ---
 
 
 def test_what_was_noticed_before_a_lift_never_holds_that_scope_again() -> None:

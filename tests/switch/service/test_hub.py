@@ -1,4 +1,4 @@
-"""Streams: H1 (order, and beats after what they count) and H2 (bounded, and nobody waits)."""
+"""Streams: HU1 (order, and beats after what they count) and HU2 (bounded, and nobody waits)."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Story:
         self.hub.beat(b"beat:%d " % self.published)
 
     def check(self, heard: bytes) -> None:
-        """H1, for one stream from its beginning."""
+        """HU1, for one stream from its beginning."""
         known = -1
         for word in heard.decode().split():
             kind, _, number = word.partition(":")
@@ -46,7 +46,7 @@ STEPS = st.lists(st.sampled_from(("publish", "publish", "beat", "take-0", "take-
 
 
 @given(STEPS)
-def test_h1_events_come_in_order_and_beats_after_what_they_count(steps: list[str]) -> None:
+def test_hu1_events_come_in_order_and_beats_after_what_they_count(steps: list[str]) -> None:
     story, heard = Story(), [b"", b""]
     listeners = [Listener(), Listener()]
     story.hub.join(listeners[0])
@@ -100,7 +100,7 @@ class Reader:
 
 
 @given(st.lists(st.sampled_from(("publish", "beat", "turn")), max_size=50), st.lists(st.booleans(), min_size=60))
-def test_h1_holds_for_streams_that_are_written_to_directly_now_and_then(steps: list[str], clear: list[bool]) -> None:
+def test_hu1_holds_for_streams_that_are_written_to_directly_now_and_then(steps: list[str], clear: list[bool]) -> None:
     async def tell() -> None:
         story, chances = Story(), iter(clear)
         reader = Reader(story.hub, lambda: next(chances, True))
@@ -120,7 +120,7 @@ def test_h1_holds_for_streams_that_are_written_to_directly_now_and_then(steps: l
     asyncio.run(tell())
 
 
-def test_h2_a_stream_that_fell_out_of_the_ring_is_told_the_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hu2_a_stream_that_fell_out_of_the_ring_is_told_the_whole_again(monkeypatch: pytest.MonkeyPatch) -> None:
     story, listener = Story(), Listener()
     story.hub.join(listener)
     story.hub.take(listener)
@@ -132,7 +132,7 @@ def test_h2_a_stream_that_fell_out_of_the_ring_is_told_the_whole_again(monkeypat
     assert story.hub.take(listener) == b""
 
 
-def test_h2_what_one_stream_is_given_at_once_is_bounded_however_far_it_lies_behind() -> None:
+def test_hu2_what_one_stream_is_given_at_once_is_bounded_however_far_it_lies_behind() -> None:
     hub, listener = Hub(lambda: b""), Listener()
     hub.join(listener)
     hub.take(listener)

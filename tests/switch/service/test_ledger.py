@@ -1,4 +1,4 @@
-"""The laws of a switch's file: L1 to L3, and what others may have done to it."""
+"""The laws of a switch's file: LG1 to LG3, and what others may have done to it."""
 
 import os
 import shutil
@@ -45,11 +45,11 @@ def changed_by_hand(ledger: Ledger, *statements: str) -> None:
     connection.close()
 
 
-# --- L1: durable with its line, or neither ---
+# --- LG1: durable with its line, or neither ---
 
 
 @pytest.mark.parametrize(("dies", "stands"), [("before commit", False), ("after commit", True)])
-def test_l1_a_record_and_its_line_are_on_disk_or_neither_is(tmp_path: Path, dies: str, stands: bool) -> None:
+def test_lg1_a_record_and_its_line_are_on_disk_or_neither_is(tmp_path: Path, dies: str, stands: bool) -> None:
     program = f"""
 import os, signal, sys
 from pathlib import Path
@@ -74,7 +74,7 @@ die()
     ledger.close()
 
 
-def test_l1_of_several_records_all_are_added_or_none(ledger: Ledger) -> None:
+def test_lg1_of_several_records_all_are_added_or_none(ledger: Ledger) -> None:
     too_much = Entry(record_of(an_order("ord-2")), Note(what=None, subject="ord-2"))  # type: ignore[arg-type]
 
     with pytest.raises(OrdersUnavailable):
@@ -84,10 +84,10 @@ def test_l1_of_several_records_all_are_added_or_none(ledger: Ledger) -> None:
     assert ledger.audit(0, 10) == ()
 
 
-# --- L2: once ---
+# --- LG2: once ---
 
 
-def test_l2_a_record_and_its_line_are_kept_once(ledger: Ledger) -> None:
+def test_lg2_a_record_and_its_line_are_kept_once(ledger: Ledger) -> None:
     first = ledger.append([an_entry()])
     again = ledger.append([an_entry(), an_entry(an_order("ord-2"), Note(what="order.placed", subject="ord-2"))])
 
@@ -110,10 +110,10 @@ def test_a_record_says_the_same_after_it_was_kept(ledger: Ledger) -> None:
     assert [record.content for _, record in ledger.records(0, 10)] == [order, lift]
 
 
-# --- L3: aloud ---
+# --- LG3: aloud ---
 
 
-def test_l3_a_full_disk_refuses_aloud_and_nothing_is_half_there(ledger: Ledger) -> None:
+def test_lg3_a_full_disk_refuses_aloud_and_nothing_is_half_there(ledger: Ledger) -> None:
     ledger._connection.execute("PRAGMA max_page_count = 20")
     placed = 0
     with pytest.raises(OrdersUnavailable, match="disk is full"):
@@ -128,7 +128,7 @@ def test_l3_a_full_disk_refuses_aloud_and_nothing_is_half_there(ledger: Ledger) 
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_l3_a_file_that_was_taken_away_takes_nothing(ledger: Ledger, replaced: bool) -> None:
+def test_lg3_a_file_that_was_taken_away_takes_nothing(ledger: Ledger, replaced: bool) -> None:
     copy = ledger.path.with_name("copy")
     shutil.copy(ledger.path, copy)
     ledger.path.unlink()
@@ -140,7 +140,7 @@ def test_l3_a_file_that_was_taken_away_takes_nothing(ledger: Ledger, replaced: b
             write()
 
 
-def test_l3_a_file_that_somebody_holds_locked_refuses_after_a_second(ledger: Ledger) -> None:
+def test_lg3_a_file_that_somebody_holds_locked_refuses_after_a_second(ledger: Ledger) -> None:
     other = sqlite3.connect(ledger.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 

@@ -1,4 +1,4 @@
-"""The disk's thread: in order, and its health is that of writes (B3 rests on it)."""
+"""The disk's thread: in order, and its health is that of writes (PB3 rests on it)."""
 
 import asyncio
 import threading

@@ -2,13 +2,13 @@
 
 The laws, beside those of `Effect`; tests cite them by number:
 
-K1. *Nothing is missed.* Every insert, update and delete of the call's transaction in a guarded table is in its change
+CS1. *Nothing is missed.* Every insert, update and delete of the call's transaction in a guarded table is in its change
     set, also what triggers and cascades did; a write to a table that nobody guards ends the call, undone.
-K2. *Net.* A change set has one row for each row changed: how it was before the call, and that it is no longer so.
-K3. *With the effect.* A change set is committed by the transaction that it is about, or by none.
-K4. *All or nothing.* A restore is one transaction over sets of rows. Before it writes, all are locked and compared.
-K5. *Nobody else's.* A restore changes rows of its change set only. What would cascade further is a conflict.
-K6. *The tool cannot take it back.* On PostgreSQL, its role can neither write around the change set nor change it.
+CS2. *Net.* A change set has one row for each row changed: how it was before the call, and that it is no longer so.
+CS3. *With the effect.* A change set is committed by the transaction that it is about, or by none.
+CS4. *All or nothing.* A restore is one transaction over sets of rows. Before it writes, all are locked and compared.
+CS5. *Nobody else's.* A restore changes rows of its change set only. What would cascade further is a conflict.
+CS6. *The tool cannot take it back.* On PostgreSQL, its role can neither write around the change set nor change it.
 
 A change set is in the database that it is about, and the journal refers to it by its number. So a step of 100,000 rows
 is one short entry, and what is needed to undo it is as durable as the effect itself.
@@ -60,7 +60,7 @@ class OpenSet(Protocol):
         ...
 
     def settle(self, *, handed_out: bool) -> Settled:
-        """Work out the net effect and commit both (K3). Raises: NothingChanged, if all was rolled back after all."""
+        """Work out the net effect and commit both (CS3). Raises: NothingChanged, if all was rolled back after all."""
         ...
 
     def abandon(self) -> bool:
@@ -86,7 +86,7 @@ class ChangeStore(Protocol):
         ...
 
     def put_back(self, number: int, goal: Literal["undone", "done"]) -> None:
-        """Bring its rows into this state (K4, K5). Raises: Conflict, Transient; then nothing was changed."""
+        """Bring its rows into this state (CS4, CS5). Raises: Conflict, Transient; then nothing was changed."""
         ...
 
     def install(self, agents: Sequence[str], undoers: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ not finished in the hash `unacked`. So a job that has not begun is in a list, or
 (a) `hold` looks at the lists, and a script moves what is covered, whole batches at once: what it moves is never in both
 places and never in none, and Redis runs nothing in between. (b) A worker asks at the last moment before it hands the
 job to its pool (see `rescind.integrations.celery`), and moves it out of `unacked` by a script too, so that nobody gives
-it out again. With (b) law Q2 has no gap, and without it there is one from arrival to the next `hold` of the keeper, in
+it out again. With (b) law QU2 has no gap, and without it there is one from arrival to the next `hold` of the keeper, in
 which a worker may begin a job that is covered.
 
 `release` puts jobs back at the right end, the oldest last, so that they are the next to be taken. The orders in force
@@ -42,7 +42,7 @@ BATCH = 500
 
 FREE_BATCH = 2_000
 """Messages that are put back in one step, which keeps Redis busy for some 50 ms (measured 2026, a small virtual
-machine). Workers may take from one step before the next, so order is kept within so many (Q7)."""
+machine). Workers may take from one step before the next, so order is kept within so many (QU7)."""
 
 _PASSES_MAX = 5
 """How often a list is walked again, because something of it moved. What is missed, the next `hold` finds."""

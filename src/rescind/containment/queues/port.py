@@ -1,14 +1,14 @@
 """The port of a queue: jobs that have not begun are held back, and given free again.
 
-Q1. `hold` holds back every job that the scope covers and that has not begun, and no other. A job that a worker has
+QU1. `hold` holds back every job that the scope covers and that has not begun, and no other. A job that a worker has
     begun is not touched.
-Q2. What comes in after `hold` and is covered is held too: at the latest by the next `hold` of the same order, which a
+QU2. What comes in after `hold` and is covered is held too: at the latest by the next `hold` of the same order, which a
     keeper repeats; and at once where workers ask (each adapter says how).
-Q3. Nothing is lost and nothing runs twice that would not have without us.
-Q4. A job that several orders hold is given free by the release of the last of them.
-Q5. `hold` and `release` may be repeated, by several keepers at once, and then change nothing more.
-Q6. A process that dies anywhere in them leaves a state from which doing it again goes on.
-Q7. Jobs that were held come out in the order in which they went in, as far as the queue keeps one; and before what
+QU3. Nothing is lost and nothing runs twice that would not have without us.
+QU4. A job that several orders hold is given free by the release of the last of them.
+QU5. `hold` and `release` may be repeated, by several keepers at once, and then change nothing more.
+QU6. A process that dies anywhere in them leaves a state from which doing it again goes on.
+QU7. Jobs that were held come out in the order in which they went in, as far as the queue keeps one; and before what
     came in after them.
 """
 

@@ -7,7 +7,7 @@ transaction that writes down which order holds it. So a worker has begun a job o
 by UPDATE … RETURNING, by SELECT … FOR UPDATE SKIP LOCKED, or by an UPDATE of its own that looks at the status. One that
 first reads a pending job and then marks it without looking again could run a job twice without us as well.
 
-What comes in after the pause is held by the next sweep of the keeper (Q2). A worker that must not get it even once in
+What comes in after the pause is held by the next sweep of the keeper (QU2). A worker that must not get it even once in
 between adds `jobs.may_begin(table)` to its WHERE clause.
 
 Every transaction of ours begins by writing one row of `rescind_queue_locks`, so that keepers take turns: two releases
@@ -79,7 +79,7 @@ class SqlJobs:
         covered = self._covered(scope)
         with self._turn() as connection:
             self._insert_once(connection, self._ours.pauses, self._pause(scope, order_id))
-            # Jobs that others hold already are held by this one too, or their release would free them (Q4).
+            # Jobs that others hold already are held by this one too, or their release would free them (QU4).
             self._write_down(connection, covered)
         held = 0
         for _ in range(_TIMES_MAX):

@@ -23,9 +23,9 @@ class Undelivered(RescindError):
 class Channel(Protocol):
     """Somewhere that an alert can be sent. One thread calls it, one call at a time.
 
-    C1. `name` and every message of an `Undelivered` can be shown to anybody: no secret of the channel's URL.
-    C2. `send` that returns has delivered. Sending the same alert again is recognisable by its `alert_id`.
-    C3. `send` ends within `timeout_s`, plus the time that the machine takes to look up a name.
+    CN1. `name` and every message of an `Undelivered` can be shown to anybody: no secret of the channel's URL.
+    CN2. `send` that returns has delivered. Sending the same alert again is recognisable by its `alert_id`.
+    CN3. `send` ends within `timeout_s`, plus the time that the machine takes to look up a name.
     """
 
     @property

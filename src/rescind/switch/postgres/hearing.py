@@ -6,15 +6,15 @@
 The page is in the memory of this process, so a look at it costs what it costs with a file (S1). What a file gives for
 nothing, a network does not: to know that *nothing* has happened. Therefore a lease, as with switches:
 
-H1. A notification is a hint and never the truth: whatever comes, the rows are read. Without any, they are read every
+HG1. A notification is a hint and never the truth: whatever comes, the rows are read. Without any, they are read every
     `POLL_S`.
-H2. The lease is extended by a beat alone, and by it to no later than (the moment before the beat was sent) + ttl; only
+HG2. The lease is extended by a beat alone, and by it to no later than (the moment before the beat was sent) + ttl; only
     after what was read behind the beat has been taken up. So whoever has written `ttl` after the last beat of a guard
     knows that this guard has either beaten again or lowered itself.
-H3. While the lease has run out the stamp is odd (S2) and the set cannot be read (S4), at once and without waiting for a
-    network: writes are refused. The gate reads the lease itself, so that this holds although this thread may hang with
-    the server, or the whole process was suspended.
-H4. No beat without the guard's row: whoever places an order finds every guard that may act under older ones.
+HG3. While the lease has run out the stamp is odd (S2) and the set cannot be read (S4), at once and without waiting for
+    a network: writes are refused. The gate reads the lease itself, so that this holds although this thread may hang
+    with the server, or the whole process was suspended.
+HG4. No beat without the guard's row: whoever places an order finds every guard that may act under older ones.
 
 How long a stop takes to take hold: a notification (milliseconds); `POLL_S`, if that was lost; the lease, if the
 database cannot be heard at all.
@@ -136,7 +136,7 @@ class Hearing:
         return self._clock.boot_s() < self._until_s
 
     def refuse_if_silent(self) -> None:
-        """Raises: OrdersUnavailable, if the database was not heard for longer than the lease (law H3)."""
+        """Raises: OrdersUnavailable, if the database was not heard for longer than the lease (law HG3)."""
         if not self.is_heard:
             raise OrdersUnavailable(
                 f"the orders in {self._orders.address} were not heard for {self._listening.ttl_s:g} s: "

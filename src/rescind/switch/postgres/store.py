@@ -3,12 +3,12 @@
 The laws of `Orders` hold with one difference, which is the price of not sharing a memory: the page of a process moves
 when that process changes the orders or reads them, and not at the moment when another one changes them.
 
-D1. Changes are ordered by their stamp, which is given under a lock that is held to the commit: whoever sees a stamp
+PO1. Changes are ordered by their stamp, which is given under a lock that is held to the commit: whoever sees a stamp
     sees every change up to it.
-D2. A stamp and the orders that are read with it are of one moment.
-D3. A store that has lost changes that this process has seen (a backup that was put back, a replica that was behind) is
+PO2. A stamp and the orders that are read with it are of one moment.
+PO3. A store that has lost changes that this process has seen (a backup that was put back, a replica that was behind) is
     not believed again (S4): an order that stood may be gone. A stamp that comes twice is told by the change's name.
-D4. Placing and lifting are repeatable: what was lost on the way may be sent again and counts once.
+PO4. Placing and lifting are repeatable: what was lost on the way may be sent again and counts once.
 
 What happens when a part dies: the writer before its commit, and nothing has changed; after it, and everybody hears of
 it all the same, since the database itself tells them. The server: whoever asks is told that the orders cannot be used.
@@ -61,7 +61,7 @@ class State(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What stood at one moment (law D2)."""
+    """What stood at one moment (law PO2)."""
 
     state: State
     orders: tuple[Order, ...]
@@ -107,7 +107,7 @@ class PostgresOrders:
         self.standing()
 
     def is_current(self) -> bool:
-        """See `WatchedOrders`: a database is not replaced under a path; what it has lost is told by law D3."""
+        """See `WatchedOrders`: a database is not replaced under a path; what it has lost is told by law PO3."""
         return True
 
     def standing(self) -> Standing:
@@ -272,7 +272,7 @@ class PostgresOrders:
                 self._numbers[0] = max(self._last.state.stamp, self._changed)
 
     def _refuse_lost(self, known: Read | None, state: State) -> None:
-        """Law D3, for what was read after `known` was. Raises: OrdersUnavailable."""
+        """Law PO3, for what was read after `known` was. Raises: OrdersUnavailable."""
         if known is None:
             return
         before = known.state

@@ -3,14 +3,14 @@
 A guard sees its own runs, and a switch sees all guards. So what would hold the runs of several guards is asked for by
 guards and decided here, by these laws:
 
-V1. One bad node never stops a fleet. What holds more than a guard's own runs and what they have started needs evidence
+EV1. One bad node never stops a fleet. What holds more than a guard's own runs and what they have started needs evidence
     from `evidence_guards` guards within the window, and from at least two, if more than one guard is connected that
     could be concerned. Guards of one machine are one node, unless all are on the same.
-V2. Automatic orders together hold at most `stop_share_pct` of the open runs of connected guards. What would go further
+EV2. Automatic orders together hold at most `stop_share_pct` of the open runs of connected guards. What would go further
     is left to a person. One run may always be held.
-V3. It goes only towards safety: orders are placed, never lifted.
-V4. A person's lift counts: evidence that was noticed before a scope was lifted never holds that scope again.
-V5. The same evidence twice is one.
+EV3. It goes only towards safety: orders are placed, never lifted.
+EV4. A person's lift counts: evidence that was noticed before a scope was lifted never holds that scope again.
+EV5. The same evidence twice is one.
 
 Counters are in memory only: after a restart the evidence of the last window is gathered anew.
 """
@@ -84,7 +84,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Withhold(msgspec.Struct, frozen=True):
-    """It would go too far, and a person is to decide (V2)."""
+    """It would go too far, and a person is to decide (EV2)."""
 
     why: str
 
@@ -151,13 +151,13 @@ class Evidence:
         standing: Iterable[Order],
         lifted_at: datetime | None,
     ) -> Decision:
-        """A verifier asks for an order. Somebody gave it a token for that, so it needs no second one; V2 to V4 hold."""
+        """A verifier asks for an order. Somebody gave it a token for that: no second one is needed; EV2-EV4 hold."""
         held = tuple(standing)
         settled = _settled(ask, noticed_at, held, lifted_at)
         return settled or self._within_share(ask, fleet, held) or Place("on a verifier's verdict")
 
     def _needed(self, nodes: int) -> int:
-        """How many nodes must have the evidence, if so many could be concerned (V1)."""
+        """How many nodes must have the evidence, if so many could be concerned (EV1)."""
         return max(1, min(max(2, self._config.evidence_guards), nodes))
 
     def _remember(self, ask: Ask, guard_id: str, moment: datetime) -> OrderedDict[str, datetime]:
@@ -172,7 +172,7 @@ class Evidence:
         return given
 
     def _within_share(self, ask: Ask, fleet: Sequence[Member], standing: Sequence[Order]) -> Withhold | None:
-        """None, if the share of runs that would be held is not too large (V2)."""
+        """None, if the share of runs that would be held is not too large (EV2)."""
         if not _stops_runs(ask.scope, ask.level):
             return None
         automatic = [order.scope for order in standing if order.trigger and _stops_runs(order.scope, order.level)]

@@ -3,9 +3,9 @@
 Events lie in a ring, and each stream keeps only its place in it: no queue per stream, so ten thousand of them cost what
 one costs. A stream that has fallen out of the ring is told the whole set again.
 
-H1. On a stream, events come in order, and a beat comes after every event that was published before it. So a beat
+HU1. On a stream, events come in order, and a beat comes after every event that was published before it. So a beat
     renews no lease that does not know of an order: receipts rely on it.
-H2. A stream that does not read costs a bounded amount of memory, and holds up nobody.
+HU2. A stream that does not read costs a bounded amount of memory, and holds up nobody.
 """
 
 import asyncio
@@ -124,7 +124,7 @@ class Hub:
     def take(self, listener: Listener) -> bytes:
         """What this stream has not been told yet; empty if that is nothing. It counts as told from here on.
 
-        A stream that lies far behind is given it piece by piece (H2); the beat comes with the last one (H1).
+        A stream that lies far behind is given it piece by piece (HU2); the beat comes with the last one (HU1).
         """
         behind = self._count - listener.place
         is_lost = listener.place < 0 or behind > len(self._ring)

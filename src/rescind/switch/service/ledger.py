@@ -1,9 +1,9 @@
 """A switch's file: records, audit log, tokens, and which guards may be out there. Every call is one transaction.
 
 Laws:
-L1. What `append` has returned is on disk, together with its lines of the audit log; or neither is.
-L2. A record is kept once, whichever way and however often it comes, and so is its line of the audit log.
-L3. A disk that cannot take a record refuses it aloud (`OrdersUnavailable`); nothing is half there.
+LG1. What `append` has returned is on disk, together with its lines of the audit log; or neither is.
+LG2. A record is kept once, whichever way and however often it comes, and so is its line of the audit log.
+LG3. A disk that cannot take a record refuses it aloud (`OrdersUnavailable`); nothing is half there.
 
 One thread at a time; the service gives it one thread of its own, so that a disk that hangs holds up nothing else.
 """
@@ -128,7 +128,7 @@ class Ledger:
     # --- records ---
 
     def append(self, entries: Sequence[Entry]) -> tuple[Appended, ...]:
-        """Add what is not there yet, and the notes of what was added (L1, L2). In the order of the entries.
+        """Add what is not there yet, and the notes of what was added (LG1, LG2). In the order of the entries.
 
         Raises: OrdersUnavailable, and then nothing was added.
         """

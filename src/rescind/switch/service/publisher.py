@@ -2,9 +2,9 @@
 
     entries ─▶ on disk, with their lines of the audit log ─▶ in the book ─▶ on every stream
 
-B1. What `append` has returned stands, here, after any crash.
-B2. What is in the book is on the streams, in the order of its sequence.
-B3. Leases are renewed only while an order could be taken (`renews`).
+PB1. What `append` has returned stands, here, after any crash.
+PB2. What is in the book is on the streams, in the order of its sequence.
+PB3. Leases are renewed only while an order could be taken (`renews`).
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ class Publisher:
 
     @property
     def renews(self) -> bool:
-        """Whether leases are renewed (B3)."""
+        """Whether leases are renewed (PB3)."""
         return not self.trouble
 
     def beat(self) -> None:
