@@ -97,7 +97,7 @@ from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.port import Draft, Journal
 from rescind.model.action import OnConflict
-from rescind.model.entry import CompensationIntended, Disposition, Event, StepRef
+from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, Event, StepRef
 from rescind.model.history import StepRecord
 from rescind.recovery.control import ControlReader
 
@@ -468,6 +468,11 @@ class _Undo:
             conflict = msgspec.structs.replace(conflict, detail=f"{conflict.detail}; {HOW_TO_FORCE}")
         self._end_for_person(item, conflict)
 
+    def ends(self, item: PlanItem, event: CompensationEnded) -> None:
+        """See `Work`."""
+        self._undone += is_undo(item.decision) and event.disposition is not Disposition.SUPERSEDED
+        self._schedule.finish(item.step)
+
     def end(self, item: PlanItem, ending: Ending) -> None:
         """See `Work`."""
         match ending:
@@ -478,8 +483,8 @@ class _Undo:
                 self._left[item.step] = detail
                 return
             case Done(disposition, because):
-                self._undone += is_undo(item.decision) and disposition is not Disposition.SUPERSEDED
                 self._know([result_of(item, disposition, detail=because)])
+                return  # what waited for it has begun: see `ends`
             case MovedOn():
                 self._staying.add(item.step)
                 self._know([moved_on(item, None)])

@@ -5,8 +5,11 @@
     ends of all that came back ─────────┘                                                         └─▶ next append
 
 Because one thread appends, what comes up while the disk is busy goes into the next append together: that is the group
-commit. Because flows do no I/O, a step that waits for another try holds nothing but its own few objects: it has no
-thread, and no place among the steps that are under way.
+commit. The end of a step and the intents of those that waited for it are one append, too: all of it is durable or
+nothing is, and no handler of theirs is called before. So a step of a chain costs one commit and not two.
+
+Because flows do no I/O, a step that waits for another try holds nothing but its own few objects: it has no thread, and
+no place among the steps that are under way.
 """
 
 import contextvars
@@ -59,6 +62,10 @@ class Work(Protocol):
         """Whether the moment has passed until which the step could be undone."""
         ...
 
+    def ends(self, item: PlanItem, event: CompensationEnded) -> None:
+        """This end of the item goes into the next append: what waited for it may be intended there, behind it."""
+        ...
+
     def end(self, item: PlanItem, ending: Ending) -> None:
         """The item has come to this end."""
         ...
@@ -106,6 +113,7 @@ class Runner:
         self._under_way = 0
         self._ended_at_once: Ending | None = None
         self._to_append: list[tuple[_Active, Intend | Record]] = []
+        self._to_call: list[tuple[_Active, Request]] = []
         self._waiting: list[tuple[float, int, _Active]] = []
         self._due: list[_Active] = []
         self._numbers = itertools.count()
@@ -129,9 +137,11 @@ class Runner:
         self._go_on(crew, 0.0)
         self._wake(stop, crew)
         if stop is Stop.NO:
-            self._begin(crew)
+            self._begin()
         if self._to_append:
             self._append(crew)
+        elif self._to_call:
+            self._call(crew)
         elif crew.busy:
             self._go_on(crew, self._pause_s())
         elif self._is_to_come(stop):
@@ -169,7 +179,8 @@ class Runner:
 
     # --- begin ---
 
-    def _begin(self, crew: Crew[_Active]) -> None:
+    def _begin(self) -> None:
+        """Begin what may begin. What waited for ends that are to be appended calls nothing until they are durable."""
         while self._under_way < self._parallel and (item := self._schedule.next(self._takes)) is not None:
             if self._ended_at_once is not None:
                 ending, self._ended_at_once = self._ended_at_once, None
@@ -178,7 +189,7 @@ class Runner:
                 continue
             self._under_way += 1
             active = _Active(item, self._work.flow_of(item))
-            self._drive(active, functools.partial(next, active.flow), crew)
+            self._drive(active, functools.partial(next, active.flow), None)
 
     def _takes(self, item: PlanItem) -> bool:
         self._ended_at_once = self._work.end_at_once(item)
@@ -186,8 +197,8 @@ class Runner:
 
     # --- go on ---
 
-    def _drive(self, active: _Active, step: Callable[[], Request], crew: Crew[_Active]) -> None:
-        """Let the flow take a step, and see to it that what it asks for comes about."""
+    def _drive(self, active: _Active, step: Callable[[], Request], crew: Crew[_Active] | None) -> None:
+        """Let the flow take a step, and see to it that what it asks for comes about: without a crew, later."""
         try:
             request = step()
         except StopIteration as done:
@@ -198,12 +209,13 @@ class Runner:
         else:
             self._see_to(request, active, crew)
 
-    def _see_to(self, request: Request, active: _Active, crew: Crew[_Active]) -> None:
+    def _see_to(self, request: Request, active: _Active, crew: Crew[_Active] | None) -> None:
         match request:
             case Intend() | Record():
                 if isinstance(request.event, CompensationEnded):
                     self._drop(active)
                     active.is_ending = True
+                    self._work.ends(active.item, request.event)
                 self._to_append.append((active, request))
             case Wait(duration_s):
                 self._under_way -= 1
@@ -212,8 +224,15 @@ class Runner:
                 due_s = self._clock.monotonic_s() + duration_s
                 heapq.heappush(self._waiting, (due_s, next(self._numbers), active))
             case _:
-                perform = functools.partial(self._work.perform, request, active.item)
-                crew.call(active, active.context, perform)
+                self._to_call.append((active, request))
+                if crew is not None:
+                    self._call(crew)
+
+    def _call(self, crew: Crew[_Active]) -> None:
+        """Have the crew do what flows have asked for."""
+        calls, self._to_call = self._to_call, []
+        for active, request in calls:
+            crew.call(active, active.context, functools.partial(self._work.perform, request, active.item))
 
     def _go_on(self, crew: Crew[_Active], timeout_s: float) -> None:
         """Take what handlers have come back with; wait for the first one for so long."""
@@ -234,7 +253,8 @@ class Runner:
         try:
             sequences = self._work.append([(active.item.step, request.event) for active, request in batch])
         except JournalUnavailable as error:
-            for active, _ in batch:
+            calls, self._to_call = self._to_call, []
+            for active, _ in [*batch, *calls]:
                 self._fail(active, error)
             return
         for (active, request), sequence in zip(batch, sequences, strict=True):
@@ -242,6 +262,7 @@ class Runner:
                 not request.is_first_try or self._work.is_first(active.item.step, sequence)
             )
             self._drive(active, functools.partial(active.flow.send, mine), crew)
+        self._call(crew)
 
     # --- wait ---
 
