@@ -7,7 +7,22 @@ import os
 import sys
 from collections.abc import Callable
 
-from bench import cold, cold_switch, gate, planning, postgres, probes, scale, stop, switch, undo, undo_sql, writes
+from bench import (
+    cold,
+    cold_switch,
+    gate,
+    planning,
+    postgres,
+    probes,
+    scale,
+    stop,
+    switch,
+    undo,
+    undo_durable,
+    undo_sql,
+    undo_workers,
+    writes,
+)
 from bench.fidelity import measure as fidelity
 from bench.form import Row, Unavailable, show
 from bench.triggers import breakers, cost, stream
@@ -15,7 +30,15 @@ from bench.triggers import breakers, cost, stream
 SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
     "core": (gate.measure, writes.measure, stop.measure, probes.measure, cold.measure, undo.measure, scale.measure),
     "stop": (switch.measure, cold_switch.measure),
-    "undo": (planning.measure, undo.durable, postgres.measure, undo_sql.measure),
+    "undo": (
+        planning.measure,
+        undo.measure,
+        undo_durable.measure,
+        undo_durable.sizes,
+        undo_workers.measure,
+        undo_sql.measure,
+        postgres.measure,
+    ),
     "fidelity": (fidelity.measure,),
     "triggers": (cost.measure, breakers.measure, stream.measure),
 }
@@ -32,6 +55,7 @@ def main(names: list[str]) -> int:
     missing = 0
     for name in names or SUITES:
         rows: list[Row] = []
+        load = os.getloadavg()[0]
         try:
             for measure in SUITES[name]:
                 print(f"{name}: {measure.__module__.removeprefix('bench.')} …", file=sys.stderr, flush=True)
@@ -41,6 +65,8 @@ def main(names: list[str]) -> int:
             missing = 1
             continue
         show(name, rows)
+        loads = f"{load:.1f} at the beginning, {os.getloadavg()[0]:.1f} at the end"
+        print(f"  {os.cpu_count()} cores; load average {loads}")
     return missing
 
 

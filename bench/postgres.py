@@ -5,17 +5,15 @@ order over several writers.
 """
 
 import contextlib
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from bench.form import Row, interleaved, row
+from bench.servers import a_cluster
 from rescind.journal.codec import prepare
 from rescind.journal.port import Draft
 from rescind.journal.postgres import PostgresJournal
@@ -30,16 +28,11 @@ ROUNDS = 7
 
 
 def measure() -> list[Row]:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from servers import postgres_server
-
-    with tempfile.TemporaryDirectory(prefix="rescind-bench-") as folder:
-        Path(folder).chmod(0o755)
-        with postgres_server(Path(folder) / "cluster", fsync="on") as server:
-            url = server.new_database()
-            with contextlib.closing(PostgresJournal(url)) as journal, psycopg.connect(url, autocommit=True) as bare:
-                bare.execute("CREATE TABLE raw (sequence bigserial PRIMARY KEY, body bytea)")
-                return _rows(journal, bare)
+    with a_cluster() as server:
+        url = server.new_database()
+        with contextlib.closing(PostgresJournal(url)) as journal, psycopg.connect(url, autocommit=True) as bare:
+            bare.execute("CREATE TABLE raw (sequence bigserial PRIMARY KEY, body bytea)")
+            return _rows(journal, bare)
 
 
 def _rows(journal: PostgresJournal, bare: psycopg.Connection[Any]) -> list[Row]:

@@ -5,7 +5,6 @@ disk when it returns; on PostgreSQL and on SQLite. The effect alone is measured,
 statement that changed 100,000 rows, against the transaction that changed them.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import apsw
 import sqlalchemy as sa
 
 from bench.form import Row, interleaved, row, seconds_of
+from bench.servers import a_cluster
 from rescind.compensation.effects import SqlChanges
 from rescind.guard.effect import Call, PastStep
 from rescind.model.outcome import Completed
@@ -129,13 +129,7 @@ def _undo(database: _Database) -> Row:
 
 @contextmanager
 def _on_postgres() -> Iterator[_Database]:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from servers import postgres_server  # the cluster of the tests, with a disk that is waited for
-
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-postgres-", ignore_cleanup_errors=True) as folder,
-        postgres_server(Path(folder), fsync="on") as server,
-    ):
+    with a_cluster() as server:
         engine = sa.create_engine(server.new_database().replace("postgresql:", "postgresql+psycopg:"))
 
         def plain(work: Callable[[Execute], None]) -> None:
