@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,10 +12,13 @@ from builders import NOON
 from compensation.undo_world import Charging, RowSetting, Shop, nothing_appended, raising
 from rescind.compensation.flow import backoff_s
 from rescind.compensation.paperwork import plan_run_of
+from rescind.compensation.result import UndoStopped
 from rescind.compensation.selection import read_steps
 from rescind.errors import Conflict, Transient, UsageError
-from rescind.journal.port import Query
+from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import Draft, Query
 from rescind.model.entry import (
+    CompensationEnded,
     CompensationIntended,
     Disposition,
     PlanFinished,
@@ -24,6 +28,7 @@ from rescind.model.entry import (
 )
 from rescind.model.history import StepRecord
 from rescind.recovery.review import list_tasks
+from rescind.testing.faulty import FaultyJournal
 
 
 @pytest.fixture
@@ -126,6 +131,56 @@ def test_independent_branches_are_undone_at_once(shop: Shop) -> None:
     shop.charge()
 
     assert shop.apply(parallel=2).counts == {"compensated": 2}
+
+
+def a_chain(shop: Shop, steps: int) -> list[StepRef]:
+    """Charges that were made one after another; the newest first."""
+    return [shop.charge(causal_parents=(str(number),) if number else ()) for number in range(steps)][::-1]
+
+
+def test_a_step_of_a_chain_is_intended_in_the_append_that_ends_the_one_before_it() -> None:
+    appends: list[list[tuple[str, str]]] = []
+
+    def note(drafts: Sequence[Draft]) -> bool:
+        appends.append([
+            (type(draft.event).__name__, draft.event.step_id)
+            for draft in drafts
+            if isinstance(draft.event, CompensationIntended | CompensationEnded)
+        ])  # fmt: skip
+        return False
+
+    shop = Shop(FaultyJournal(MemoryJournal(), note))
+    a_chain(shop, 3)
+    appends.clear()
+    shop.apply()
+
+    assert [append for append in appends if append] == [
+        [("CompensationIntended", "3")],
+        [("CompensationEnded", "3"), ("CompensationIntended", "2")],
+        [("CompensationEnded", "2"), ("CompensationIntended", "1")],
+        [("CompensationEnded", "1")],
+    ]
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_what_waited_for_an_end_that_was_not_recorded_does_not_begin(parallel: int) -> None:
+    full = False
+    shop = Shop(FaultyJournal(MemoryJournal(), lambda drafts: full))
+    newest, older, _ = a_chain(shop, 3)
+    row = shop.set("tea", 1, causal_parents=("3",))
+
+    def fill_disk(record: StepRecord) -> None:
+        nonlocal full
+        full = record.ref == newest
+
+    shop.charging.before_undo = fill_disk
+    with pytest.raises(UndoStopped):
+        shop.apply(parallel=parallel)
+
+    assert shop.charging.order == [newest]
+    assert shop.ends() == {row: [Disposition.RESTORED]}
+    attempts = {record.ref: record.compensation_attempts for record in read_steps(shop.journal, ["run-1"])}
+    assert (attempts[newest], attempts[older]) == (1, 0)
 
 
 def test_several_workers_never_overtake_an_edge(shop: Shop) -> None:

@@ -25,6 +25,9 @@ U19. *A system that does not answer costs a few tries, not all.* Then it rests, 
 U20. *Never late.* A step whose `allowed_until` passes before its turn, or between two tries that changed nothing, goes
      to a person as past its deadline. It is never tried after that moment.
 
+The end of a step and the intents of those that waited for it may be one append (`runner`): U8 holds, since nothing is
+undone before that append is durable, and it is so as a whole or not at all.
+
 U10 needs no lock and no expected position: positions move with every other append to the run, while first place in the
 journal is something each runner can see for itself by reading on from where it planned. A lock around planning and
 applying (the command line holds one) spares a second runner the work, and is no condition of safety.
