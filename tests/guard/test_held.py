@@ -23,6 +23,7 @@ from rescind.model.action import EffectClass
 from rescind.model.entry import Disposition, Released, StepRef
 from rescind.model.level import Level
 from rescind.model.outcome import Completed, Failed, Unknown
+from rescind.recovery.approvals import decide, list_approvals
 from rescind.recovery.checkpoint import read_story
 from rescind.recovery.held import drop_held, held_of_run, list_held
 from rescind.recovery.release import Round, release_due, release_now
@@ -194,6 +195,18 @@ def test_he3_a_stop_between_release_and_tool_keeps_the_tool_from_running(post: P
     release_due(other.guard)
     assert post.sent == []
     assert post.outcomes() == ["Failed"]
+
+
+def test_he3_what_a_person_approved_before_it_was_held_is_not_asked_for_again(post: Post) -> None:
+    post.guard.orders.place(an_order("ord-1", "agent:mail-agent", Level.SUPERVISED))
+    with post.run():
+        with pytest.raises(rescind.CallDenied):
+            post.mail("ann")
+        (asked,) = list_approvals(post.guard.journal, now=post.clock.now())
+        decide(post.guard.journal, asked.approval_id, "approved", actor="bob", clock=post.clock)
+        post.mail("ann")
+    assert [how for _, how in release_due(post.guard).released] == ["done"]
+    assert post.sent == ["ann"]
 
 
 def test_he4_what_was_held_later_does_not_overtake(post: Post) -> None:

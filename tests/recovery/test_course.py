@@ -28,7 +28,7 @@ from rescind.switch.memory import MemoryOrders
 from rescind.testing.clock import ManualClock
 from rescind.testing.faulty import FaultyJournal
 
-HOSTILE = "refunded | everything\n# closed \x1b[2J<img>"
+HOSTILE = "~~~ refunded | everything\n# closed \x1b[2J<img>"
 
 
 class Case:
@@ -396,6 +396,7 @@ def test_the_report_tells_it_all_and_hostile_text_stays_text() -> None:
     assert "| 3 | compensated |" in told
     assert "compensated by bob (CN \\| 17)" in told
     assert "closed by ann: fixed in 2.4.1" in told
+    assert "\n~" not in told  # it would fence off the rest
     assert "refunded \\| everything\\\\n\\# closed" in told
     assert "\x1b" not in told
     assert "<img>" not in told.replace("\\<img\\>", "")

@@ -101,11 +101,13 @@ def decide(held: Held, verdict: Verdict, *, now: datetime, behind: str = "") -> 
         return Decision(Fate.WAIT, "its run has not ended")
     if behind:
         return Decision(Fate.WAIT, f"step {behind} of its run was held before it and waits")
-    return _by_gate(verdict)
+    return _by_gate(verdict, was_approved=isinstance(held.record.step.approval_id, str))
 
 
-def _by_gate(verdict: Verdict) -> Decision:
+def _by_gate(verdict: Verdict, *, was_approved: bool) -> Decision:
     match verdict:
+        case AwaitApproval() if was_approved:  # by a named person, before it was held
+            return Decision(Fate.RELEASE, "it is its turn, and was approved")
         case Allow():
             return Decision(Fate.RELEASE, "it is its turn")
         case AwaitApproval(because):

@@ -171,6 +171,6 @@ def _md(value: object) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    text = "".join(f"\\{c}" if c in "\\`*[]<>|#!&" else c for c in text)
+    text = "".join(f"\\{c}" if c in "\\`*[]<>|#!&~" else c for c in text)
     # Between letters and digits an underscore is only itself, and an id must be fit to be pasted from the source, too.
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
