@@ -109,6 +109,7 @@ def test_a_deadline_that_nobody_can_keep_is_refused(rescind: Rescind) -> None:
         ("2020-01-01T00:00:00Z", "has passed already"),
         ("soon", "write it like"),
         ("9999d", "not in the range"),
+        ("9" * 5_000 + "d", "not in the range"),
     ):
         answer = rescind("review", "due", task_id, when)
         assert answer.status == 2

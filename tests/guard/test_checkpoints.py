@@ -12,6 +12,7 @@ from rescind.compensation.execute import apply_plan
 from rescind.compensation.selection import Selection
 from rescind.compensation.survey import make_plan
 from rescind.errors import CallDenied, JournalUnavailable, NotSerialisable, UsageError
+from rescind.guard.checkpointing import DETAIL_MAX
 from rescind.guard.guard import Guard
 from rescind.guard.run import Run
 from rescind.journal.memory import MemoryJournal
@@ -148,6 +149,13 @@ def test_cp2_a_checkpoint_whose_postcondition_does_not_hold_is_not_verified(
         made = run.checkpoint(verify=answer)
     assert not made.verified
     assert detail in made.detail
+
+
+def test_cp2_what_does_not_hold_may_be_any_text(books: Books) -> None:
+    with books.run() as run:
+        made = run.checkpoint(verify=lambda: "\ud800" + "x" * 1_000_000)
+    assert made.detail.startswith("?xxx")
+    assert len(made.detail) == DETAIL_MAX
 
 
 def test_cp2_invariants_count(books: Books) -> None:

@@ -233,7 +233,7 @@ def _due_moment(text: str) -> "datetime | None":
     clock = SystemClock()
     days = text.removesuffix("d")
     if text.endswith("d") and days.isascii() and days.isdigit():
-        seconds = int(days) * 86_400.0
+        seconds = float(days) * 86_400.0  # of any length, where an integer has a longest text
     elif is_duration(text):
         seconds = parse_duration(text, least_s=0.0, most_s=math.inf)
     else:

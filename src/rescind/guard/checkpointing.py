@@ -24,6 +24,9 @@ Postcondition = Callable[[], object]
 
 NAME_MAX = 200
 
+DETAIL_MAX = 4_000
+"""Characters of what does not hold that are recorded. Some exceptions carry whole documents."""
+
 
 def drafts_of_checkpoint(
     run: "Run", state: Any, *, name: str, verify: Postcondition | None
@@ -42,7 +45,7 @@ def drafts_of_checkpoint(
         name=name,
         state=record_value("run.checkpoint", "the state", state),
         verified=not problems,
-        detail="; ".join(problems),
+        detail="; ".join(problems)[:DETAIL_MAX].encode(errors="replace").decode(),
     )
     opening = run.opening_with_intent()
     draft = run.draft(event)
