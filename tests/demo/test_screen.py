@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rescind.demo.screen import Screen, dollars
+from rescind.demo.screen import Screen, counted, dollars
 
 
 def plain(width: int = 80, encoding: str = "utf-8") -> tuple[Screen, io.TextIOWrapper]:
@@ -87,3 +87,7 @@ def test_on_a_terminal_the_bar_is_drawn_and_gone_afterwards() -> None:
 def test_dollars() -> None:
     assert dollars(2_268_000) == "$22,680.00"
     assert dollars(5) == "$0.05"
+
+
+def test_one_is_singular() -> None:
+    assert [counted(count, "credit") for count in (0, 1, 1_020)] == ["0 credits", "1 credit", "1,020 credits"]

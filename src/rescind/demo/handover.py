@@ -32,9 +32,8 @@ from rescind.recovery.workers import working
 
 LOOK_EVERY_S = 0.02
 
-ANSWERED_IN_S, SETTLES_IN_S = 5.0, 0.1
-"""From the first credit without an answer to the kill: those before it come to their ends, and the others wait as well.
-Milliseconds are usual."""
+SETTLED_AFTER_S, SETTLES_WITHIN_S = 0.15, 5.0
+"""How long a worker asks the bank for nothing more until it is killed; and how long that is waited for."""
 
 PATIENCE_S = 60.0
 """How long the workers may take. Some seconds are usual."""
@@ -167,12 +166,15 @@ class HandedOver:
         return next(each for each in self._workers.pids if each != pid)
 
     def _let_settle(self, pid: int) -> None:
-        """Wait until the credits that this process got answers to are in the journal, and a little longer."""
-        until_s = self._clock.monotonic_s() + ANSWERED_IN_S
-        while len(self._asked_for(pid) & self._ends.keys()) < self._answered and self._clock.monotonic_s() < until_s:
-            self._clock.sleep(LOOK_EVERY_S)
+        """Wait until the credits that this process got answers to are in the journal, and it asks for no more."""
+        until_s, before = self._clock.monotonic_s() + SETTLES_WITHIN_S, -1
+        while self._clock.monotonic_s() < until_s:
+            asked_for = self._asked_for(pid)
+            if len(asked_for & self._ends.keys()) >= self._answered and len(asked_for) == before:
+                return
+            before = len(asked_for)
+            self._clock.sleep(SETTLED_AFTER_S)
             self._read_on()
-        self._clock.sleep(SETTLES_IN_S)
 
     def _asked_for(self, pid: int) -> set[StepRef]:
         asked = {key for key, process, _ in self._world.credit_requests() if process == pid}

@@ -145,3 +145,8 @@ class Screen:
 def dollars(cents: int) -> str:
     """`$1,234.50`."""
     return f"${cents / 100:,.2f}"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 credit`, `1,020 credits`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

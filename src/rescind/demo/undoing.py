@@ -7,7 +7,7 @@ from rescind.compensation.port import ReviewReason
 from rescind.demo.handover import Killed
 from rescind.demo.mailroom import ROGUE
 from rescind.demo.oncall import OnCall, Undone
-from rescind.demo.screen import QUIET, Screen
+from rescind.demo.screen import QUIET, Screen, counted
 from rescind.demo.verdict import HandoverResult
 from rescind.demo.workers import COMMAND, Workers
 from rescind.model.entry import Disposition
@@ -75,9 +75,8 @@ def _undo_on_workers(screen: Screen, on_call: OnCall, plan: Plan, workers: Worke
 
 
 def _how_far(killed: Killed) -> str:
-    return (
-        f"It had undone {killed.undone} writes, and booked {killed.unreported} more credits without living to say so."
-    )
+    undone, unreported = counted(killed.undone, "write"), counted(killed.unreported, "more credit")
+    return f"It had undone {undone}, and booked {unreported} without living to say so."
 
 
 def _tell_shares(screen: Screen, handover: HandoverResult) -> None:
@@ -87,7 +86,7 @@ def _tell_shares(screen: Screen, handover: HandoverResult) -> None:
         return
     (other,) = (pid for pid in handover.processes if pid != killed)
     screen.check(
-        f"{handover.asked_again} credits were asked for again, under the same keys",
+        f"{counted(handover.asked_again, 'credit')} asked for again, each under its own key",
         note=f"{handover.credited_twice} booked twice",
         holds=not handover.credited_twice,
     )
