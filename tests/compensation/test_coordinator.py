@@ -24,8 +24,10 @@ from rescind.compensation.submission import Submission, read_submission, submit
 from rescind.compensation.survey import make_plan
 from rescind.errors import Conflict, UsageError
 from rescind.journal.port import Journal, Query
+from rescind.model.action import EffectClass
 from rescind.model.entry import CompensationIntended, PlanFinished, PlanStarted, StepRef
 from rescind.model.history import StepRecord
+from rescind.model.outcome import Failed
 from rescind.recovery.engine import JobState
 from rescind.recovery.locks import UndoLocks
 from rescind.recovery.reading import every_entry
@@ -300,6 +302,25 @@ def test_what_all_shares_leave_to_a_person_is_one_task(crew: Crew, shop: Shop) -
     crew.see_to_its_end(submission)
 
     assert [len(task.steps) for task in list_tasks(shop.journal)] == [120]  # Y5
+
+
+def test_a_step_that_had_failed_needs_nothing_and_holds_up_no_end(crew: Crew, shop: Shop) -> None:
+    """An older step at its target waits for it, so it is in a share; and no undo ever records an end for it."""
+    shop.set("a", "1")
+    charged = shop.charge()
+    failed = shop.intend("row.set", EffectClass.REVERSIBLE, target=row_of("a"))
+    shop.end(failed, Failed("refused before the tool ran"))
+    crew.hire()
+    submission = crew.submit()
+    assert failed in {step for share in submission.shares for step in share.steps}
+    ended = crew.see_to_its_end(submission)
+
+    assert ended.finished
+    (finish,) = events(shop.journal, PlanFinished)
+    assert finish.counts == {"compensated": 1, "never_took_effect": 1, "restored": 1}
+    assert shop.ends().keys() >= {charged}
+    assert failed not in shop.ends()
+    assert list_tasks(shop.journal) == []
 
 
 def test_a_tool_that_fails_is_a_review_task_and_the_plan_ends(crew: Crew, shop: Shop) -> None:

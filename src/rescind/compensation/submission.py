@@ -22,6 +22,7 @@ from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
+    Disposition,
     Entry,
     Event,
     PlanFinished,
@@ -34,6 +35,7 @@ from rescind.model.entry import (
     StepRef,
 )
 from rescind.model.history import fold_steps
+from rescind.model.outcome import Failed
 from rescind.model.step import RunInfo
 from rescind.recovery.control import UNDO_AGENT
 from rescind.recovery.reading import every_entry
@@ -297,29 +299,45 @@ def results_of(journal: Journal, digest: str, steps: Iterable[tuple[StepRef, str
     """
     wanted = dict(steps)
     ends: dict[StepRef, CompensationEnded] = {}
+    failed: dict[StepRef, str] = {}
     for run_id in dict.fromkeys(step.run_id for step in wanted):
-        ends |= _standing_ends(journal, run_id, digest)
-    return [_result(step, action, ends.get(step), digest) for step, action in wanted.items()]
+        _read_ends(journal, run_id, digest, ends, failed)
+    return [_result(step, action, ends.get(step), failed.get(step), digest) for step, action in wanted.items()]
 
 
-def _standing_ends(journal: Journal, run_id: str, digest: str) -> dict[StepRef, CompensationEnded]:
-    ends: dict[StepRef, CompensationEnded] = {}
+def _read_ends(
+    journal: Journal, run_id: str, digest: str, ends: dict[StepRef, CompensationEnded], failed: dict[StepRef, str]
+) -> None:
+    """Add the ends of a run that stand; and the steps that need none since they failed themselves, each with why."""
+    found: dict[StepRef, CompensationEnded] = {}
 
     def noting(entries: Iterable[Entry]) -> Iterable[Entry]:
         for entry in entries:
             if isinstance(entry.event, CompensationEnded):
-                ends[StepRef(run_id, entry.event.step_id)] = entry.event
+                found[StepRef(run_id, entry.event.step_id)] = entry.event
             yield entry
 
     records = fold_steps(noting(every_entry(journal, Query(run_id=run_id))))
     opened_again = {record.ref for record in records if record.disposition is None}
-    if any(end.task_id is not None for end in ends.values()):
+    if any(end.task_id is not None for end in found.values()):
         retried = resolved_tasks(journal).retried
-        opened_again |= {step for step, end in ends.items() if end.task_id in retried}
-    return {step: end for step, end in ends.items() if end.plan_digest == digest or step not in opened_again}
+        opened_again |= {step for step, end in found.items() if end.task_id in retried}
+    ends |= {step: end for step, end in found.items() if end.plan_digest == digest or step not in opened_again}
+    for record in records:
+        if record.disposition is None and isinstance(record.outcome, Failed):
+            failed[record.ref] = record.outcome.reason
 
 
-def _result(step: StepRef, action: str, end: CompensationEnded | None, digest: str) -> StepResult:
+def _result(step: StepRef, action: str, end: CompensationEnded | None, failed: str | None, digest: str) -> StepResult:
+    if end is None and failed is not None:
+        return StepResult(
+            step=step,
+            action=action,
+            disposition=Disposition.NEVER_TOOK_EFFECT,
+            detail=f"it failed and changed nothing: {failed}",
+            earlier=True,
+            failed=True,
+        )
     if end is None:
         return StepResult(step=step, action=action, disposition=None)
     return StepResult(
