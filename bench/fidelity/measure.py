@@ -20,6 +20,9 @@ ALONE = ("bfcl-eval==2026.3.23",)
 """Without what it depends on, which is gigabytes for models that nobody runs here."""
 
 WORKERS = 2
+_NONE = 1e-9
+"""Percent, for a ratio to nothing at all."""
+
 _ROOT = Path(__file__).parent.parent.parent
 
 
@@ -140,7 +143,7 @@ def _of_mode(name: str, found: list[Found]) -> Row:
     changed, steps = sum(each.changed for each in found), sum(each.steps for each in found)
     return row(
         name,
-        ours=_percent(each.verdict is Verdict.EXACT for each in found),
+        ours=max(_percent(each.verdict is Verdict.EXACT for each in found), _NONE),
         reference=100.0,
         unit="%",
         target=1.0,
@@ -155,12 +158,12 @@ def _of_pairs(name: str, found: list[Found], is_well: Callable[[Found], bool]) -
     kinds = Counter(f"{each.kinship.value if each.kinship else '?'}, {each.verdict.value}" for each in found)
     return row(
         name,
-        ours=_percent(map(is_well, found)),
+        ours=max(_percent(map(is_well, found)), _NONE),
         reference=theirs,
         unit="%",
         target=theirs / 100,  # which is to say: ours is 100 %
         n=len(found),
-        note=f"{len(found)} of a sample of {found[0].available} pairs; reference: a snapshot of the whole state. "
+        note=f"{len(found)} of the pairs taken from {found[0].available}; reference: a snapshot of the whole state. "
         + "; ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
         higher_is_better=True,
     )
@@ -168,4 +171,4 @@ def _of_pairs(name: str, found: list[Found], is_well: Callable[[Found], bool]) -
 
 def _percent(which: Iterable[bool]) -> float:
     every = list(which)
-    return max(100.0 * sum(every) / len(every), 1e-9)
+    return 100.0 * sum(every) / len(every)
