@@ -28,11 +28,13 @@ from rescind.model.action import EffectClass
 from rescind.model.entry import CompensationIntended, PlanFinished, PlanStarted, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Failed
+from rescind.recovery.control import control_undo
 from rescind.recovery.engine import JobState
 from rescind.recovery.locks import UndoLocks
 from rescind.recovery.reading import every_entry
 from rescind.recovery.review import list_tasks, resolve_task
 from rescind.recovery.toolset import tool_info, tool_infos
+from rescind.recovery.undos import list_undos, undo_status
 from rescind.recovery.workers import Seen, WorkerEntry, WorkerInfo
 
 RUN = Selection(run_ids=("run-1",))
@@ -356,14 +358,14 @@ def test_a_step_that_was_redone_is_not_taken_for_undone(crew: Crew, shop: Shop) 
     plan = shop.plan()
     shop.apply(plan)
     shop.redo(plan.digest)
+    shop.charge()
+    shop.charging.before_undo = lambda record: shop.clock.advance(10.0)
     crew.hire()
-    submission = crew.submit(within_s=5.0)
-    shop.clock.advance(10.0)
-
-    ended = crew.see_to_its_end(submission)
+    ended = crew.see_to_its_end(crew.submit(within_s=5.0))
 
     assert ended.stopped is not None
-    assert (ended.finished, ended.stopped.why, ended.stopped.counts) == (False, "out_of_time", {"not_reached": 1})
+    assert ended.stopped.why == "out_of_time"
+    assert ended.stopped.counts == {"compensated": 1, "not_reached": 1}
     assert shop.rows == {"a": 1}
 
 
@@ -419,6 +421,83 @@ def test_a_share_whose_workers_are_all_gone_waits_elsewhere(crew: Crew, shop: Sh
     assert [each.queue for each in waiting] == [PLAN_QUEUE]
     assert crew.see_to_its_end(submission).finished
     assert refunds(shop) == {1}
+
+
+def test_what_waits_for_workers_is_listed_paused_and_resumed(crew: Crew, shop: Shop) -> None:
+    """PC5, also while an earlier undo of the same selection has ended."""
+    shop.charge()
+    shop.apply()
+    shop.charge()
+    able = crew.hire()
+    submission = crew.submit()
+    crew.dead.add(able.worker_id)
+    states = [[each.state for each in list_undos(shop.journal)]]
+    for what in ("pause", "resume"):
+        control_undo(shop.journal, submission.plan_run, what, actor="eve", clock=shop.clock)
+        states.append([each.state for each in list_undos(shop.journal)])
+        assert undo_status(shop.journal, submission.plan_run).state == states[-1][-1]
+
+    assert states == [["finished", "waiting"], ["finished", "paused"], ["finished", "waiting"]]
+    assert crew.see_to_its_end(submission).finished
+    assert [each.state for each in list_undos(shop.journal)] == ["finished", "finished"]
+
+
+def test_a_cancel_reaches_the_undo_under_way_and_the_one_that_waits_behind_it(crew: Crew, shop: Shop) -> None:
+    many_charges(shop, 2)
+    crew.hire()
+    waiting: list[Submission] = []
+
+    def submit_and_cancel(record: StepRecord) -> None:
+        if not waiting:
+            waiting.append(crew.submit())
+            control_undo(shop.journal, waiting[0].plan_run, "cancel", actor="eve", clock=shop.clock)
+            shop.clock.advance(1.0)  # orders are looked for now and then
+
+    shop.charging.before_undo = submit_and_cancel
+    assert shop.apply().left_because == "cancelled"
+    shop.charging.before_undo = lambda record: None
+    ended = crew.see_to_its_end(waiting[0]).stopped
+    assert ended is not None
+    assert ended.why == "cancelled"
+    assert len(shop.charging.order) == 1
+
+
+def raising_died(record: StepRecord) -> None:
+    raise Died
+
+
+@pytest.mark.parametrize("what", ["cancel", "time"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_nobody_can_carry_out_ends_when_it_is_cancelled_or_its_time_is_over(
+    what: str, begun: bool, crew: Crew, shop: Shop
+) -> None:
+    """Y6: by a worker that has none of the tools."""
+    shop.charge()
+    able = crew.hire()
+    submission = crew.submit(within_s=60.0)
+    if begun:
+        shop.charging.before_undo = raising_died
+        with pytest.raises(Died):
+            able.work(until=lambda: False)
+        shop.charging.before_undo = lambda record: None
+    crew.dead.add(able.worker_id)
+    looker = crew.hire({})
+    if what == "cancel":
+        control_undo(shop.journal, submission.plan_run, "cancel", actor="eve", reason="wrong run", clock=shop.clock)
+        assert undo_status(shop.journal, submission.plan_run).state == "cancelling"
+    else:
+        shop.clock.advance(61.0)
+    looker.work(until=lambda: crew.there(submission).is_over)
+
+    assert crew.there(submission).started is begun
+    stopped = crew.there(submission).stopped
+    assert stopped is not None
+    assert stopped.why == {"cancel": "cancelled", "time": "out_of_time"}[what]
+    status = undo_status(shop.journal, submission.plan_run)
+    assert (status.state, status.done) == ("cancelled" if what == "cancel" else "left", 0)
+    late = crew.hire()
+    late.work(until=lambda: False, rounds=3)
+    assert not shop.charging.refunds
 
 
 # --- shares ---

@@ -59,6 +59,21 @@ def test_what_was_done_before_is_not_counted_again(shop: Shop) -> None:
     assert (second.state, second.total, second.done) == ("finished", 1, 1)
 
 
+def test_a_redo_says_how_far_it_is(shop: Shop) -> None:
+    for name in "abc":
+        shop.set(name, 1)
+    undo = shop.plan()
+    shop.apply(undo)
+    plan, seen = shop.redo_plan(undo.digest), list[UndoStatus]()
+    shop.setting.before_undo = lambda record: seen.append(undo_status(shop.journal, plan_run_of(plan)))
+    shop.redo(undo.digest)
+
+    assert [each.total for each in seen] == [3, 3, 3]
+    assert seen[-1].done in (1, 2)
+    last = undo_status(shop.journal, plan.digest)
+    assert (last.state, last.by_disposition) == ("finished", {"restored": 3})
+
+
 def test_a_paused_undo_says_by_whom_and_why(shop: Shop) -> None:
     for _ in range(3):
         shop.charge()

@@ -15,6 +15,7 @@ Y3. *Another try.* A share whose worker has left or failed is begun again, by wh
 Y4. *Held back is tried again.* What one share could not restore while another had not been undone is tried again when
     all are done, as long as anything comes of it.
 Y5. *One task for one kind.* What all shares leave to a person is grouped as if there were one share.
+Y6. *A cancel needs no worker.* What was cancelled, or is out of time, ends also while nobody can carry out its shares.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from rescind.compensation.ending import end
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.scope import scope_of
 from rescind.compensation.selection import Selection, select_steps
-from rescind.compensation.sharing import Left, ShareResult, Shares, result_as_json
+from rescind.compensation.sharing import Left, Orders, ShareResult, Shares, result_as_json
 from rescind.compensation.submission import Submission, append, can, read_submission, results_of
 from rescind.config import SystemLimits
 from rescind.errors import SequenceConflict, UsageError
@@ -112,23 +113,27 @@ class Coordinator:
     # --- a plan, from its submission to its end ---
 
     def _look_after(self, submission: Submission) -> dict[str, Any]:
+        orders = Orders(self._journal, self._clock, submission)
         try:
             if not submission.started:
-                found = self._check(submission)
+                found = self._check(submission, orders)
                 if found is None:
                     return {"again": True}
+                if (over := orders.look()) is not None:
+                    self._append(submission, [_left(submission, over.ended, over.detail)])
+                    return {}
                 if found:
                     self._append(submission, [_left(submission, "stale", found)])
                     return {}
                 submission = self._begin(submission)
-            ended = self._apply(submission)
+            ended = self._apply(submission, orders)
             if ended is None:
                 return {"again": True}
             return self._end(submission, *ended)
         except SequenceConflict:
             return {"again": True}  # somebody else wrote to the plan's run: look again from the beginning
 
-    def _check(self, submission: Submission) -> str | None:
+    def _check(self, submission: Submission, orders: Orders) -> str | None:
         """What is not as it was shown; empty if nothing, None if this worker leaves (Y1)."""
         submitted = submission.submitted
         try:
@@ -154,7 +159,7 @@ class Coordinator:
             )
             for (_, alone), group in sorted(groups.items())
         ]
-        results = self._see_through(submission, "check", tasks)
+        results = self._see_through(submission, "check", tasks, orders)
         if results is None:
             return None
         failed = [report.problem for report in results if report.problem]
@@ -184,13 +189,14 @@ class Coordinator:
 
     # --- shares ---
 
-    def _apply(self, submission: Submission) -> tuple[list[Left], PlanLeft] | None:
+    def _apply(self, submission: Submission, orders: Orders) -> tuple[list[Left], PlanLeft] | None:
         """What all shares leave to a person, and what to say if steps are not reached; None if this worker leaves."""
         left: dict[StepRef, Left] = {}
         why, problem = "incomplete", ""
         shares: Sequence[PlanShare] = submission.shares
         for turn in range(_TURNS_MAX):
-            reports = self._see_through(submission, f"share{turn}", [_share_task(share) for share in shares])
+            tasks = [_share_task(share) for share in shares]
+            reports = self._see_through(submission, f"share{turn}", tasks, orders)
             if reports is None:
                 return None
             undone = 0
@@ -245,8 +251,10 @@ class Coordinator:
 
     # --- jobs ---
 
-    def _see_through(self, submission: Submission, stage: str, tasks: Sequence[Task]) -> list[JobReport] | None:
-        """Have these tasks done, each by whoever can. Their reports in order; None if this worker leaves (Y2, Y3)."""
+    def _see_through(
+        self, submission: Submission, stage: str, tasks: Sequence[Task], orders: Orders
+    ) -> list[JobReport] | None:
+        """Have these tasks done, each by whoever can. Reports in order; None if this worker leaves (Y2, Y3, Y6)."""
         # Named by what is to be done: a successor that would do something else must not take this for it.
         prefix = f"{submission.prefix}{stage}-{_digest(tasks)}."
         while True:
@@ -256,7 +264,12 @@ class Coordinator:
                 return [each.last for each in tries if each.last is not None]
             if self._is_leaving():
                 return None
-            due = self._due(submission, tasks, tries)
+            over = orders.look()
+            if over is not None and not any(each.is_running for each in tries):
+                # What waits for a worker begins nothing any more: it finds the plan ended, or sees the same orders.
+                none = JobReport(job_id="", state=JobState.CANCELLED, result=result_as_json(over))
+                return [each.last if each.is_final and each.last is not None else none for each in tries]
+            due = [] if over is not None else self._due(submission, tasks, tries)
             if due:
                 self._clock.sleep(max(tries[number].pause_s for number, _ in due))
                 self._engine.start([_job(submission, prefix, tasks[n], f"{n}.{tries[n].count + 1}", q) for n, q in due])
@@ -319,6 +332,10 @@ class _Tries(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_under_way(self) -> bool:
         return self.last is not None and not self.last.is_over
+
+    @property
+    def is_running(self) -> bool:
+        return self.last is not None and self.last.state is JobState.RUNNING
 
     @property
     def is_final(self) -> bool:

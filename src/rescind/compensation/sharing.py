@@ -18,6 +18,7 @@ from rescind.compensation.survey import make_share
 from rescind.config import SystemLimits
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanShare, StepRef
+from rescind.recovery.control import ControlReader, cancel_words
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,30 @@ class ShareResult(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
     ended: str = ""
     detail: str = ""
+
+
+class Orders:
+    """What stands against going on with a submission, for whoever looks after it while no share can see it (U17)."""
+
+    def __init__(self, journal: Journal, clock: Clock, submission: Submission) -> None:
+        self._clock, self._submission = clock, submission
+        submitted = submission.submitted
+        self._control = ControlReader(
+            journal, digest=submitted.plan_digest, selection=submitted.selection, asked_at=submission.sequence
+        )
+
+    def look(self) -> ShareResult | None:
+        """How every share ends that is not under way; None if nothing stands against it."""
+        cancel = self._control.look().cancel
+        if cancel is not None:
+            return ShareResult(ended="cancelled", detail=cancel_words(cancel))
+        return out_of_time(self._submission, self._clock)
+
+
+def out_of_time(submission: Submission, clock: Clock) -> ShareResult | None:
+    """How a share ends that comes too late; None if it does not."""
+    left_s = submission.left_s(clock.now_us())
+    return None if left_s is None or left_s > 0 else ShareResult(ended="out_of_time", detail="its time was over")
 
 
 class SharePaper(Paperwork):
@@ -110,14 +135,14 @@ class Shares:
     def carry_out(self, submission: Submission, share: PlanShare, *, workers: int) -> ShareResult:
         """Undo what is left of this share, as one of so many workers. Raises: UndoStopped, if the journal failed."""
         submitted = submission.submitted
-        left_s = submission.left_s(self._clock.now_us())
-        if left_s is not None and left_s <= 0:
-            return ShareResult(ended="out_of_time", detail="its time was over")
+        if (late := out_of_time(submission, self._clock)) is not None:
+            return late
         fresh = held_to(share, self._plan(submission, share.steps), submitted.plan_digest)
         plan = msgspec.structs.replace(fresh, selection=submitted.selection)
         paper = SharePaper(plan, self._journal, self._clock, asked_at=submission.sequence)
         limits = Limits(self._systems, share=max(1, workers))
         limiter = self._limiters.setdefault(limits.share, TokenBuckets(limits, self._clock))
+        left_s = submission.left_s(self._clock.now_us())
         result = apply_plan(
             plan,
             self._journal,
@@ -128,7 +153,7 @@ class Shares:
             retries=submitted.retries,
             limits=limits,
             limiter=limiter,
-            within_s=left_s,
+            within_s=None if left_s is None else max(left_s, 1e-3),  # what is to be looked at takes time, too
             asked_at=submission.sequence,
             actor=submitted.actor,
             reason=submitted.reason,

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from rescind.clock import Clock
-from rescind.recovery.control import ControlReader
+from rescind.recovery.control import ControlReader, cancel_words
 
 _LOOK_EVERY_S = 0.4  # Together with a step's own time, an order is to be obeyed within about a second.
 
@@ -53,8 +53,7 @@ class Stopping:
             standing = self._control.look()
             self._held = standing.pause is not None
             if standing.cancel is not None:
-                because = f": {standing.cancel.reason}" if standing.cancel.reason else ""
-                self._end("cancelled", f"by {standing.cancel.actor}{because}")
+                self._end("cancelled", cancel_words(standing.cancel))
         if self.interrupted or self._is_leaving():
             self._end("interrupted", "")
         elif now_s >= self._until_s:

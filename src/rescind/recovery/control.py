@@ -7,6 +7,7 @@ PC2. *By selection.* A pause holds for every plan of the same selection, until s
 PC3. *A cancel ends what was begun before it.* It holds for every application that was asked for before it, and for none
     that is asked for later: who wants what is left undone asks again.
 PC4. *Nothing half-done.* Neither ends a step that is under way.
+PC5. *Also what waits.* A plan that was left to workers is told before any of them has begun it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import msgspec
 from rescind.clock import Clock
 from rescind.errors import UsageError
 from rescind.journal.port import Draft, Journal, Query
-from rescind.model.entry import Entry, PlanControlled, PlanFinished, PlanStarted
+from rescind.model.entry import Entry, PlanControlled, PlanFinished, PlanLeft, PlanStarted, PlanSubmitted
 from rescind.model.step import canonical_json
 from rescind.recovery.reading import every_entry, every_run
 
@@ -88,13 +89,19 @@ class ControlReader:
         return Standing(self._standing.pause)
 
 
+def cancel_words(cancel: PlanControlled) -> str:
+    """By whom it was cancelled, and why."""
+    return f"by {cancel.actor}: {cancel.reason}" if cancel.reason else f"by {cancel.actor}"
+
+
 def plan_entries_of_selection(journal: Journal, selection: object) -> list[Entry]:
     """The entries of all runs that hold a plan of this selection, in order of sequence."""
     wanted = canonical_json(selection)
     found: list[Entry] = []
     for run_id in plan_runs(journal):
         entries = list(every_entry(journal, Query(run_id=run_id)))
-        if any(isinstance(e.event, PlanStarted) and canonical_json(e.event.selection) == wanted for e in entries):
+        begun = (entry.event for entry in entries if isinstance(entry.event, PlanStarted | PlanSubmitted))
+        if any(canonical_json(event.selection) == wanted for event in begun):
             found += entries
     return sorted(found, key=lambda entry: entry.sequence)
 
@@ -125,11 +132,11 @@ def control_undo(
     order: PlanControlled | None = None
     # Whoever goes on with the undo meanwhile begins another plan, and reads orders before or after it has said so. In
     # the first case its record is there when ours is durable, so looking again finds it.
-    while (latest := latest_plan(journal, plan_run)) is not None and latest[0] not in told:
-        run_id, started = latest
-        order = PlanControlled(plan_digest=started.plan_digest, what=what, actor=actor, reason=reason)
-        journal.append([Draft(run_id=run_id, event=order, recorded_at_us=clock.now_us())])
-        told.add(run_id)
+    while untold := [each for each in _plans_to_tell(journal, plan_run) if each[0] not in told]:
+        for run_id, digest in untold:
+            order = PlanControlled(plan_digest=digest, what=what, actor=actor, reason=reason)
+            journal.append([Draft(run_id=run_id, event=order, recorded_at_us=clock.now_us())])
+            told.add(run_id)
     if order is None:
         raise UsageError(f"the journal knows no undo {plan_run!r}; `rescind plan list` shows which there are")
     return order
@@ -137,13 +144,37 @@ def control_undo(
 
 def latest_plan(journal: Journal, plan_run: str) -> tuple[str, PlanStarted] | None:
     """The plan that was begun last of those with the same selection as this one; None if there is no such plan."""
-    own = [entry.event for entry in every_entry(journal, Query(run_id=plan_run))]
-    started = next((event for event in own if isinstance(event, PlanStarted)), None)
-    if started is None:
-        return None
     begun = [
         (entry.run.run_id, entry.event)
-        for entry in plan_entries_of_selection(journal, started.selection)
+        for entry in _entries_beside(journal, plan_run)
         if isinstance(entry.event, PlanStarted)
     ]
-    return begun[-1]
+    return begun[-1] if begun else None
+
+
+def _entries_beside(journal: Journal, plan_run: str) -> list[Entry]:
+    """The entries of all plans with the same selection as this one, in order of sequence; empty if there is none."""
+    own = (entry.event for entry in every_entry(journal, Query(run_id=plan_run)))
+    begun = next((event for event in own if isinstance(event, PlanStarted | PlanSubmitted)), None)
+    return [] if begun is None else plan_entries_of_selection(journal, begun.selection)
+
+
+def _plans_to_tell(journal: Journal, plan_run: str) -> list[tuple[str, str]]:
+    """The runs and digests of the plan that was begun last, and of those of its selection that wait for workers."""
+    latest: tuple[str, str] | None = None
+    waiting: dict[str, str] = {}
+    has_ended = False
+    for entry in _entries_beside(journal, plan_run):
+        run_id, event = entry.run.run_id, entry.event
+        match event:
+            case PlanSubmitted():
+                waiting[run_id] = event.plan_digest
+            case PlanStarted():
+                waiting.pop(run_id, None)
+                latest, has_ended = (run_id, event.plan_digest), False
+            case PlanFinished() | PlanLeft():
+                waiting.pop(run_id, None)
+                has_ended = has_ended or (latest is not None and latest[0] == run_id)
+            case _:
+                pass
+    return [*([latest] if latest is not None and not (has_ended and waiting) else []), *waiting.items()]

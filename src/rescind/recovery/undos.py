@@ -14,10 +14,19 @@ import msgspec
 from rescind.clock import Clock
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
-from rescind.model.entry import CompensationEnded, Entry, PlanFinished, PlanLeft, PlanStarted
+from rescind.model.entry import (
+    CompensationEnded,
+    Disposition,
+    Entry,
+    PlanFinished,
+    PlanLeft,
+    PlanStarted,
+    PlanSubmitted,
+    RedoEnded,
+)
 from rescind.model.step import canonical_json
-from rescind.recovery.control import Standing, latest_plan, plan_runs
-from rescind.recovery.reading import every_entry, the_one_meant
+from rescind.recovery.control import Standing, latest_plan, plan_run_id, plan_runs
+from rescind.recovery.reading import PREFIX_MIN, every_entry, the_one_meant
 
 RUNS_READ_ONE_BY_ONE = 16
 """Runs of a plan up to which each is asked for what is new. Of more, all that is new in the journal is read instead."""
@@ -35,9 +44,9 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
         plan_run: The run that holds its plan, `undo_…`.
         plan_digest: The plan.
         selection: What was to be undone.
-        state: `running`, `paused`, `cancelling`; or, ended: `finished`, `cancelled`, `left` with steps that were not
-            reached, `continued` by a later plan of the same selection. Whether the process of a running one still
-            lives, the journal cannot say; `last_at` is its last sign.
+        state: `waiting` for workers to begin it, `running`, `paused`, `cancelling`; or, ended: `finished`,
+            `cancelled`, `left` with steps that were not reached, `continued` by a later plan of the same selection.
+            Whether the process of a running one still lives, the journal cannot say; `last_at` is its last sign.
         total: Steps that it had to account for.
         done: Those of them that are accounted for.
         by_disposition: The same, by disposition.
@@ -87,6 +96,8 @@ def list_undos(journal: Journal) -> list[UndoStatus]:
     last: dict[bytes, _UndoFold] = {}
     for fold in begun:
         assert fold.started is not None
+        if fold.is_waiting:  # what it is to go on with may be under way
+            continue
         before = last.get(key := canonical_json(fold.started.selection))
         if before is not None:
             before.is_continued = not before.is_finished
@@ -146,7 +157,7 @@ class UndoFollower:
             self._plans_seen = plans
             latest = latest_plan(self._journal, self._fold.run_id)
             self._is_superseded = latest is not None and latest[0] != self._fold.run_id
-        self._fold.is_continued = self._is_superseded and not self._fold.is_finished
+        self._fold.is_continued = self._is_superseded and not self._fold.is_finished and not self._fold.is_waiting
         self._fold.read_steps()
         return self._fold.status()
 
@@ -156,12 +167,12 @@ def plan_run_meant(journal: Journal, text: str) -> str:
 
     Raises: UsageError, with the nearest one.
     """
-    if text.startswith("undo_"):
-        name = text
-    elif set(text.lower()) <= set("0123456789abcdef") and text:
-        name = f"undo_{text.lower()[:16]}"
-    else:
+    digits = text.removeprefix("undo_").lower()
+    if not digits or not set(digits) <= set("0123456789abcdef"):
         raise UsageError(f"{text!r} names no undo: give the digest of its plan, or the beginning of that")
+    if len(digits) < PREFIX_MIN:
+        raise UsageError(f"{text!r} is too short to mean one undo; give {PREFIX_MIN} or more digits of its plan")
+    name = plan_run_id(digits)
     known = list(plan_runs(journal))
     if not known:
         raise UsageError(f"there is no undo {text!r}: none was ever applied in this store")
@@ -173,8 +184,10 @@ class _UndoFold:
 
     def __init__(self, journal: Journal, run_id: str) -> None:
         self._journal, self.run_id = journal, run_id
-        self.started: PlanStarted | None = None
+        self.started: PlanStarted | PlanSubmitted | None = None
         self.started_sequence = 0
+        self.is_waiting = False
+        """Whether it was left to workers, and none has begun it."""
         self.is_continued = False
         self._begun_at: datetime | None = None
         self._last_at: datetime | None = None
@@ -196,23 +209,28 @@ class _UndoFold:
             self._plan_read_to, self._last_at = entry.sequence, entry.recorded_at
             self._standing.take(entry)
             match entry.event:
+                case PlanSubmitted():
+                    self.started, self._begun_at, self._end = entry.event, entry.recorded_at, None
+                    self.started_sequence, self.is_waiting = entry.sequence, True
+                    self._total = entry.event.steps - sum(entry.event.settled.values())
                 case PlanStarted():
                     # Begun again under the same digest, nothing had been done: what it has to do is the same.
                     self.started, self._begun_at, self._end = entry.event, entry.recorded_at, None
-                    self.started_sequence = entry.sequence
-                    self._steps_read_to = self._steps_read_to or dict.fromkeys(self._queried, entry.sequence)
+                    if not self.is_waiting:  # else it was asked for by then, and a cancel since counts
+                        self.started_sequence = entry.sequence
+                    self.is_waiting = False
+                    queried = self._queried(entry.event)
+                    self._steps_read_to = self._steps_read_to or dict.fromkeys(queried, entry.sequence)
                     pending = entry.event.pending
                     self._total = entry.event.steps if isinstance(pending, msgspec.UnsetType) else pending
                     self._total += len(self._ended)
                 case PlanFinished() | PlanLeft():
-                    self._end = entry.event
+                    self._end, self.is_waiting = entry.event, False
                 case _:
                     pass
 
-    @property
-    def _queried(self) -> tuple[str | None, ...]:
-        assert self.started is not None
-        return self.started.runs if len(self.started.runs) <= RUNS_READ_ONE_BY_ONE else (None,)
+    def _queried(self, started: PlanStarted) -> tuple[str | None, ...]:
+        return started.runs if len(started.runs) <= RUNS_READ_ONE_BY_ONE else (None,)
 
     def read_steps(self) -> None:
         """Read on in the runs of the steps."""
@@ -223,10 +241,10 @@ class _UndoFold:
 
     def _take_step(self, entry: Entry) -> None:
         event = entry.event
-        if not isinstance(event, CompensationEnded) or self.started is None:
+        if not isinstance(event, CompensationEnded | RedoEnded) or self.started is None:
             return
         if event.plan_digest == self.started.plan_digest:
-            self._ended[entry.run.run_id, event.step_id] = event.disposition.value
+            self._ended[entry.run.run_id, event.step_id] = _word_of(event)
             self._last_at = max(self._last_at or entry.recorded_at, entry.recorded_at)
             self._lately.append((entry.recorded_at, len(self._ended)))
             while (entry.recorded_at - self._lately[0][0]).total_seconds() > RATE_OVER_S:
@@ -283,7 +301,9 @@ class _UndoFold:
             return "continued"
         if self._is_cancelled:
             return "cancelling"
-        return "paused" if self._standing.pause is not None else "running"
+        if self._standing.pause is not None:
+            return "paused"
+        return "waiting" if self.is_waiting else "running"
 
     def _rate(self) -> float | None:
         if len(self._lately) < 2:
@@ -291,6 +311,12 @@ class _UndoFold:
         (first_at, first), (last_at, last) = self._lately[0], self._lately[-1]
         passed_s = (last_at - first_at).total_seconds()
         return (last - first) / passed_s if passed_s > 0 else None
+
+
+def _word_of(event: CompensationEnded | RedoEnded) -> str:
+    if isinstance(event, CompensationEnded):
+        return event.disposition.value
+    return (Disposition.RESTORED if event.redone else Disposition.REVIEW).value
 
 
 def _is_ours(word: str) -> bool:
