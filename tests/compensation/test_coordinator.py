@@ -24,7 +24,7 @@ from rescind.compensation.submission import Submission, read_submission, submit
 from rescind.compensation.survey import make_plan
 from rescind.errors import Conflict, UsageError
 from rescind.journal.port import Journal, Query
-from rescind.model.action import EffectClass
+from rescind.model.action import IN_DOUBT_AFTER, EffectClass
 from rescind.model.entry import CompensationIntended, PlanFinished, PlanStarted, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Failed
@@ -49,6 +49,7 @@ class Crew:
         self.fuse = Fuse()
         self.infos: dict[str, WorkerInfo] = {}
         self.dead: set[str] = set()
+        self.live_runs: set[str] = set()
 
     def hire(self, compensators: Mapping[str, Compensator] | None = None, module: str = "shop:guard") -> "Hand":
         """A new process, with these tools."""
@@ -61,6 +62,9 @@ class Crew:
 
     def living(self) -> list[WorkerInfo]:
         return [info for name, info in self.infos.items() if name not in self.dead]
+
+    def look_who_acts(self) -> set[str]:
+        return self.live_runs
 
     # --- the register ---
 
@@ -86,7 +90,8 @@ class Crew:
 
     def submit(self, selection: Selection = RUN, **fields: Any) -> Submission:
         shop = self.shop
-        plan = make_plan(shop.journal, selection, shop.compensators, shop.clock, parallel=1)
+        how: dict[str, Any] = {"parallel": 1, "live_runs": self.live_runs}
+        plan = make_plan(shop.journal, selection, shop.compensators, shop.clock, **how)
         options: dict[str, Any] = {"parallel": 1, "retries": 0, "actor": "ops", "reason": "a test"} | fields
         return submit(plan, shop.journal, shop.compensators, self.living(), shop.clock, SystemIds(), **options)
 
@@ -120,7 +125,18 @@ class Hand:
         self.is_leaving = False
         locks = UndoLocks(crew.folder, shop.clock)
         leaving = lambda: self.is_leaving  # noqa: E731
-        coordinator = Coordinator(journal, tools, self.engine, crew.living, locks, shop.clock, SystemIds(), leaving, {})
+        coordinator = Coordinator(
+            journal,
+            tools,
+            self.engine,
+            crew.living,
+            locks,
+            shop.clock,
+            SystemIds(),
+            leaving,
+            {},
+            lambda: crew.live_runs,
+        )
         self.engine.listen({PLAN_QUEUE: 1, crew.infos[worker_id].queue: 1}, coordinator.perform)
         self.keeper = Keeper(worker_id, journal, self.engine, crew, shop.clock, leaving)
 
@@ -464,6 +480,22 @@ def test_a_cancel_reaches_the_undo_under_way_and_the_one_that_waits_behind_it(cr
 
 def raising_died(record: StepRecord) -> None:
     raise Died
+
+
+def test_a_call_of_a_living_process_that_its_target_does_not_know_yet_is_left_to_a_person(
+    crew: Crew, shop: Shop
+) -> None:
+    """P2: workers look who lives as whoever made the plan did, so the plan is as it was shown."""
+    shop.charging = Charging(probed=True)
+    shop.lose_charge(happened=False)
+    shop.clock.advance(IN_DOUBT_AFTER.total_seconds())
+    shop.charge()
+    crew.live_runs.add("run-1")
+    crew.hire()
+    ended = crew.see_to_its_end(crew.submit())
+
+    assert ended.finished
+    assert [(task.reason, task.steps) for task in list_tasks(shop.journal)] == [("in_doubt", (StepRef("run-1", "1"),))]
 
 
 @pytest.mark.parametrize("what", ["cancel", "time"])

@@ -60,6 +60,15 @@ def test_a_living_process_may_still_end_its_call(shop: Shop) -> None:
         assert reconciled(shop, live_runs={"run-1"}) == [("1", None)]
 
 
+def test_a_process_that_dies_after_its_target_was_asked_may_have_done_it_by_then(shop: Shop) -> None:
+    """P2: it was alive when the target said that it knows nothing."""
+    live_runs = {"run-1"}
+    shop.lose_charge(happened=False)
+    shop.clock.advance(IN_DOUBT_AFTER.total_seconds())
+    shop.charging.before_probe = lambda record: live_runs.clear()
+    assert reconciled(shop, live_runs=live_runs) == [("1", None)]
+
+
 @pytest.mark.parametrize("answer", [Found("re_1"), Probe.NOT_FOUND])
 def test_a_repeated_call_gets_the_recorded_result_or_is_made(answer: Any) -> None:
     guard, paid = a_guard(), list[str]()

@@ -16,10 +16,13 @@ from rescind.errors import JournalUnavailable, PlanOutdated, UsageError
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Draft
-from rescind.model.entry import StageApproved, StageEnded
+from rescind.model.action import IN_DOUBT_AFTER, EffectClass
+from rescind.model.entry import Intended, StageApproved, StageEnded
 from rescind.model.level import Level
+from rescind.model.probe import Probe
 from rescind.model.scope import Scope
 from rescind.model.signal import Severity, Signal, SignalKind
+from rescind.model.step import Step
 from rescind.recovery.course import Means, Standing, approve, drive, read_course
 from rescind.recovery.report import as_markdown, report_of
 from rescind.recovery.review import list_tasks, resolve_task
@@ -109,6 +112,37 @@ class Case:
 
     def stages(self) -> list[str]:
         return [event.stage for event in events_of(self.journal, self.incident_id) if isinstance(event, StageEnded)]
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_a_call_of_a_process_that_still_lives_may_take_effect_whatever_its_target_says(lives: bool) -> None:
+    """P2."""
+    case = Case()
+
+    @case.guard.write("wire.send", target=lambda name: ("bank", "customer", name))
+    def wire(name: str) -> None: ...
+
+    @wire.compensate
+    def recall(step: rescind.PastStep) -> None: ...
+
+    @wire.probe
+    def find(step: rescind.PastStep) -> Probe:
+        return Probe.NOT_FOUND
+
+    step = Step(
+        step_id="99",
+        action="wire.send",
+        effect_class=EffectClass.COMPENSATABLE,
+        idempotency_key="k-99",
+        requested={"name": "ann"},
+    )
+    case.journal.append([Draft(run_id="run-1", event=Intended(step), recorded_at_us=case.clock.now_us())])
+    case.clock.advance(IN_DOUBT_AFTER.total_seconds())
+
+    standing = case.through(live_runs=lambda: {"run-1"} if lives else ())
+
+    counts = standing.course.fact(Stage.COMPENSATE, "counts")
+    assert counts == {"compensated": 3, "review" if lives else "never_took_effect": 1}
 
 
 @pytest.fixture

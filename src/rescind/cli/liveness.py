@@ -6,9 +6,10 @@ machine may have died without a word: when its lease has run out, such an order 
 before it may write again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
+from rescind.cli.stores import guards_of
 from rescind.errors import OrdersUnavailable
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import RunClosed, RunOpened
@@ -20,7 +21,7 @@ from rescind.switch.port import Standing
 from rescind.switch.presence import Sighting
 
 if TYPE_CHECKING:
-    from rescind.cli.stores import Guards
+    from rescind.guard.guard import Guard
 
 
 def may_still_write(
@@ -48,8 +49,8 @@ class LiveRuns:
     Of a run whose guards cannot be sighted, nobody can say that it is none.
     """
 
-    def __init__(self, journal: Journal, guards: "Guards") -> None:
-        self._journal, self._guards = journal, guards
+    def __init__(self, journal: Journal, living: Callable[[], Iterable[Sighting]]) -> None:
+        self._journal, self._look = journal, living
         self._living: frozenset[str] | None = None
         self._known: dict[str, bool] = {}
 
@@ -66,10 +67,23 @@ class LiveRuns:
             return False
         if self._living is None:
             try:
-                self._living = frozenset(sighting.guard_id for sighting in self._guards.living())
+                self._living = frozenset(sighting.guard_id for sighting in self._look())
             except OrdersUnavailable:
                 return True
         return not self._living.isdisjoint(opened)
+
+
+def live_runs_of(guard: "Guard") -> Container[str]:
+    """The same, of the store that this guard keeps its journal in. Ask anew for every plan."""
+    store = guard.stores.place
+    if store is None:
+        return ()
+
+    def look() -> list[Sighting]:
+        with guards_of(store) as guards:
+            return guards.living()
+
+    return LiveRuns(guard.journal, look)
 
 
 def holds_writes_of(order: Order, run: RunInfo) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rescind.cli.app import WHAT_APP_IS, load_guard
+from rescind.cli.liveness import live_runs_of
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line
@@ -59,6 +60,7 @@ def means_of(guard: Guard, actor: str) -> Means:
         parallel=undo.parallel,
         retries=undo.retries,
         compensate_on=_compensate_on(guard),
+        live_runs=lambda: live_runs_of(guard),
     )
 
 

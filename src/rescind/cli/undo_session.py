@@ -70,7 +70,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
             self.compensators,
             SystemClock(),
             parallel=self.parallel,
-            live_runs=LiveRuns(self.journal, self.guards),
+            live_runs=LiveRuns(self.journal, self.guards.living),
             may_force=self.request.force,
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rescind.cli.app import load_guard
+from rescind.cli.liveness import live_runs_of
 from rescind.cli.options import common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
@@ -85,6 +86,7 @@ def _run(app: str, out: Out) -> int:
                 clock=SystemClock(),
                 ids=SystemIds(),
                 systems=load_settings().config.undo.systems,
+                live_runs=lambda: live_runs_of(guard),
             )
             chores = _chores_of(guard)
             with _ended_by_signals() as ended:

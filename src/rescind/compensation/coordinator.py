@@ -20,7 +20,7 @@ Y6. *A cancel needs no worker.* What was cancelled, or is out of time, ends also
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -77,6 +77,7 @@ class Coordinator:
         ids: Names of runners.
         is_leaving: Whether this worker takes nothing further.
         systems: What may be asked of each target system by all workers together.
+        live_runs: Looks which runs a living process acts for: see `make_plan`.
     """
 
     def __init__(
@@ -90,10 +91,11 @@ class Coordinator:
         ids: IdSource,
         is_leaving: Callable[[], bool],
         systems: Mapping[str, SystemLimits],
+        live_runs: Callable[[], Container[str]] = tuple,
     ) -> None:
         self._journal, self._engine, self._workers, self._locks = journal, engine, workers, locks
         self._clock, self._ids, self._is_leaving = clock, ids, is_leaving
-        self._shares = Shares(journal, compensators, clock, ids, is_leaving, systems)
+        self._shares = Shares(journal, compensators, clock, ids, is_leaving, systems, live_runs)
 
     def perform(self, job: Job) -> dict[str, Any]:
         """Carry out one job: see `engine.Perform`."""

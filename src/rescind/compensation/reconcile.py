@@ -80,8 +80,10 @@ def _look_into(
         return said(None, f"{doubt_of(record)}; {record.step.action!r} has no probe here")
     if problem := compensator.accepts(record.step.arguments):
         return said(None, problem)
+    # Who lives is looked at first: a process that dies between both looks may have done it after it was asked for.
+    is_live = record.run.run_id in live_runs
     answer = _ask(cast("Prober", compensator), record, waiter)
-    now, is_live = from_us(clock.now_us()), record.run.run_id in live_runs
+    now = from_us(clock.now_us())
     resolved = resolve_step(record, compensator.action, answer, now, doubt=doubt_of(record), is_live=is_live)
     match resolved:
         case Resolved(completed):

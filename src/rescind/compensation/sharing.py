@@ -1,6 +1,6 @@
 """One worker's part: looking whether a plan is as it was shown, and carrying out a share of it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -109,6 +109,7 @@ class Shares:
         ids: Names of runners.
         is_leaving: Whether to begin no more steps.
         systems: What may be asked of each target system by all workers together.
+        live_runs: Looks which runs a living process acts for: see `make_plan`.
     """
 
     def __init__(
@@ -119,8 +120,9 @@ class Shares:
         ids: IdSource,
         is_leaving: Callable[[], bool],
         systems: Mapping[str, SystemLimits],
+        live_runs: Callable[[], Container[str]] = tuple,
     ) -> None:
-        self._systems = systems
+        self._systems, self._live_runs = systems, live_runs
         self._limiters: dict[int, Limiter] = {}
         self._journal, self._compensators, self._clock, self._ids = journal, compensators, clock, ids
         self._is_leaving = is_leaving
@@ -168,7 +170,8 @@ class Shares:
 
     def _plan(self, submission: Submission, steps: Sequence[StepRef]) -> Plan:
         parallel = submission.submitted.parallel
-        return make_share(self._journal, steps, self._compensators, self._clock, parallel=parallel)
+        live_runs = self._live_runs()
+        return make_share(self._journal, steps, self._compensators, self._clock, parallel=parallel, live_runs=live_runs)
 
 
 def result_as_json(result: ShareResult) -> dict[str, Any]:

@@ -142,13 +142,24 @@ def make_share(
     clock: Clock,
     *,
     parallel: int = 8,
+    live_runs: Container[str] = (),
 ) -> Plan:
     """As `make_plan`, for exactly these steps: what else their runs hold is outside, and what it depends on stays."""
     records = read_steps(journal, (step.run_id for step in steps))
     wanted = frozenset(steps)
     chosen = [record for record in records if record.ref in wanted]
     outside = [record for record in records if record.ref not in wanted]
-    return plan_of(journal, chosen, outside, compensators, clock, parallel=parallel, selection={}, explains=True)
+    return plan_of(
+        journal,
+        chosen,
+        outside,
+        compensators,
+        clock,
+        parallel=parallel,
+        selection={},
+        explains=True,
+        live_runs=live_runs,
+    )
 
 
 class _Survey:

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import msgspec
@@ -46,6 +46,7 @@ class UndoWorker:
         clock: The time.
         ids: Where its id comes from.
         systems: What may be asked of each target system by all workers together.
+        live_runs: Looks which runs a living process acts for: see `make_plan`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class UndoWorker:
         clock: Clock,
         ids: IdSource,
         systems: Mapping[str, SystemLimits],
+        live_runs: Callable[[], Container[str]] = tuple,
     ) -> None:
         self._journal, self._clock = journal, clock
         self.info = WorkerInfo(
@@ -88,6 +90,7 @@ class UndoWorker:
             ids,
             self._leaving.is_set,
             systems,
+            live_runs,
         )
         self._upkeep = Keeper(self.info.worker_id, journal, self._engine, self._register, clock, self._leaving.is_set)
         self._keeper = threading.Thread(target=self._keep, name="rescind-keeper", daemon=True)

@@ -16,7 +16,7 @@ IC5. *Nothing begins again by itself.* The last stage only says from where each 
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import msgspec
@@ -69,6 +69,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         parallel, retries, limits: As for `apply_plan`.
         compensate_on: Kinds of signal on which compensation may start without a person, as the policy names them.
         progress: Told each result of the undo.
+        live_runs: Looks which runs a living process acts for, as for `make_plan`; asked anew for every plan.
     """
 
     journal: Journal
@@ -83,6 +84,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = NO_LIMITS
     compensate_on: frozenset[SignalKind] = frozenset()
     progress: Progress | None = None
+    live_runs: Callable[[], Container[str]] = tuple
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,7 +336,14 @@ def _plan(incident: Incident, means: Means) -> Plan:
             f"no signal of incident {incident.incident_id} names a run, so nothing shows what to undo; undo by agent "
             "and time with `rescind undo`, and close the incident"
         )
-    return make_plan(means.journal, Selection(run_ids=runs), means.compensators, means.clock, parallel=means.parallel)
+    return make_plan(
+        means.journal,
+        Selection(run_ids=runs),
+        means.compensators,
+        means.clock,
+        parallel=means.parallel,
+        live_runs=means.live_runs(),
+    )
 
 
 def _differences(plan: Plan, course: Course, means: Means) -> list[str]:
