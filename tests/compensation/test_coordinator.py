@@ -485,7 +485,7 @@ def raising_died(record: StepRecord) -> None:
 def test_a_call_of_a_living_process_that_its_target_does_not_know_yet_is_left_to_a_person(
     crew: Crew, shop: Shop
 ) -> None:
-    """P2: workers look who lives as whoever made the plan did, so the plan is as it was shown."""
+    """DT2: workers look who lives as whoever made the plan did, so the plan is as it was shown."""
     shop.charging = Charging(probed=True)
     shop.lose_charge(happened=False)
     shop.clock.advance(IN_DOUBT_AFTER.total_seconds())

@@ -61,7 +61,7 @@ def test_a_living_process_may_still_end_its_call(shop: Shop) -> None:
 
 
 def test_a_process_that_dies_after_its_target_was_asked_may_have_done_it_by_then(shop: Shop) -> None:
-    """P2: it was alive when the target said that it knows nothing."""
+    """DT2: it was alive when the target said that it knows nothing."""
     live_runs = {"run-1"}
     shop.lose_charge(happened=False)
     shop.clock.advance(IN_DOUBT_AFTER.total_seconds())

@@ -116,7 +116,7 @@ class Case:
 
 @pytest.mark.parametrize("lives", [False, True])
 def test_a_call_of_a_process_that_still_lives_may_take_effect_whatever_its_target_says(lives: bool) -> None:
-    """P2."""
+    """DT2."""
     case = Case()
 
     @case.guard.write("wire.send", target=lambda name: ("bank", "customer", name))
