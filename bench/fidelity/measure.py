@@ -20,8 +20,8 @@ ALONE = ("bfcl-eval==2026.3.23",)
 """Without what it depends on, which is gigabytes for models that nobody runs here."""
 
 WORKERS = 2
-_NONE = 1e-9
-"""Percent, for a ratio to nothing at all."""
+_NONE = 0.001
+"""Percent: what stands for nothing, so that a ratio to it is one, and nothing is not as good as everything."""
 
 _ROOT = Path(__file__).parent.parent.parent
 
@@ -45,7 +45,7 @@ def measure() -> list[Row]:
     found = _scored(_python(), full=bool(os.environ.get("BENCH_FULL")))
     rows: list[Row] = []
     for benchmark in dict.fromkeys(each.benchmark for each in found):
-        rows += _rows(benchmark.split()[0], [each for each in found if each.benchmark == benchmark])
+        rows += rows_of(benchmark.split()[0], [each for each in found if each.benchmark == benchmark])
     for each in found:
         if each.verdict in (Verdict.SILENTLY_WRONG, Verdict.NO_EFFECT, Verdict.NOT_JUDGED):
             print(f"{each.mode}, {each.task}: {each.verdict}: {each.detail}", file=sys.stderr)
@@ -106,7 +106,8 @@ def _scored(python: Path, *, full: bool) -> list[Found]:
 # --- the rows ---
 
 
-def _rows(name: str, found: list[Found]) -> list[Row]:
+def rows_of(name: str, found: list[Found]) -> list[Row]:
+    """The rows of one benchmark."""
     rows = [_of_mode(f"{name}: {mode}", each) for mode, each in _by_mode(found) if mode != "pair"]
     pairs = [each for each in found if each.mode == "pair"]
     free = [each for each in pairs if each.kinship is not Kinship.CONTENDED]
@@ -154,7 +155,7 @@ def _of_mode(name: str, found: list[Found]) -> Row:
 
 
 def _of_pairs(name: str, found: list[Found], is_well: Callable[[Found], bool]) -> Row:
-    theirs = _percent(each.by_snapshot is Verdict.EXACT for each in found)
+    theirs = max(_percent(each.by_snapshot is Verdict.EXACT for each in found), _NONE)
     kinds = Counter(f"{each.kinship.value if each.kinship else '?'}, {each.verdict.value}" for each in found)
     return row(
         name,

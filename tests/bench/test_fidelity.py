@@ -9,8 +9,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
+from bench.fidelity import measure
 from bench.fidelity.environments import Invoke, Task, Tools, World
 from bench.fidelity.likeness import hash_of
 from bench.fidelity.ownership import Ownership
@@ -103,6 +105,24 @@ def test_each_kinship_of_two_runs_is_known_and_judged() -> None:
     assert paired([call("own", "bob")], [call("own", "bob")]) == (Kinship.DEPENDENT, Verdict.KEPT)
     assert paired([call("own", "bob")], [call("own", "cid")]) == (Kinship.CONTENDED, Verdict.REPORTED)
     assert paired([call("price", "tea")], [call("price", "tea")]) == (Kinship.CONTENDED, Verdict.REPORTED)
+
+
+def a_finding(**fields: Any) -> measure.Found:
+    defaults = dict.fromkeys(("kinship", "by_snapshot")) | dict.fromkeys(("benchmark", "task", "detail"), "")
+    usual = {"mode": "solo", "verdict": Verdict.EXACT, "available": 1, "changed": True, "steps": 1}
+    return measure.Found(**(defaults | usual | fields))
+
+
+@pytest.mark.parametrize("kinship", Kinship)
+def test_a_row_is_met_by_all_and_by_no_less(kinship: Kinship) -> None:
+    for by_snapshot in (Verdict.EXACT, Verdict.SILENTLY_WRONG):
+        well = a_finding(mode="pair", kinship=kinship, by_snapshot=by_snapshot)
+        wrong = msgspec.structs.replace(well, verdict=Verdict.SILENTLY_WRONG)
+        other = msgspec.structs.replace(well, kinship=Kinship.APART)
+        assert all(row.met for row in measure.rows_of("b", [a_finding(), well, other]))
+        for bad in (wrong, a_finding(verdict=Verdict.NO_EFFECT), a_finding(verdict=Verdict.NOT_JUDGED)):
+            assert not all(row.met for row in measure.rows_of("b", [a_finding(), well, other, bad]))
+        assert not all(row.met for row in measure.rows_of("b", [a_finding(), other, wrong]))
 
 
 # --- what is wrong on purpose ---
