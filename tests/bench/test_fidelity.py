@@ -108,8 +108,10 @@ def test_each_kinship_of_two_runs_is_known_and_judged() -> None:
 
 
 def a_finding(**fields: Any) -> measure.Found:
-    defaults = dict.fromkeys(("kinship", "by_snapshot")) | dict.fromkeys(("benchmark", "task", "detail"), "")
-    usual = {"mode": "solo", "verdict": Verdict.EXACT, "available": 1, "changed": True, "steps": 1}
+    defaults: dict[str, Any] = dict.fromkeys(("kinship", "by_snapshot")) | dict.fromkeys(
+        ("benchmark", "task", "detail"), ""
+    )
+    usual: dict[str, Any] = {"mode": "solo", "verdict": Verdict.EXACT, "available": 1, "changed": True, "steps": 1}
     return measure.Found(**(defaults | usual | fields))
 
 
