@@ -11,6 +11,7 @@ from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line
 from rescind.clock import SystemClock, SystemIds
+from rescind.compensation.limits import Limits
 from rescind.config import load_settings
 from rescind.errors import UsageError
 from rescind.guard.guard import Guard
@@ -59,6 +60,7 @@ def means_of(guard: Guard, actor: str) -> Means:
         actor=actor,
         parallel=undo.parallel,
         retries=undo.retries,
+        limits=Limits(undo.systems),
         compensate_on=_compensate_on(guard),
         live_runs=lambda: live_runs_of(guard),
     )
