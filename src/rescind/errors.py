@@ -52,6 +52,23 @@ class StoreFormatError(UsageError):
     """A store was written by a newer rescind, or is not a store of ours. It was left alone."""
 
 
+class EntryUnreadable(StoreFormatError):
+    """An entry of the journal is there and cannot be read: of a newer rescind, or changed since.
+
+    Attributes:
+        sequence: The entry.
+        run_id: Its run; empty where that is not known.
+    """
+
+    def __init__(self, *, sequence: int, run_id: str, problem: str) -> None:
+        of = f"; it is of run {run_id}" if run_id else ""
+        super().__init__(
+            f"entry {sequence} of the journal cannot be read ({problem}){of}. If a newer rescind wrote it, upgrade; "
+            "if not, `rescind audit verify` says what was changed"
+        )
+        self.sequence, self.run_id = sequence, run_id
+
+
 # --- refusals: the guard said no, and the effect did not happen ---
 
 
@@ -345,6 +362,17 @@ class PlanOutdated(RescindError):
             "nothing was done. Look at the new plan and apply that one"
         )
         self.shown, self.current = shown, current
+
+
+class PlanUnknown(UsageError):
+    """A plan was named that is not known where it was to be applied: of another store, or mistyped."""
+
+    def __init__(self, *, named: str, current: str, known_by: str) -> None:
+        super().__init__(
+            f"no plan {named[:16]} {known_by}; is it of another store? The plan here is {current[:16]}. "
+            "Nothing was done"
+        )
+        self.named, self.current = named, current
 
 
 class UndoBusy(RescindError):

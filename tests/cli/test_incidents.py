@@ -256,8 +256,8 @@ def test_an_incident_is_recovered_step_by_step_with_a_persons_gates(
     assert f"--approve {digest}" in shown.out
 
     wrong = rescind(*recover, "--approve", "0123456789abcdef")
-    assert wrong.status == 1
-    assert "the plan has changed since it was shown" in wrong.err
+    assert wrong.status == 2
+    assert "no plan 0123456789abcdef was ever made for incident" in wrong.err
     assert app.charged == ["ann"]
 
     undone = rescind(*recover, "--approve", digest)

@@ -309,7 +309,9 @@ def clear(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(before=SHAPES, after=SHAPES)
 def test_any_shape_comes_back(root: Path, before: Any, after: Any) -> None:
     clear(root / "t")

@@ -322,7 +322,9 @@ STATEMENTS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(st.lists(STATEMENTS, min_size=1, max_size=5), min_size=1, max_size=3))
 def test_any_statements_in_any_number_of_steps_come_off_exactly(path: Path, effect: SqlChanges, runs: Any) -> None:
     states, steps = [content(path)], []

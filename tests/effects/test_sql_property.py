@@ -46,7 +46,9 @@ def replace(connection: Connection, rows: Table) -> None:
         connection.exec_driver_sql("INSERT INTO things VALUES (?, ?, ?, ?)", (*key, *values))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(first=ROWS, second=ROWS, meddled=st.none() | st.tuples(KEYS, VALUES))
 def test_whatever_happens_to_the_rows(
     engine: Engine, first: Table, second: Table, meddled: tuple[tuple[str, int], Any] | None

@@ -234,7 +234,8 @@ def test_j6_an_undone_step_frees_its_key_and_one_under_review_does_not(
 
     slot = journal.slot("acme", "key-1")
 
-    assert (slot is not None) == (disposition is Disposition.REVIEW)
+    # What a later change has superseded had its effect, and nobody has taken that back.
+    assert (slot is not None) == (disposition in (Disposition.REVIEW, Disposition.SUPERSEDED))
 
 
 def test_j6_the_end_of_an_old_holder_does_not_touch_the_new_one(journal: Journal) -> None:

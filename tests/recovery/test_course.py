@@ -12,7 +12,7 @@ import rescind
 from builders import NOON, a_lift, at_once, events_of
 from rescind.clock import SystemIds
 from rescind.containment.incident import close, incident_of, open_or_join
-from rescind.errors import JournalUnavailable, PlanOutdated, UsageError
+from rescind.errors import JournalUnavailable, PlanUnknown, UsageError
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Draft
@@ -172,7 +172,7 @@ def test_ic3_nothing_is_undone_before_a_person_has_approved_the_plan(case: Case)
     assert case.charged == ["ann", "bob", "cid"]
     assert case.drive() == standing
 
-    with pytest.raises(PlanOutdated):
+    with pytest.raises(PlanUnknown, match="was ever made for incident"):
         approve(case.journal, case.incident_id, Stage.COMPENSATE, "0" * 16, actor="bob", clock=case.clock)
     with pytest.raises(UsageError, match="its next stage is compensate"):
         approve(case.journal, case.incident_id, Stage.RESUME, standing.subject, actor="bob", clock=case.clock)

@@ -48,7 +48,8 @@ def reach_lines(impact: Impact) -> Iterator[Line]:
 def missing_lines(impact: Impact) -> Iterator[Line]:
     """What is known not to be known."""
     if impact.reads_missing:
-        yield f"reads are missing in the journal, so there may be more: {list_of(impact.reads_missing)}", "red"
+        words = "reads are missing in the journal, or cannot be read, so there may be more"
+        yield f"{words}: {list_of(impact.reads_missing)}", "red"
     if impact.unclosed:
         yield f"not ended, so their last reads may be missing: {list_of(impact.unclosed)}", "yellow"
 

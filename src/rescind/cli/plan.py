@@ -8,8 +8,9 @@ from rescind.cli.identity import whoami
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.plan_status import follow_plainly, say_status, status_as_json, status_line
+from rescind.cli.safe import safe
 from rescind.cli.stores import command_line, find_store, journal_of
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
@@ -47,7 +48,8 @@ def list_(*, every: bool, out: Out) -> int:
 
     store = find_store(given_store())
     with journal_of(store) as journal:
-        found = list_undos(journal)
+        gaps: list[EntryUnreadable] = []
+        found = list_undos(journal, gaps=gaps)
     shown = [status for status in found if every or not status.has_ended]
     for status in shown:
         line, style = status_line(status)
@@ -57,8 +59,10 @@ def list_(*, every: bool, out: Out) -> int:
     elif any(not status.has_ended for status in shown):
         out.say()
         out.say(f"{command_line('plan', 'follow', store=store)} PLAN      how far it is, until it has ended")
-    out.emit({"plans": [status_as_json(status) for status in shown]})
-    return 0
+    for gap in gaps:
+        out.note(f"an undo is left out: {safe(str(gap))}", style="red")
+    out.emit({"plans": [status_as_json(status) for status in shown], "unreadable": [gap.sequence for gap in gaps]})
+    return FAULT if gaps else 0
 
 
 @plan.command()

@@ -30,7 +30,7 @@ _DIGITS_SHOWN = 16
 def recover_incident(incident_id: str, *, app: str | None, digest: str | None, note: str, actor: str, out: Out) -> int:
     """Drive the course as far as it goes. Returns the exit status.
 
-    Raises: UsageError; PlanOutdated, if another plan was approved than there is now.
+    Raises: UsageError, also for a plan that the incident never had; PlanOutdated, if there is another one by now.
     """
     if app is None:
         raise UsageError(f"recovering runs the compensations of your application; name it with --app: {WHAT_APP_IS}")

@@ -57,6 +57,11 @@ class RedoSession(Session, frozen=True, kw_only=True):
         return make_redo_plan(self.journal, self.applied, self.compensators, SystemClock(), parallel=self.parallel)
 
     @property
+    def run_ids(self) -> tuple[str, ...]:
+        """See `Session`."""
+        return self.applied.runs
+
+    @property
     def way(self) -> Way:
         """See `Session`."""
         return FORTH

@@ -17,7 +17,7 @@ from rescind.cli.stores import find_store, journal_of, quoted_store
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
 from rescind.compensation.port import ReviewReason
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.recovery.review import assign_task, comment_on, find_task, list_tasks, resolve_task, set_due
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _STEPS_SHOWN = 10
 
 _DIFFERS = {ReviewReason.IN_DOUBT, ReviewReason.CONFLICT, ReviewReason.CANNOT_LOOK, ReviewReason.FAILED}
 """Reasons whose details may differ from step to step."""
+
+FAULT = 1
 
 _DUE_MOST_S = 366 * 86_400.0
 
@@ -58,15 +60,18 @@ def list_(*, every: bool, assignee: str | None, mine: bool, overdue: bool, out: 
         raise UsageError("--mine and --assignee name two people; give one of them")
     whose = whoami() if mine else assignee
     now = from_us(SystemClock().now_us())
+    gaps: list[EntryUnreadable] = []
     with journal_of(find_store(given_store())) as journal:
         tasks = [
             task
-            for task in list_tasks(journal, open_only=not every)
+            for task in list_tasks(journal, open_only=not every, gaps=gaps)
             if (whose is None or task.assignee == whose) and (not overdue or task.is_overdue(now))
         ]
     if out.json:
-        out.emit({"tasks": [_as_json(task) for task in tasks]})
-        return 0
+        out.emit({"tasks": [_as_json(task) for task in tasks], "unreadable": [gap.sequence for gap in gaps]})
+        return FAULT if gaps else 0
+    for gap in gaps:
+        out.note(f"a task may be missing here, or be resolved already: {safe(str(gap))}", style="red")
     for task in tasks:
         _say_head(task, out)
     if not tasks:
@@ -78,7 +83,7 @@ def list_(*, every: bool, assignee: str | None, mine: bool, overdue: bool, out: 
         out.say(f"rescind review show{store} ID         what it is about")
         out.say(f"rescind review assign{store} ID NAME  whose it is")
         out.say(f"rescind review resolve{store} ID --as {'|'.join(_RESOLUTIONS)}")
-    return 0
+    return FAULT if gaps else 0
 
 
 @review.command()

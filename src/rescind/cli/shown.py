@@ -37,6 +37,11 @@ def last_shown(store: Path, key: str) -> str | None:
     return _read(store).get(key)
 
 
+def was_shown(store: Path, digest: str) -> bool:
+    """Whether a plan whose digest begins so was the last one that was shown for its selection, to anybody."""
+    return any(each.startswith(digest) for each in _read(store).values())
+
+
 def remember_shown(store: Path, key: str, digest: str) -> bool:
     """Keep what was shown. Returns whether that worked: a plan is worth showing on a read-only disk, too."""
     shown = _read(store)

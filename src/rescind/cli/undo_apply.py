@@ -15,7 +15,7 @@ from rescind.cli.holding import hold_still, refuse_if_live
 from rescind.cli.out import Out
 from rescind.cli.plan_status import PlainProgress
 from rescind.cli.plan_view import summary_of
-from rescind.cli.shown import forget_shown, last_shown
+from rescind.cli.shown import forget_shown, last_shown, was_shown
 from rescind.cli.stopping import order_as_json, resume_command
 from rescind.cli.stores import local_folder
 from rescind.cli.undo_request import DIGITS_SHOWN
@@ -29,8 +29,7 @@ from rescind.compensation.execute import Progress, apply_plan
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.result import UndoResult
 from rescind.compensation.schedule import system_of
-from rescind.compensation.selection import select_steps
-from rescind.errors import PlanOutdated, RescindError, RunStillLive, UndoBusy
+from rescind.errors import PlanOutdated, PlanUnknown, RescindError, RunStillLive, UndoBusy
 from rescind.journal.port import Query
 from rescind.model.entry import PlanFinished, PlanStarted
 from rescind.model.order import Order
@@ -51,7 +50,8 @@ _LOOKS_MAX = 10
 def apply_undo(session: Session, out: Out) -> int:
     """Apply the plan that was shown. Returns the exit status.
 
-    Raises: UndoBusy, RunStillLive, PlanOutdated, and then nothing was undone; UndoStopped, if the journal failed.
+    Raises: UndoBusy, RunStillLive, PlanOutdated, PlanUnknown, and then nothing was undone; UndoStopped, if the journal
+        failed.
     """
     held: list[Order] = []
     lock = nullcontext() if session.by_workers else _one_at_a_time(session.store)
@@ -118,8 +118,7 @@ def _still_plan(session: Session, held: list[Order], out: Out) -> Plan:
 
 
 def _runs_of(session: Session) -> list[RunInfo]:
-    records = select_steps(session.journal, session.request.selection)
-    return list({record.run.run_id: record.run for record in records}.values())
+    return [run for run in map(session.journal.run, session.run_ids) if run is not None]
 
 
 def _runs_in(session: Session, plan: Plan) -> list[RunInfo]:
@@ -151,8 +150,11 @@ def _words_of_held(held: Sequence[Order], store: "StoreAt") -> str:
     return f"still held at read_only: {scopes}. To let go:\n  {resume_command(ids, store)}"
 
 
-def _outdated(session: Session, plan: Plan, shown: str) -> PlanOutdated:
-    error = PlanOutdated(shown=shown, current=plan.digest)
+def _outdated(session: Session, plan: Plan, shown: str) -> RescindError:
+    error: RescindError = PlanOutdated(shown=shown, current=plan.digest)
+    if not (was_shown(local_folder(session.store), shown) or _was_applied(session, plan, shown)):
+        known_by = "was shown on this machine lately, or ever applied in this store"
+        error = PlanUnknown(named=shown, current=plan.digest, known_by=known_by)
     command = apply_command(plan, session)
     look = session.request.command(store=session.store)
     words = f"to see the new plan:\n  {look}\nto apply exactly that one:\n  {command}"
@@ -163,7 +165,7 @@ def _outdated(session: Session, plan: Plan, shown: str) -> PlanOutdated:
 def _check_shown(session: Session, plan: Plan, out: Out) -> None:
     """Let nothing be applied that was not shown. A plan that never was is shown now.
 
-    Raises: PlanOutdated.
+    Raises: PlanOutdated, PlanUnknown.
     """
     wanted = session.request.shown
     if wanted is None:
@@ -178,6 +180,11 @@ def _check_shown(session: Session, plan: Plan, out: Out) -> None:
     elif not plan.digest.startswith(wanted):
         raise _outdated(session, plan, wanted)
     out.say(f"plan {plan.digest[:DIGITS_SHOWN]}: {summary_of(plan)}", style="bold")
+
+
+def _was_applied(session: Session, plan: Plan, digest: str) -> bool:
+    run_id = plan_run_of(msgspec.structs.replace(plan, digest=digest))
+    return len(digest) >= DIGITS_SHOWN and session.journal.run(run_id) is not None
 
 
 def _is_rest_of(session: Session, plan: Plan, wanted: str) -> bool:

@@ -75,6 +75,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The runs of the steps that were chosen, before anything is planned. Raises: UsageError, as `plan`."""
+        return tuple({record.run.run_id: None for record in select_steps(self.journal, self.request.selection)})
+
+    @property
     def way(self) -> Way:
         """Which way the steps are taken."""
         return BACK
@@ -187,7 +192,7 @@ def _say_dependents(plan: Plan, session: Session, out: Out) -> None:
         out.say(f"{words} and {are} {'in the plan' if found.taken else 'left alone'}; to see:", style="yellow")
         out.say(f"  {impact}")
     if found.reads_missing:
-        out.say("reads are missing in the journal, so more may depend on it", style="yellow")
+        out.say("reads are missing in the journal, or cannot be read, so more may depend on it", style="yellow")
     if not found.looked or found.steps or found.reads_missing:
         out.say()
 

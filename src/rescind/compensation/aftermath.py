@@ -5,6 +5,7 @@ Of each step in between little is kept, some 300 bytes; what it changed, and its
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,7 +25,10 @@ from rescind.model.entry import (
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.outcome import Failed
 from rescind.model.step import RunInfo, Step
-from rescind.recovery.reading import every_entry
+from rescind.recovery.reading import readable_entries
+
+if TYPE_CHECKING:
+    from rescind.errors import EntryUnreadable
 
 _GONE = (Disposition.RESTORED, Disposition.COMPENSATED, Disposition.NEVER_TOOK_EFFECT)
 
@@ -40,14 +44,15 @@ def read_impact(journal: Journal, roots: Iterable[StepRecord]) -> Impact:
         return Impact(roots=(), affected=())
     walk = _Walk({write.ref for write in writes})
     first = min(write.begun for write in writes)
-    for entry in every_entry(journal, Query(), after=first - 1):
+    gaps: list[EntryUnreadable] = []
+    for entry in readable_entries(journal, Query(), gaps, after=first - 1):
         walk.take(entry)
     walk.find_begun_before(journal)
     impact = trace_impact(writes, walk.writes.values(), walk.reads, runs=walk.runs)
     read = {each.run_id for each in impact.readers}
     return msgspec.structs.replace(
         impact,
-        reads_missing=tuple(sorted(walk.missing(journal))),
+        reads_missing=tuple(sorted({*walk.missing(journal), *(gap.run_id for gap in gaps)})),
         unclosed=tuple(sorted(read & walk.open_readers)),
     )
 
@@ -124,7 +129,7 @@ class _Walk:
     def find_begun_before(self, journal: Journal) -> None:
         """Look up the steps that were under way when the first root began."""
         for run_id in {ref.run_id for ref in self._begun_before}:
-            for record in fold_steps(every_entry(journal, Query(run_id=run_id))):
+            for record in fold_steps(readable_entries(journal, Query(run_id=run_id), [])):
                 if record.ref in self._begun_before:
                     self.runs.setdefault(run_id, record.run)
                     write = _write(record.ref, record.step, record.intended_sequence)
@@ -141,7 +146,7 @@ class _Walk:
         if found >= given or run_id in self._opened:
             return found
         # It began before the first root, and so may its reads have been.
-        return sum(isinstance(entry.event, Read) for entry in every_entry(journal, Query(run_id=run_id)))
+        return sum(isinstance(entry.event, Read) for entry in readable_entries(journal, Query(run_id=run_id), []))
 
 
 def _write(ref: StepRef, step: Step, sequence: int) -> Write:

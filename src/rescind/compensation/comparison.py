@@ -21,7 +21,7 @@ from rescind.journal.port import Journal, Query
 from rescind.model.entry import CompensationEnded, Disposition, Intended, PlanStarted, RedoEnded, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.step import Target
-from rescind.recovery.reading import every_entry
+from rescind.recovery.reading import every_entry, readable_entries
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +175,7 @@ def _is_moved_on(journal: Journal, target: Target, plan: Plan, since: int) -> bo
 
 
 def _steps_at(journal: Journal, target: Target) -> Iterator[tuple[StepRef, int]]:
-    for entry in every_entry(journal, Query(target=target)):
+    for entry in readable_entries(journal, Query(target=target), []):
         if isinstance(entry.event, Intended):
             yield StepRef(entry.run.run_id, entry.event.step.step_id), entry.sequence
 
@@ -183,5 +183,5 @@ def _steps_at(journal: Journal, target: Target) -> Iterator[tuple[StepRef, int]]
 def _is_undone_after(journal: Journal, ref: StepRef, since: int) -> bool:
     return any(
         isinstance(entry.event, CompensationEnded | RedoEnded) and entry.event.step_id == ref.step_id
-        for entry in every_entry(journal, Query(run_id=ref.run_id), after=since)
+        for entry in readable_entries(journal, Query(run_id=ref.run_id), [], after=since)
     )

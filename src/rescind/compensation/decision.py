@@ -158,7 +158,8 @@ class Dependents(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         runs: Their runs, sorted.
         taken: Whether they are in the plan: it was asked for with a cascade.
         looked: Whether anybody has looked; with too many entries since then, only a cascade and `impact` do.
-        reads_missing: Whether reads are known to be missing in the journal, so that there may be more.
+        reads_missing: Whether reads are known to be missing in the journal, or entries cannot be read, so that there
+            may be more.
     """
 
     steps: int = 0

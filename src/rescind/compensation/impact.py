@@ -102,7 +102,7 @@ class Impact(msgspec.Struct, frozen=True, kw_only=True):
         affected: What depends on them, in order of intent.
         readers: Who has read, in order of time: the first read of each run and target.
         runs: Every run that is named here.
-        reads_missing: Runs of which some reads are known to be missing in the journal.
+        reads_missing: Runs of which some reads are known to be missing in the journal, or some entry cannot be read.
         unclosed: Runs that have read and that have no end: their last reads may be missing.
     """
 

@@ -18,7 +18,7 @@ RD5. *In doubt is looked at.* A redo that was begun and has no end may have happ
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +28,7 @@ from rescind.compensation.decision import Plan, Review
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.selection import read_steps
 from rescind.compensation.survey import plan_of
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import (
@@ -44,8 +44,8 @@ from rescind.model.entry import (
 )
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
-from rescind.recovery.control import UNDO_AGENT
-from rescind.recovery.reading import every_entry, the_one_meant
+from rescind.recovery.control import UNDO_AGENT, plan_run_id
+from rescind.recovery.reading import readable_entries, the_one_meant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -83,7 +83,8 @@ def find_applied(journal: Journal, text: str) -> Applied:
     """
     started: dict[str, PlanStarted] = {}
     story: list[tuple[str, PlanStarted | None]] = []
-    for entry in every_entry(journal, Query(agent_name=UNDO_AGENT)):
+    gaps: list[EntryUnreadable] = []
+    for entry in readable_entries(journal, Query(agent_name=UNDO_AGENT), gaps):
         if isinstance(entry.event, PlanStarted):
             started.setdefault(entry.event.plan_digest, entry.event)
             story.append((entry.event.plan_digest, entry.event))
@@ -91,10 +92,18 @@ def find_applied(journal: Journal, text: str) -> Applied:
             story.append((entry.event.plan_digest, None))
     digest = the_one_meant(text.lower(), started, what="applied plan")
     plan = started[digest]
+    if gaps:
+        _refuse_unread(gaps, {plan_run_id(name) for name in _family(digest, story)})
     found = Applied(digest=digest, digests=_family(digest, story), runs=plan.runs, selection=plan.selection)
     if found.is_redo:
         raise UsageError(f"plan {digest[:16]} is a redo; what it put in effect again is taken back by `rescind undo`")
     return found
+
+
+def _refuse_unread(gaps: Iterable[EntryUnreadable], runs: Collection[str]) -> None:
+    unread = next((gap for gap in gaps if gap.run_id in runs), None)
+    if unread is not None:
+        raise UsageError(f"what this undo did cannot be told, so nothing can be redone: {unread}") from unread
 
 
 def _family(digest: str, story: Sequence[tuple[str, PlanStarted | None]]) -> frozenset[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from rescind.compensation.back_to import find_checkpoint
 from rescind.compensation.parts import divide
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import Entry
 from rescind.model.history import StepRecord, fold_steps
@@ -109,7 +109,13 @@ def select_and_rest(journal: Journal, selection: Selection) -> Selected:
     for run in select_runs(journal, selection):
         if back_to is not None and run.run_id not in back_to.run_ids:
             continue
-        steps += fold_steps(_noting(every_entry(journal, Query(run_id=run.run_id)), sequences))
+        try:
+            steps += fold_steps(_noting(every_entry(journal, Query(run_id=run.run_id)), sequences))
+        except EntryUnreadable as gap:
+            raise UsageError(
+                f"what run {run.run_id} did cannot be told, so it is not undone, and nothing was changed; other runs "
+                f"can be, if they are named with --run: {gap}"
+            ) from gap
     steps.sort(key=lambda record: record.intended_sequence)
     # With a cascade, the name of what is left out may be one of a run that is not known yet.
     chosen, outside = divide(steps, selection, strict=not selection.cascade)

@@ -6,6 +6,7 @@ Z2. *One of a kind.* Of the same plan there is one submission under way; who sub
 Z3. *Ended once.* A submission ends as finished or as stopped, in one entry, however many look after it.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -18,7 +19,7 @@ from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.port import Compensator
 from rescind.compensation.result import StepResult
 from rescind.compensation.shares import split
-from rescind.errors import SequenceConflict, UsageError
+from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
@@ -38,10 +39,12 @@ from rescind.model.history import fold_steps
 from rescind.model.outcome import Failed
 from rescind.model.step import RunInfo
 from rescind.recovery.control import UNDO_AGENT
-from rescind.recovery.reading import every_entry
+from rescind.recovery.reading import every_entry, readable_entries
 from rescind.recovery.review import resolved_tasks
 from rescind.recovery.toolset import ToolInfo, tool_info
 from rescind.recovery.workers import WorkerInfo
+
+_log = logging.getLogger("rescind.worker")
 
 _ENDS = ("stale", "failed", "incomplete", "cancelled", "out_of_time")
 """Why nobody goes on with a submission. What else `PlanLeft` says is of somebody who applied the same plan himself."""
@@ -225,14 +228,24 @@ class OpenSubmissions:
 
     def read(self) -> list[Submission]:
         """Those that are under way now, by the name of their run."""
-        for entry in every_entry(self._journal, Query(agent_name=UNDO_AGENT), after=self._after):
+        gaps: list[EntryUnreadable] = []
+        for entry in readable_entries(self._journal, Query(agent_name=UNDO_AGENT), gaps, after=self._after):
             self._after = entry.sequence
             if isinstance(entry.event, PlanSubmitted):
                 self._runs.add(entry.run.run_id)
-        found = [read_submission(self._journal, run_id) for run_id in sorted(self._runs)]
+        for gap in gaps:
+            _log.error("what was left to the workers there cannot be told: %s", gap)
+        found = [self._read(run_id) for run_id in sorted(self._runs)]
         under_way = [each for each in found if each is not None and not each.is_over]
         self._runs = {each.plan_run for each in under_way}
         return under_way
+
+    def _read(self, run_id: str) -> "Submission | None":
+        try:
+            return read_submission(self._journal, run_id)
+        except EntryUnreadable as gap:  # what it asks for cannot be told, and the others need not wait for that
+            _log.error("the undo of %s is left alone, since nobody can tell how far it is: %s", run_id, gap)
+            return None
 
 
 def _settled(plan: Plan, shares: Iterable[PlanShare]) -> dict[str, int]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -33,6 +34,7 @@ from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed
 from rescind.model.probe import Probe, ProbeResult
 from rescind.model.step import Target
+from rescind.recovery.reading import readable_entries
 from rescind.recovery.review import resolved_tasks
 
 V = TypeVar("V")
@@ -341,7 +343,8 @@ class _Survey:
                 oldest[item.target] = min(oldest.get(item.target, item.intended_sequence), item.intended_sequence)
         found: dict[Target, list[ForeignStep]] = {}
         for target, sequence in oldest.items():
-            page = self._journal.entries(Query(target=target), after=sequence, limit=PAGE_LIMIT)
+            # What cannot be read of others explains nothing, and is no reason to leave a target as it is.
+            page = islice(readable_entries(self._journal, Query(target=target), [], after=sequence), PAGE_LIMIT)
             found[target] = [
                 ForeignStep(ref, entry.run.agent, entry.sequence)
                 for entry in page

@@ -19,7 +19,7 @@ from rescind.compensation.coordinator import PLAN_QUEUE, Coordinator
 from rescind.compensation.keeper import Keeper
 from rescind.compensation.port import Compensator
 from rescind.config import SystemLimits
-from rescind.errors import EngineUnavailable, JournalUnavailable
+from rescind.errors import EngineUnavailable, JournalUnavailable, StoreFormatError
 from rescind.journal.port import Journal
 from rescind.recovery.engine import Engine, Job
 from rescind.recovery.locks import Locks
@@ -147,5 +147,5 @@ class UndoWorker:
             try:
                 self._entry.beat(now_us=self._clock.now_us())
                 self._upkeep.keep()
-            except (JournalUnavailable, EngineUnavailable, OSError) as error:
+            except (JournalUnavailable, EngineUnavailable, StoreFormatError, OSError) as error:
                 _log.warning("the worker goes on, and tries again: %s", error)

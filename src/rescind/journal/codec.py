@@ -6,7 +6,7 @@ from typing import get_args
 
 import msgspec
 
-from rescind.errors import StoreFormatError, UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Draft
 from rescind.model.entry import Event, Intended, ReviewNoted, ReviewOpened, ReviewResolved
 from rescind.model.step import Target, canonical_json
@@ -62,18 +62,15 @@ def _prepare(draft: Draft) -> Prepared:
     return Prepared(draft, kind, body, None if target is None else target_digest(target))
 
 
-def decode_event(sequence: int, body: bytes) -> Event:
+def decode_event(sequence: int, body: bytes, run_id: str = "") -> Event:
     """The event of a stored body.
 
-    Raises: StoreFormatError, if it cannot be read, naming the entry.
+    Raises: EntryUnreadable, if it cannot be read, naming the entry, and its run if that is given.
     """
     try:
         return _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreFormatError(
-            f"entry {sequence} of the journal cannot be read ({error}). If a newer rescind wrote it, upgrade; "
-            "if not, `rescind audit verify` says what was changed"
-        ) from error
+        raise EntryUnreadable(sequence=sequence, run_id=run_id, problem=str(error)) from error
 
 
 def target_digest(target: Target) -> bytes:

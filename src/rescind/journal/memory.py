@@ -237,7 +237,8 @@ class MemoryJournal:
         return entry
 
     def _event(self, sequence: int) -> Event:
-        return decode_event(sequence, self._rows[sequence - 1].body)
+        row = self._rows[sequence - 1]
+        return decode_event(sequence, row.body, row.run.run_id)
 
 
 def _behind(sequences: list[int], after: int) -> Iterator[int]:

@@ -153,12 +153,13 @@ class SqliteJournal:
 
     def _entry(self, connection: sqlite3.Connection, row: tuple[int, int, int, int, bytes, bytes]) -> Entry:
         sequence, position, run_key, at_us, digest, body = row
+        run = self._runs.get(run_key) or self._load_run(connection, run_key)
         return Entry(
             sequence=sequence,
             position=position,
-            run=self._runs.get(run_key) or self._load_run(connection, run_key),
+            run=run,
             recorded_at=from_us(at_us),
-            event=decode_event(sequence, body),
+            event=decode_event(sequence, body, run.run_id),
             hash=digest.hex(),
         )
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Entry, PlanControlled, PlanFinished, PlanLeft, PlanStarted, PlanSubmitted
 from rescind.model.step import canonical_json
-from rescind.recovery.reading import every_entry, every_run
+from rescind.recovery.reading import every_entry, every_run, readable_entries
 
 UNDO_AGENT = "rescind-undo"
 """The agent name of the runs that plans are recorded in."""
@@ -95,13 +95,19 @@ def cancel_words(cancel: PlanControlled) -> str:
 
 
 def plan_entries_of_selection(journal: Journal, selection: object) -> list[Entry]:
-    """The entries of all runs that hold a plan of this selection, in order of sequence."""
+    """The entries of all runs that hold a plan of this selection, in order of sequence.
+
+    Raises: EntryUnreadable, if one of them cannot be read: it may be a pause. Plans of other selections do not matter.
+    """
     wanted = canonical_json(selection)
     found: list[Entry] = []
     for run_id in plan_runs(journal):
-        entries = list(every_entry(journal, Query(run_id=run_id)))
+        gaps: list[EntryUnreadable] = []
+        entries = list(readable_entries(journal, Query(run_id=run_id), gaps))
         begun = (entry.event for entry in entries if isinstance(entry.event, PlanStarted | PlanSubmitted))
         if any(canonical_json(event.selection) == wanted for event in begun):
+            if gaps:
+                raise gaps[0]
             found += entries
     return sorted(found, key=lambda entry: entry.sequence)
 

@@ -32,7 +32,7 @@ from rescind.compensation.selection import Selection, read_steps
 from rescind.compensation.survey import make_plan
 from rescind.containment.incident import incident_of, note
 from rescind.containment.timeline import Incident
-from rescind.errors import PlanOutdated, RescindError, SequenceConflict, UsageError
+from rescind.errors import PlanOutdated, PlanUnknown, RescindError, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, PlanStarted, StageApproved, StageEnded
 from rescind.model.level import Level
@@ -157,6 +157,7 @@ def approve(
     Raises:
         UsageError: It is not this stage that waits.
         PlanOutdated: It is another plan by now; nothing was approved.
+        PlanUnknown: The incident never had this plan; nothing was approved.
     """
     for _ in range(_ATTEMPTS_MAX):
         course = read_course(journal, incident_id)
@@ -165,7 +166,7 @@ def approve(
             raise UsageError(f"incident {incident_id} does not wait for {stage.value} to be approved; {at}")
         current = course.subject_of(stage)
         if len(subject) < 8 or not current.startswith(subject.lower()):
-            raise PlanOutdated(shown=subject, current=current)
+            raise _other_plan(journal, incident_id, subject.lower(), current)
         event = StageApproved(incident_id=incident_id, stage=stage.value, subject=current, actor=actor, note=note)
         try:
             journal.append([_draft(incident_id, event, clock, course.length)])
@@ -173,6 +174,14 @@ def approve(
             continue
         return read_course(journal, incident_id)
     raise UsageError(f"incident {incident_id} is being written to by others all the time; try again")
+
+
+def _other_plan(journal: Journal, incident_id: str, subject: str, current: str) -> PlanOutdated | PlanUnknown:
+    events = (entry.event for entry in every_entry(journal, Query(run_id=incident_id)))
+    classified = (str(event.facts.get("digest", "")) for event in events if isinstance(event, StageEnded))
+    if len(subject) >= 8 and any(digest.startswith(subject) for digest in classified):
+        return PlanOutdated(shown=subject, current=current)
+    return PlanUnknown(named=subject, current=current, known_by=f"was ever made for incident {incident_id}")
 
 
 def runs_of(incident: Incident) -> tuple[str, ...]:

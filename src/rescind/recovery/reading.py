@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from rescind.errors import UsageError
-from rescind.journal.port import Journal, Query
+from rescind.errors import EntryUnreadable, UsageError
+from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.entry import Entry
 from rescind.model.step import RunInfo
 
@@ -18,6 +18,32 @@ _NAMES_MAX = 100_000  # Names looked through for one that was meant. Enough for 
 def every_entry(journal: Journal, query: Query, *, after: int = 0) -> Iterator[Entry]:
     """All matching entries after the sequence `after`, in order."""
     while page := journal.entries(query, after=after):
+        yield from page
+        after = page[-1].sequence
+
+
+def readable_entries(journal: Journal, query: Query, gaps: list[EntryUnreadable], *, after: int = 0) -> Iterator[Entry]:
+    """As `every_entry`, past what cannot be read: for who reads what others did, and can say what it may have missed.
+
+    Args:
+        journal: Where they are.
+        query: Which.
+        gaps: Gets what could not be read, in order. It is there when the entry after it is given.
+        after: The sequence to go on after.
+    """
+    limit = PAGE_LIMIT
+    while True:
+        try:
+            page = journal.entries(query, after=after, limit=limit)
+        except EntryUnreadable as gap:
+            if limit > 1:  # what stands before it in the page can be read
+                limit //= 2
+                continue
+            gaps.append(gap)
+            after, limit = gap.sequence, PAGE_LIMIT
+            continue
+        if not page:
+            return
         yield from page
         after = page[-1].sequence
 

@@ -5,6 +5,8 @@ RV2. `done`, `compensated` and `not_needed` settle the task's steps for good; `r
 RV3. Nothing is kept besides the journal: tasks are folded from its entries.
 RV4. Who has it, until when it is due and what was said decide nothing: a task that is assigned waits like any other,
     and one that is overdue stays open.
+RV5. What cannot be read settles nothing: a task of whose plan an entry cannot be read stays as far as it can be read,
+    and is not resolved as long as nobody knows whether it is resolved already.
 """
 
 import enum
@@ -13,11 +15,11 @@ from datetime import datetime
 import msgspec
 
 from rescind.clock import Clock, from_us
-from rescind.errors import SequenceConflict, UsageError
+from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import ReviewNoted, ReviewResolved
 from rescind.model.history import ReviewTask, fold_reviews
-from rescind.recovery.reading import every_entry, the_one_meant
+from rescind.recovery.reading import readable_entries, the_one_meant
 
 TEXT_MAX = 4_000
 """Characters of a comment, a note or a reference: what somebody reads who has to decide."""
@@ -34,9 +36,17 @@ class Resolution(enum.StrEnum):
     RETRY = "retry"  # the next undo shall try again
 
 
-def list_tasks(journal: Journal, *, open_only: bool = True) -> list[ReviewTask]:
-    """The review tasks, oldest first."""
-    tasks = fold_reviews(every_entry(journal, Query(reviews=True)))
+def list_tasks(
+    journal: Journal, *, open_only: bool = True, gaps: list[EntryUnreadable] | None = None
+) -> list[ReviewTask]:
+    """The review tasks, oldest first.
+
+    Args:
+        journal: Where they are.
+        open_only: Whether to leave out those that are resolved.
+        gaps: Gets the entries that cannot be read (RV5).
+    """
+    tasks = fold_reviews(readable_entries(journal, Query(reviews=True), [] if gaps is None else gaps))
     return [task for task in tasks if task.resolution is None] if open_only else tasks
 
 
@@ -64,8 +74,8 @@ def resolve_task(
         clock: The time.
 
     Returns: The task as it is now.
-    Raises: UsageError, for an unknown task or resolution, for a task that is resolved already (RV1), and for a
-        compensation that nobody could find again.
+    Raises: UsageError, for an unknown task or resolution, for a task that is resolved already (RV1) or may be (RV5),
+        and for a compensation that nobody could find again.
     """
     wanted = _parse_resolution(resolution)
     if wanted is Resolution.COMPENSATED and not reference.strip():
@@ -78,12 +88,17 @@ def resolve_task(
         task = find_task(journal, task_id)
         # The end of the run is read before the task is: whatever is appended after this makes the append fail (RV1).
         head = journal.head(task.plan_run)
-        task = find_task(journal, task.task_id)
+        gaps: list[EntryUnreadable] = []
+        tasks = {each.task_id: each for each in list_tasks(journal, open_only=False, gaps=gaps)}
+        task = tasks[task.task_id]
         if task.resolution is not None:
             raise UsageError(
                 f"review task {task.task_id} was resolved as {task.resolution} by {task.resolved_by or 'somebody'}; "
                 "it cannot be resolved twice"
             )
+        unread = next((gap for gap in gaps if gap.run_id == task.plan_run), None)
+        if unread is not None:
+            raise UsageError(f"review task {task.task_id} may be resolved already: {unread}") from unread
         assert head is not None, "the task is in that run"
         event = ReviewResolved(
             task_id=task.task_id, resolution=wanted.value, actor=actor, note=note, reference=reference.strip()

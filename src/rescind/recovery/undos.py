@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
@@ -87,11 +87,22 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ENDED
 
 
-def list_undos(journal: Journal) -> list[UndoStatus]:
-    """All undos, by when they were begun last, the newest last. Steps are counted for those that have not ended."""
+def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -> list[UndoStatus]:
+    """All undos, by when they were begun last, the newest last. Steps are counted for those that have not ended.
+
+    Args:
+        journal: Where they are.
+        gaps: Gets the entries that cannot be read, whose undos are left out; without it, they raise.
+    """
     folds = [_UndoFold(journal, run_id) for run_id in plan_runs(journal)]
-    for fold in folds:
-        fold.read_plan()
+    for fold in list(folds):
+        try:
+            fold.read_plan()
+        except EntryUnreadable as gap:
+            if gaps is None:
+                raise
+            gaps.append(gap)
+            folds.remove(fold)
     begun = sorted((fold for fold in folds if fold.started is not None), key=lambda fold: fold.started_sequence)
     last: dict[bytes, _UndoFold] = {}
     for fold in begun:

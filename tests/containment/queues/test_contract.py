@@ -185,7 +185,9 @@ def test_qu7_what_was_held_comes_before_what_came_in_later(world: World) -> None
     orders=st.lists(st.sampled_from(COVERING + ELSEWHERE), min_size=1, max_size=4),
     lifted=st.permutations(range(4)),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_job_waits_exactly_as_long_as_an_order_in_force_covers_it(
     world: World, orders: list[str], lifted: list[int]
 ) -> None:

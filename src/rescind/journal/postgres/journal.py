@@ -205,7 +205,7 @@ class PostgresJournal:
             position=position,
             run=self._runs[run_key],
             recorded_at=from_us(at_us),
-            event=decode_event(sequence, body),
+            event=decode_event(sequence, body, self._runs[run_key].run_id),
             hash=digest.hex(),
         )
 
