@@ -296,7 +296,7 @@ def test_workers_are_killed_again_and_again(till: Till, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_database_that_is_started_anew_while_one_of_them_is_killed(
+def test_two_workers_share_a_database_that_is_started_anew_and_each_of_them_is_killed(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with postgres_server(tmp_path_factory.mktemp("shared")) as server:
@@ -309,13 +309,20 @@ def test_two_workers_share_a_database_that_is_started_anew_while_one_of_them_is_
             until(lambda: till.calls() > 40, "the undo is under way")
             server.restart()
             first.kill()
+            at = till.calls()
+            until(lambda: till.calls() > at + 40, "the other one goes on, in the database that is back")
+            second.kill()
+            second.wait(DEADLINE_S)
+            assert not till.is_paid_back()
+            last = till.start_worker()
             until(till.is_paid_back, "all is paid back")
             ended = till.answer("worker", "--follow", plan_run)
             assert ended["counts"] == {"compensated": PAYMENTS, "review": 3}
-            assert till.calls() <= PAYMENTS + 4
+            assert till.calls() <= PAYMENTS + 6, "what was under way was sent again, under the same key"
             assert till.is_paid_back()
-            second.terminate()
-            assert second.wait(DEADLINE_S) == 0
+            assert till.rescind("audit", "verify").returncode == 0
+            last.terminate()
+            assert last.wait(DEADLINE_S) == 0
             assert till.answer("worker", "--list")["workers"] == []
         finally:
             till.end_all()

@@ -22,7 +22,8 @@ from rescind.compensation.selection import Selection
 from rescind.compensation.shares import components, split
 from rescind.compensation.submission import Submission, read_submission, submit
 from rescind.compensation.survey import make_plan
-from rescind.errors import Conflict, UsageError
+from rescind.errors import Conflict, EntryUnreadable, UsageError
+from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Journal, Query
 from rescind.model.action import IN_DOUBT_AFTER, EffectClass
 from rescind.model.entry import CompensationIntended, PlanFinished, PlanStarted, StepRef
@@ -400,6 +401,36 @@ def test_all_jobs_lost_with_the_engines_file_are_found_again_in_the_journal(crew
 
     assert crew.see_to_its_end(submission).finished
     assert refunds(shop) == {1}
+
+
+def spoil(shop: Shop, run_id: str, kind: str) -> int:
+    """An entry of this kind in this run is none that can be read. Its sequence."""
+    assert isinstance(shop.journal, MemoryJournal)
+    (sequence, *_) = [
+        number
+        for number, row in enumerate(shop.journal._rows, 1)
+        if (row.run.run_id, row.kind) == (run_id, kind)  # as on a damaged disk
+    ]
+    row = shop.journal._rows[sequence - 1]
+    shop.journal._rows[sequence - 1] = msgspec.structs.replace(row, body=b'{"type":"from_the_future"}')
+    shop.journal._read.pop(sequence, None)
+    return sequence
+
+
+@pytest.mark.parametrize("kind", ["plan_submitted", "plan_share"])
+def test_a_plan_that_cannot_be_read_is_left_alone_in_words_and_the_others_are_undone(
+    crew: Crew, shop: Shop, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    shop.charge("run-1"), shop.charge("run-2")
+    crew.hire()
+    unread, other = crew.submit(), crew.submit(Selection(run_ids=("run-2",)))
+    sequence = spoil(shop, unread.plan_run, kind)
+
+    assert crew.see_to_its_end(other).finished
+    assert list(shop.charging.refunds) == ["undo:run-2:2"]
+    assert f"entry {sequence} of the journal cannot be read" in caplog.text
+    with pytest.raises(EntryUnreadable, match=unread.plan_run):
+        crew.there(unread)
 
 
 def test_a_worker_that_leaves_gives_back_the_rest(crew: Crew, shop: Shop) -> None:
