@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -182,14 +183,18 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres_server(folder: Path, **settings: str) -> Generator[Postgres]:
-    """A running cluster, by default one that does not wait for the disk."""
-    server = Postgres(folder, **settings)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.crash()  # its folder goes with it: to write down what a hundred databases hold took half a minute
+def postgres_server(**settings: str) -> Generator[Postgres]:
+    """A running cluster, by default one that does not wait for the disk.
+
+    Not below pytest's own folder, which each further session of pytest closes to other users, and root's server is one.
+    """
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        server = Postgres(Path(folder), **settings)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.crash()  # its folder goes with it: to write down what a hundred databases hold took half a minute
 
 
 def _postgres_programs() -> Path:

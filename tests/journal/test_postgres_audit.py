@@ -12,6 +12,7 @@ from rescind.journal.port import Draft
 from rescind.journal.postgres import PostgresJournal
 from rescind.journal.postgres.audit import seal_database, verify_database
 from rescind.model.entry import RunClosed
+from rescind.recovery.postgres.register import DatabaseWorkers
 from rescind.switch.postgres.store import PostgresOrders
 from servers import Postgres
 
@@ -126,4 +127,17 @@ def test_columns_slots_and_triggers_are_checked_too(address: Address, statement:
     tamper(address, statement)
 
     assert [finding for finding in verify(journal).findings if words in str(finding)]
+    journal.close()
+
+
+def test_orders_and_workers_in_the_same_database_are_none_of_its_business(address: Address) -> None:
+    journal = PostgresJournal(address.url)
+    orders = PostgresOrders(address.url)
+    orders.place(an_order())
+    register = DatabaseWorkers(address)
+    register.look(now_us=0)
+
+    assert verify(journal).findings == ()
+    orders.close()
+    register.close()
     journal.close()

@@ -157,12 +157,10 @@ def test_hostile_files_are_not_taken_for_workers(tmp_path: Path) -> None:
     register.ring()
 
 
-def test_a_worker_whose_server_was_started_anew_is_there_again(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> None:
+def test_a_worker_whose_server_was_started_anew_is_there_again(request: pytest.FixtureRequest) -> None:
     from servers import postgres_server
 
-    with postgres_server(tmp_path_factory.mktemp("restarted")) as server:
+    with postgres_server() as server:
         store = Address.parse(server.new_database())
         register, rung = register_of(store), []
         entry = register.enter(INFO, lambda: rung.append(1))

@@ -210,8 +210,8 @@ def test_s4_a_lock_that_somebody_holds_ends_the_waiting(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_po4_orders_survive_a_server_that_crashes_and_is_started_anew_under_its_clients(tmp_path: Path) -> None:
-    with postgres_server(tmp_path, fsync="on") as server:
+def test_po4_orders_survive_a_server_that_crashes_and_is_started_anew_under_its_clients() -> None:
+    with postgres_server(fsync="on") as server:
         store = PostgresOrders(server.url())
         trip = an_order("ord-1", measure=Measure.TRIP, level=Level.READ_ONLY)
         store.place(trip)
