@@ -234,7 +234,10 @@ def test_nothing_within_an_agents_reach_loosens_what_a_switch_has_ordered(town: 
     assert town.stop(NEIGHBOUR)["receipt"]["all_drained"]
 
 
-ITS_OWN: dict[tuple[str, str, str], tuple[int, object]] = {("billing-agent", "get", "/v1/approvals"): (200, [])}
+ITS_OWN: dict[tuple[str, str, str], tuple[int, object]] = {
+    ("billing-agent", "get", "/v1/approvals"): (200, []),
+    ("billing-agent", "get", "/v1/caller"): (200, {"name": "billing-agent", "role": "agent", "may_lift": False}),
+}
 """What an agent may look at, since it is about itself; here it has asked for nothing."""
 
 

@@ -171,7 +171,7 @@ def test_a_later_change_by_another_run_is_a_conflict_that_names_it(shop: Shop) -
 
     plan = shop.plan("run-1")
     assert decisions(plan) == (("1", "review: conflict"),)
-    assert "run-2/2 by billing-agent@2.4.0" in detail_of(plan, "1")
+    assert "run-2/2 of billing-agent@2.4.0" in detail_of(plan, "1")
 
 
 def test_a_change_by_another_run_in_between_stops_the_undo_there(shop: Shop) -> None:

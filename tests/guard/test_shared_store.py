@@ -192,7 +192,7 @@ def test_a_program_that_just_ends_is_gone_too(url: str, operator: PostgresOrders
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
 
     assert ended.stdout.startswith("run_")
-    assert sight_once(operator.address, SystemClock()) == []
+    assert [sighting.living for sighting in sight_once(operator.address, SystemClock())] == [False]
 
 
 def test_hg2_a_guard_that_does_not_beat_is_unknown_until_its_lease_has_run_out_and_silenced_then(

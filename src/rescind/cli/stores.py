@@ -97,7 +97,7 @@ class Guards:
         """Those that may act. Raises: OrdersUnavailable, if nobody can look."""
         register = self.register
         if not isinstance(register, Path):
-            return register.sight()
+            return [sighting for sighting in register.sight() if sighting.living]
         from rescind.switch.presence import living_guards as living_in
 
         return living_in(register)

@@ -222,6 +222,10 @@ class Hearing:
             while not self._closing.is_set():
                 self._look(connection)
                 self._wait(connection)
+            with self._lock:
+                last = self._report
+            if last is not None and last != self._sent:  # it may say what a receipt waits for
+                self._beat(connection, last)
             leave(connection, self._listening.guard_id)
         finally:
             self._connection = None

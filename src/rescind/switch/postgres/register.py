@@ -36,6 +36,9 @@ which would have to jump so far."""
 FORGOTTEN_S = 3_600.0
 """After how long without a beat a guard's row is removed by those who come: its process has most likely died."""
 
+LEFT_S = 60.0
+"""How long a guard that has closed is still shown, as gone."""
+
 _MARGIN_S = 0.25
 
 _BEAT = """
@@ -49,13 +52,21 @@ ON CONFLICT (guard_id) DO UPDATE SET
     bound_at = CASE WHEN excluded.report IS NULL THEN mine.bound_at ELSE excluded.bound_at END,
     drained_at = CASE WHEN excluded.report IS NULL THEN mine.drained_at ELSE excluded.drained_at END"""
 
-_LEAVE = "DELETE FROM guards WHERE guard_id = %s OR beat_at < clock_timestamp() - make_interval(secs => %s)"
+_LEAVE = """
+UPDATE guards SET lease_ttl_s = 0, beats = beats + 1, beat_at = clock_timestamp() WHERE guard_id = %s"""
+
+_TIDY = """
+DELETE FROM guards WHERE beat_at < clock_timestamp() - make_interval(secs => %(forgotten_s)s)
+    OR (lease_ttl_s = 0 AND beat_at < clock_timestamp() - make_interval(secs => %(left_s)s))"""
 
 _SIGHT = """
 SELECT guard_id, host, lease_ttl_s, on_silence, beats, extract(epoch FROM clock_timestamp() - beat_at)::float8,
     CASE WHEN octet_length(report) <= %s THEN report END, octet_length(report),
     extract(epoch FROM clock_timestamp() - bound_at)::float8, extract(epoch FROM clock_timestamp() - drained_at)::float8
-FROM guards WHERE beat_at > clock_timestamp() - make_interval(secs => %s) ORDER BY guard_id"""
+FROM guards WHERE beat_at > clock_timestamp() - make_interval(secs => %s)
+    AND (lease_ttl_s <> 0 OR beat_at > clock_timestamp() - make_interval(secs => %s)) ORDER BY guard_id"""
+
+_SIGHT_VALUES = (REPORT_BYTES_MAX, FORGOTTEN_S, LEFT_S)
 
 
 def beat(
@@ -94,8 +105,14 @@ def beat(
 
 
 def leave(connection: "psycopg.Connection[Any]", guard_id: str) -> None:
-    """Take a guard out of the register, and with it those that have been silent for long. Raises: psycopg.Error."""
-    connection.execute(_LEAVE, (guard_id, FORGOTTEN_S))
+    """Say that a guard has closed, and remove those that did long ago or have been silent for long.
+
+    Its row stays for a while: whoever waits for a receipt may not have looked yet, and it has acknowledged.
+
+    Raises: psycopg.Error.
+    """
+    connection.execute(_LEAVE, (guard_id,))
+    connection.execute(_TIDY, {"forgotten_s": FORGOTTEN_S, "left_s": LEFT_S})
 
 
 class DatabaseRegister:
@@ -108,11 +125,11 @@ class DatabaseRegister:
         self._beats: dict[str, tuple[int, float]] = {}
 
     def sight(self) -> list[Sighting]:
-        """All guards that have beaten lately or may act still, by id.
+        """All guards that have beaten lately or may act still, and those that have just closed, by id.
 
         Raises: OrdersUnavailable; UsageError, if there is no store.
         """
-        rows = self._link.do(lambda connection: connection.execute(_SIGHT, (REPORT_BYTES_MAX, FORGOTTEN_S)).fetchall())
+        rows = self._link.do(lambda connection: connection.execute(_SIGHT, _SIGHT_VALUES).fetchall())
         now_s = self._clock.monotonic_s()  # after the answer: no moment of a report then seems earlier than it was
         return [self._sighting(now_s, *row) for row in rows if is_guard_id(row[0])]
 
@@ -145,7 +162,7 @@ class DatabaseRegister:
         ends_s = self._lease_ends_s(guard_id, ttl_s, beats, beat_ago_s, now_s)
         return Sighting(
             guard_id=guard_id,
-            living=True,
+            living=ttl_s != 0,
             report=report,
             problem=problem,
             host=host,
