@@ -87,7 +87,7 @@ def test_an_incident_that_stands_still_is_recorded_once_and_looked_at_ever_less_
 
     means = case.means(compensate_on=frozenset({SignalKind.BLAST_RADIUS}), invariants={"books": look})
     chore = recovering(means)
-    assert "1 review tasks wait for a person" in do_chore(chore)
+    assert "1 review task left to a person" in do_chore(chore)
     before = len(events_of(case.journal, case.incident_id))
     looks.clear()
     for _ in range(720):  # an hour
