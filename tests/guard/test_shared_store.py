@@ -237,13 +237,13 @@ def test_what_a_stranger_writes_into_the_register_makes_a_guard_unknown_and_neve
 
 
 RIGHTS = """
-CREATE ROLE agent LOGIN;
-GRANT USAGE ON SCHEMA rescind TO agent;
-GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO agent;
-GRANT EXECUTE ON FUNCTION rescind.lock_journal, rescind.append, rescind.settle_batch, rescind.make_partitions TO agent;
-GRANT INSERT, UPDATE, DELETE ON rescind.guards TO agent;
-GRANT INSERT ON rescind.orders, rescind.probes, rescind.probe_ends TO agent;
-GRANT UPDATE ON rescind.orders_state TO agent;
+CREATE ROLE obeyer LOGIN;
+GRANT USAGE ON SCHEMA rescind TO obeyer;
+GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO obeyer;
+GRANT EXECUTE ON FUNCTION rescind.lock_journal, rescind.append, rescind.settle_batch, rescind.make_partitions TO obeyer;
+GRANT INSERT, UPDATE, DELETE ON rescind.guards TO obeyer;
+GRANT INSERT ON rescind.orders, rescind.probes, rescind.probe_ends TO obeyer;
+GRANT UPDATE ON rescind.orders_state TO obeyer;
 """
 
 
@@ -255,7 +255,7 @@ def test_the_role_of_an_agent_obeys_and_tightens_and_can_lift_nothing(
     with psycopg.connect(operator.address.url) as connection:
         connection.execute(RIGHTS.encode())
     try:
-        agent = Machine(operator.address.url.replace("//test@", "//agent@"))
+        agent = Machine(operator.address.url.replace("//test@", "//obeyer@"))
         with agent.run():
             agent.add(1)
             agent.guard.orders.place(an_order("ord-1", level=Level.READ_ONLY))
@@ -267,8 +267,8 @@ def test_the_role_of_an_agent_obeys_and_tightens_and_can_lift_nothing(
         assert operator.history().lifts == frozenset()
     finally:
         with psycopg.connect(operator.address.url) as connection:
-            connection.execute("DROP OWNED BY agent")
-            connection.execute("DROP ROLE agent")
+            connection.execute("DROP OWNED BY obeyer")
+            connection.execute("DROP ROLE obeyer")
 
 
 def test_orders_of_a_database_that_nobody_listens_to_are_refused_to_a_guard(operator: PostgresOrders) -> None:

@@ -465,14 +465,14 @@ def test_what_was_recorded_is_not_changed_even_by_its_owner(journal: PostgresJou
 def test_an_agent_s_role_can_append_and_read_and_nothing_else(postgres: Postgres, url: str) -> None:
     sql(
         url,
-        "DROP ROLE IF EXISTS agent",
-        "CREATE ROLE agent LOGIN",
-        "GRANT USAGE ON SCHEMA rescind TO agent",
-        "GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO agent",
+        "DROP ROLE IF EXISTS appender",
+        "CREATE ROLE appender LOGIN",
+        "GRANT USAGE ON SCHEMA rescind TO appender",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO appender",
         "GRANT EXECUTE ON FUNCTION rescind.lock_journal, rescind.append, rescind.settle_batch,"
-        " rescind.make_partitions TO agent",
+        " rescind.make_partitions TO appender",
     )
-    as_agent = url.replace("test@", "agent@")
+    as_agent = url.replace("test@", "appender@")
     journal = PostgresJournal(as_agent)
 
     assert journal.append([opened(), intended(a_step(), claim=CLAIM)]) == Appended((1, 2), (0, 1))
@@ -488,7 +488,7 @@ def test_an_agent_s_role_can_append_and_read_and_nothing_else(postgres: Postgres
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql(as_agent, statement)
     journal.close()
-    sql(url, "DROP OWNED BY agent", "DROP ROLE agent")
+    sql(url, "DROP OWNED BY appender", "DROP ROLE appender")
 
 
 def test_entries_stand_in_the_partition_of_their_month_and_what_has_none_in_the_default(
