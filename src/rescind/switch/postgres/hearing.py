@@ -222,9 +222,8 @@ class Hearing:
             while not self._closing.is_set():
                 self._look(connection)
                 self._wait(connection)
-            with self._lock:
-                last = self._report
-            if last is not None and last != self._sent:  # it may say what a receipt waits for
+            last = self._unsent()
+            if last is not None:  # it may say what a receipt waits for
                 self._beat(connection, last)
             leave(connection, self._listening.guard_id)
         finally:
@@ -271,10 +270,13 @@ class Hearing:
         self._orders.show_settled()
         self._first.set()
 
-    def _due_report(self, now_s: float) -> GuardReport | None:
+    def _unsent(self) -> GuardReport | None:
         with self._lock:
-            report = self._report
-        if report is None or report == self._sent:
+            return None if self._report == self._sent else self._report
+
+    def _due_report(self, now_s: float) -> GuardReport | None:
+        report = self._unsent()
+        if report is None:
             return None
         return report if now_s >= self._report_at_s or _is_urgent(report, self._sent) else None
 
