@@ -81,3 +81,11 @@ def test_no_two_modules_number_their_laws_by_the_same_letters() -> None:
 
     assert len(homes) > 40
     assert {letters: modules for letters, modules in homes.items() if len(modules) > 1} == {}
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    records = sorted((SOURCE.parents[1] / "docs" / "decisions").glob("*.md"))
+    numbers = [record.name[:4] for record in records]
+    assert numbers == [f"{number:04}" for number in range(1, len(records) + 1)]
+    for record in records:
+        assert record.read_text(encoding="utf-8").startswith(f"# {record.name[:4]}. ") or record.name < "0015"
