@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rescind.errors import UsageError
 from rescind.guard.arguments import record_value
 from rescind.model.entry import Checkpointed
+from rescind.triggers.consistency import holds
 
 if TYPE_CHECKING:
     from rescind.guard.run import Run
@@ -67,7 +68,8 @@ def _problem_of(verify: Postcondition) -> str:
     try:
         answer = verify()
     except Exception as error:  # noqa: BLE001  # what cannot be checked does not hold
-        return f"its postcondition could not be checked: {type(error).__name__}: {error}"
-    if answer is True or answer is None or answer == "":
+        # The kind of error and no more: its text may hold what is to be kept out of the journal.
+        return f"its postcondition could not be checked: {type(error).__name__}"
+    if holds(answer):
         return ""
     return answer if isinstance(answer, str) else "its postcondition does not hold"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rescind.errors import CallDenied, RunHalted
 from rescind.guard.watched_read import is_checking
-from rescind.triggers.consistency import ConsistencyWatch
+from rescind.triggers.consistency import ConsistencyWatch, holds, wrong
 from rescind.triggers.patterns import names_matching
 
 if TYPE_CHECKING:
@@ -56,14 +56,12 @@ class Invariant:
         """What does not hold now; empty if it holds. What cannot be looked at does not hold."""
         token = is_checking.set(True)
         try:
-            answer = self._check()
+            answer: object = self._check()
         except Exception as error:  # noqa: BLE001  # what cannot be checked does not hold
-            return f"{self.name}: {type(error).__name__}: {error}"
+            answer = error
         finally:
             is_checking.reset(token)
-        if answer is True or answer is None or answer == "":
-            return ""
-        return f"{self.name}: {answer}" if isinstance(answer, str) else f"{self.name} does not hold"
+        return "" if holds(answer) else f"{self.name}: {wrong(answer)}"
 
     def after_fork(self) -> None:
         """In a forked child: the thread that held the lock may not have come along."""

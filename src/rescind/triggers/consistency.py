@@ -99,7 +99,7 @@ class ConsistencyWatch:
             return None
         said = self._said = self._said or {}
         what = ("invariant", name)
-        if answer is None or answer is True or (isinstance(answer, str) and not answer):
+        if holds(answer):
             said.pop(hash(what), None)
             return None
         if not is_news(said, what):
@@ -109,7 +109,7 @@ class ConsistencyWatch:
             rule="invariant",
             severity=Severity.CRITICAL,
             scope=about_run(self._run_id),
-            detail=f"invariant {shown(name)} does not hold: {_wrong(answer)}",
+            detail=f"invariant {shown(name)} does not hold: {wrong(answer)}",
             facts={"invariant": shown(name)},
         )
 
@@ -141,7 +141,13 @@ class ConsistencyWatch:
         )
 
 
-def _wrong(answer: object) -> str:
+def holds(answer: object) -> bool:
+    """Whether what a check has answered says that it holds: True, None or an empty text, and nothing else."""
+    return answer is None or answer is True or (isinstance(answer, str) and not answer)
+
+
+def wrong(answer: object) -> str:
+    """What a check has answered, or raised, that does not hold; in words that may be recorded."""
     if answer is False:
         return "it said so"
     if isinstance(answer, BaseException):
