@@ -6,27 +6,24 @@ what is committed and never wait for a writer. Beside the file are SQLite's `-wa
 
 import contextlib
 import sqlite3
-import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds, from_us
-from rescind.journal.codec import decode_event, prepare
+from rescind.journal.codec import decode_event
 from rescind.journal.connection import connect_reader, connect_writer, open_store, translating
-from rescind.journal.forking import survive_forks
-from rescind.journal.port import PAGE_LIMIT, Appended, ChainHead, Draft, Query, Slot, SlotTaken
+from rescind.journal.port import PAGE_LIMIT, ChainHead, Query, Slot
 from rescind.journal.queries import BOUNDS, EXTENT, Plan, Values, entries_plan, runs_plan, time_values, windows
 from rescind.journal.readers import Readers
 from rescind.journal.recorder import Connect, SqliteRecorder
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
 from rescind.journal.seal import SEAL_EVERY, seal
+from rescind.journal.threaded import RUNS_CACHED_MAX, ThreadedJournal
 from rescind.journal.writer import Writer
 from rescind.model.entry import Entry
 from rescind.model.step import RunInfo
-
-_RUNS_CACHED_MAX = 10_000  # Some 5 MB. A page names few runs, and the next page mostly the same.
 
 _SLOT = (
     f"SELECT {HELD_COLUMNS}, i.body, o.body FROM slots s JOIN runs r ON r.run_key = s.run_key"  # noqa: S608  # put together from our own constants
@@ -38,7 +35,7 @@ _RUN_OF_KEY = f"SELECT {RUN_COLUMNS} FROM runs r WHERE r.run_key = ?"  # noqa: S
 _HEAD = "SELECT h.position, h.hash FROM runs r JOIN heads h ON h.run_key = r.run_key WHERE r.run_id = ?"
 
 
-class SqliteJournal:
+class SqliteJournal(ThreadedJournal[sqlite3.Connection]):
     """A `Journal` in a file. Make one per file and process, and share it between threads and tasks."""
 
     def __init__(
@@ -66,28 +63,11 @@ class SqliteJournal:
         self.path = path = Path(path).absolute()
         clock = clock or SystemClock()
         open_store(self.path, clock=clock, ids=ids or SystemIds(), timeout_s=busy_timeout_s)
-        self._readers = Readers(lambda: connect_reader(path, timeout_s=busy_timeout_s))
         sealer = _Sealer(self.path, clock)
         recorder = SqliteRecorder(
             self.path, connect=connect, after_commit=sealer, clock=clock, busy_timeout_s=busy_timeout_s
         )
-        self._writer = Writer(recorder)
-        self._runs: dict[int, RunInfo] = {}
-        # Whoever forgets to close still gets his submitted entries recorded, when the journal or the process ends.
-        self._finalizer = weakref.finalize(self, _close, self._writer, self._readers)
-        survive_forks(self)
-
-    def append(self, drafts: Sequence[Draft]) -> Appended | SlotTaken:
-        """See `Journal`."""
-        return self._writer.append(prepare(drafts)) if drafts else Appended((), ())
-
-    async def append_async(self, drafts: Sequence[Draft]) -> Appended | SlotTaken:
-        """See `Journal`."""
-        return await self._writer.append_async(prepare(drafts)) if drafts else Appended((), ())
-
-    def submit(self, drafts: Sequence[Draft]) -> None:
-        """See `Journal`. What cannot be recorded is logged and dropped."""
-        self._writer.submit(prepare(drafts))
+        super().__init__(Writer(recorder), Readers(lambda: connect_reader(path, timeout_s=busy_timeout_s)))
 
     def slot(self, tenant: str, key: str) -> Slot | None:
         """See `Journal`."""
@@ -121,25 +101,6 @@ class SqliteJournal:
             row = connection.execute(_HEAD, (run_id,)).fetchone()
         return None if row is None else ChainHead(run_id, row[0], row[1].hex())
 
-    def close(self) -> None:
-        """See `Journal`. What was written since the last seal is sealed."""
-        self._finalizer()
-
-    def before_fork(self) -> None:
-        """Come to rest without any connection. Called by the interpreter, as are the next two."""
-        self._writer.before_fork()
-        self._readers.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        self._readers.after_fork_in_parent()
-        self._writer.after_fork_in_parent()
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew, on connections of the child's own."""
-        self._readers.after_fork_in_child()
-        self._writer.after_fork_in_child()
-
     @contextlib.contextmanager
     def _reading(self) -> Generator[sqlite3.Connection]:
         """A connection in a transaction of its own: all that is read in the block is of one moment."""
@@ -165,7 +126,7 @@ class SqliteJournal:
 
     def _load_run(self, connection: sqlite3.Connection, run_key: int) -> RunInfo:
         run = run_of(connection.execute(_RUN_OF_KEY, (run_key,)).fetchone())[1]
-        if len(self._runs) >= _RUNS_CACHED_MAX:
+        if len(self._runs) >= RUNS_CACHED_MAX:
             self._runs = {}
         self._runs[run_key] = run
         return run
@@ -220,8 +181,3 @@ def _extent(connection: sqlite3.Connection, query: Query) -> _Extent:
     times = time_values(query)
     first, last = (1, indexed) if times is None else connection.execute(BOUNDS, times).fetchone()
     return _Extent(first, last, indexed, end)
-
-
-def _close(writer: Writer, readers: Readers[sqlite3.Connection]) -> None:
-    writer.close()
-    readers.close()

@@ -4,7 +4,6 @@ Appends go through the process's one writer thread (see `rescind.journal.writer`
 connections of their own. Everything stands in one schema, made and brought up to date when a journal is opened.
 """
 
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,15 +16,15 @@ from rescind.database.address import Address
 from rescind.database.connecting import translating
 from rescind.database.migrating import Part, ensure
 from rescind.errors import JournalUnavailable, UsageError
-from rescind.journal.codec import Prepared, decode_event, prepare
-from rescind.journal.forking import survive_forks
-from rescind.journal.port import PAGE_LIMIT, Appended, ChainHead, Draft, Query, Slot, SlotTaken
+from rescind.journal.codec import Prepared, decode_event
+from rescind.journal.port import PAGE_LIMIT, ChainHead, Draft, Query, Slot
 from rescind.journal.postgres.connection import Connection, check_schema, connect_journal
 from rescind.journal.postgres.queries import BOUNDS, END, entries_plan, runs_plan
 from rescind.journal.postgres.recorder import PostgresRecorder
 from rescind.journal.queries import Values, time_values, windows
 from rescind.journal.readers import Readers
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
+from rescind.journal.threaded import RUNS_CACHED_MAX, ThreadedJournal
 from rescind.journal.writer import Writer
 from rescind.model.entry import CompensationEnded, Ended, Entry, Intended, RunOpened
 from rescind.model.step import RunInfo
@@ -34,8 +33,6 @@ T = TypeVar("T")
 
 JOURNAL = Part("journal", "0001", Path(__file__).parent / "versions")
 """The journal's tables and their revisions."""
-
-_RUNS_CACHED_MAX = 10_000  # Some 5 MB. A page names few runs, and the next page mostly the same.
 
 _SLOT = (
     f"SELECT {HELD_COLUMNS}, i.body, o.body FROM slots s JOIN runs r ON r.run_key = s.run_key"  # noqa: S608  # put together from our own constants
@@ -49,7 +46,7 @@ _HEAD = "SELECT h.position, h.hash FROM runs r JOIN heads h ON h.run_key = r.run
 _EntryRow = tuple[int, int, int, int, bytes, bytes]
 
 
-class PostgresJournal:
+class PostgresJournal(ThreadedJournal[Connection]):
     """A `Journal` in a database. Make one per database and process, and share it between threads and tasks."""
 
     def __init__(
@@ -91,24 +88,7 @@ class PostgresJournal:
             ids=ids or SystemIds(),
             doubt_timeout_s=doubt_timeout_s,
         )
-        self._readers = Readers(lambda: connect("journal reader", writes=False))
-        self._writer = Writer(recorder)
-        self._runs: dict[int, RunInfo] = {}
-        # Whoever forgets to close still gets his submitted entries recorded, when the journal or the process ends.
-        self._finalizer = weakref.finalize(self, _close, self._writer, self._readers)
-        survive_forks(self)
-
-    def append(self, drafts: Sequence[Draft]) -> Appended | SlotTaken:
-        """See `Journal`."""
-        return self._writer.append(_prepare(drafts)) if drafts else Appended((), ())
-
-    async def append_async(self, drafts: Sequence[Draft]) -> Appended | SlotTaken:
-        """See `Journal`."""
-        return await self._writer.append_async(_prepare(drafts)) if drafts else Appended((), ())
-
-    def submit(self, drafts: Sequence[Draft]) -> None:
-        """See `Journal`. What cannot be recorded is logged and dropped."""
-        self._writer.submit(_prepare(drafts))
+        super().__init__(Writer(recorder), Readers(lambda: connect("journal reader", writes=False)))
 
     def slot(self, tenant: str, key: str) -> Slot | None:
         """See `Journal`."""
@@ -140,24 +120,15 @@ class PostgresJournal:
         rows = self._ask(lambda connection: _rows(connection, _HEAD, (run_id,)))
         return ChainHead(run_id, rows[0][0], rows[0][1].hex()) if rows else None
 
-    def close(self) -> None:
-        """See `Journal`."""
-        self._finalizer()
-
-    def before_fork(self) -> None:
-        """Come to rest without any connection. Called by the interpreter, as are the next two."""
-        self._writer.before_fork()
-        self._readers.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        self._readers.after_fork_in_parent()
-        self._writer.after_fork_in_parent()
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew, on connections of the child's own."""
-        self._readers.after_fork_in_child()
-        self._writer.after_fork_in_child()
+    def _prepare(self, drafts: Sequence[Draft]) -> list[Prepared]:
+        prepared = super()._prepare(drafts)
+        for draft in drafts:
+            if any("\0" in text for text in _columns_of(draft)):
+                raise UsageError(
+                    f"run {draft.run_id!r}: a name or an id holds a zero character, which PostgreSQL cannot store in a "
+                    "text"
+                )
+        return prepared
 
     def _open(self, timeout_s: float) -> None:
         with translating(self.address, JournalUnavailable, what="the journal"):
@@ -213,7 +184,7 @@ class PostgresJournal:
         missing = [run_key for run_key in run_keys if run_key not in self._runs]
         if missing:
             found = dict(run_of(row) for row in _rows(connection, _RUNS_OF_KEYS, (missing,)))
-            self._runs = found if len(self._runs) >= _RUNS_CACHED_MAX else self._runs | found
+            self._runs = found if len(self._runs) >= RUNS_CACHED_MAX else self._runs | found
 
 
 def _rows(connection: Connection, sql: str, values: Any) -> list[Any]:
@@ -225,16 +196,6 @@ def _extent(connection: Connection, query: Query) -> tuple[int, int]:
     times = time_values(query)
     first, last = _rows(connection, END if times is None else BOUNDS, times)[0]
     return first, last
-
-
-def _prepare(drafts: Sequence[Draft]) -> list[Prepared]:
-    prepared = prepare(drafts)
-    for draft in drafts:
-        if any("\0" in text for text in _columns_of(draft)):
-            raise UsageError(
-                f"run {draft.run_id!r}: a name or an id holds a zero character, which PostgreSQL cannot store in a text"
-            )
-    return prepared
 
 
 def _columns_of(draft: Draft) -> Iterable[str]:
@@ -250,8 +211,3 @@ def _columns_of(draft: Draft) -> Iterable[str]:
         yield event.step.step_id
     elif isinstance(event, Ended | CompensationEnded):
         yield event.step_id
-
-
-def _close(writer: Writer, readers: Readers[Connection]) -> None:
-    writer.close()
-    readers.close()
