@@ -6,7 +6,7 @@ from rescind.cli.app import APP_VARIABLE, WHAT_APP_IS
 from rescind.cli.identity import whoami
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
-from rescind.cli.undo import DIGITS_MIN, refuse_without_apply
+from rescind.cli.undo import refuse_no_digest, refuse_without_apply
 from rescind.errors import UsageError
 
 
@@ -54,9 +54,8 @@ def redo(
     was shown is done.
     """
     refuse_without_apply(apply, {"--plan": shown, "--stop-first": stop_first, "--yes": yes})
-    for name, text in (("PLAN", plan), ("--plan", shown)):
-        if text is not None and (len(text) < DIGITS_MIN or not set(text.lower()) <= set("0123456789abcdef")):
-            raise UsageError(f"{name} {text!r} is no digest; give {DIGITS_MIN} or more of the digits that were shown")
+    refuse_no_digest("PLAN", plan)
+    refuse_no_digest("--plan", shown)
     if not app:
         raise UsageError(f"--app is missing: steps are redone with the tools that made them. Give {WHAT_APP_IS}")
     from rescind.cli.redo_session import RedoRequest, run_redo

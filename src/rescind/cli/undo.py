@@ -100,8 +100,7 @@ def undo(
         "--workers": workers,
     }
     refuse_without_apply(apply, only_applied)
-    if shown is not None and (len(shown) < DIGITS_MIN or not set(shown.lower()) <= set("0123456789abcdef")):
-        raise UsageError(f"--plan {shown!r} is no digest; give {DIGITS_MIN} or more of the digits that were shown")
+    refuse_no_digest("--plan", shown)
     if force and not reason.strip():
         raise UsageError("--force overwrites later changes of somebody else's, which takes a reason; add --reason")
     if force and workers:
@@ -130,6 +129,12 @@ def undo(
         ),
         out,
     )
+
+
+def refuse_no_digest(name: str, text: str | None) -> None:
+    """Refuse what was given under this name, if it cannot be the beginning of a digest. Raises: UsageError."""
+    if text is not None and (len(text) < DIGITS_MIN or not set(text.lower()) <= set("0123456789abcdef")):
+        raise UsageError(f"{name} {text!r} is no digest; give {DIGITS_MIN} or more of the digits that were shown")
 
 
 def refuse_without_apply(apply: bool, options: dict[str, object]) -> None:

@@ -39,7 +39,8 @@ def switch_of(folder: Path, log_path: Path) -> Generator[str]:
             if (folder / SWITCH_URL).exists():
                 (folder / SWITCH_URL).unlink()
                 forget_switch(folder)
-            _end(process)
+            process.terminate()
+            see_off(process)
 
 
 def _start(folder: Path, log: IO[str]) -> "subprocess.Popen[str]":
@@ -63,8 +64,8 @@ def _address_of(process: "subprocess.Popen[str]", log_path: Path) -> str:
         raise NoSwitch(f"the demo's switch did not start: {said[-1] if said else 'it said nothing'}") from error
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
-    process.terminate()
+def see_off(process: "subprocess.Popen[str]") -> None:
+    """See that a process leaves that was asked to, and let go of what it says."""
     try:
         process.wait(LEAVE_WITHIN_S)
     except subprocess.TimeoutExpired:

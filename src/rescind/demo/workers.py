@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import IO
 
 from rescind.demo.folder import APP
+from rescind.demo.service import see_off
 from rescind.errors import RescindError
 
 COUNT = 2
 
 COMMAND = f"rescind worker {Path(APP).stem}"
-
-LEAVE_WITHIN_S = 10.0
 
 _RUN = "import sys; from rescind.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -65,13 +64,7 @@ class Workers:
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
-            try:
-                process.wait(LEAVE_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+            see_off(process)
 
     def _last_words(self) -> str:
         lines = Path(self._log.name).read_text(encoding="utf-8", errors="replace").split("\n")
