@@ -10,8 +10,8 @@ from typing import Any
 
 from bench.form import Row, row, seconds_of
 from rescind.clock import SystemClock
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.journal.port import Draft
 from rescind.journal.sqlite import SqliteJournal
 from rescind.model.action import Action, EffectClass

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bench.form import Row, row
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import StepInDoubt
 from rescind.guard.effect import PastStep
 from rescind.guard.guard import Guard

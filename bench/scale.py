@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bench.form import Row, interleaved, row, seconds_of
 from rescind.clock import SystemClock
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.guard.guard import Guard
 from rescind.journal.port import Draft, Query
 from rescind.journal.sqlite import SqliteJournal

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from bench.form import Row, interleaved, row
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.effects import MappingKey
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal
 from rescind.switch.memory import MemoryOrders

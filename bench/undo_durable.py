@@ -29,9 +29,9 @@ from bench.form import Row, row, seconds_of
 from bench.servers import a_cluster
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.guard.guard import Guard
 from rescind.journal.port import Draft, Journal
 from rescind.journal.postgres import PostgresJournal

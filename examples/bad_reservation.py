@@ -6,9 +6,9 @@ from pathlib import Path
 
 import rescind
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 
 folder = Path(tempfile.mkdtemp())
 guard = rescind.Guard.at(folder / "store")

@@ -11,8 +11,8 @@ from typing import Any
 
 import rescind
 from rescind.clock import SystemClock
-from rescind.compensation.reconcile import reconcile
-from rescind.compensation.selection import Selection
+from rescind.compensation.execution.reconcile import reconcile
+from rescind.compensation.planning.selection import Selection
 
 refunds: dict[str, dict[str, Any]] = {}
 

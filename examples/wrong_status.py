@@ -11,9 +11,9 @@ from typing import Any
 
 import rescind
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.recovery.review import list_tasks
 
 records: dict[str, dict[str, Any]] = {name: {"status": "active", "version": 1} for name in ("ada", "bob")}

@@ -23,7 +23,10 @@ FLOORS = (
     "integrations",  # how a framework meets a guard
     "compensation.port",  # what undo asks of a guard, and of a person: the seam that recovery shares with it
     "recovery",
-    "compensation",
+    "compensation",  # what an undo decides, and the effects: values and rules that its three rooms share
+    "compensation.planning",
+    "compensation.execution",
+    "compensation.sharing",
     "recovery.course",  # drives an incident through all of them
     "recovery.chores",  # what a worker does between undos
     "testing",

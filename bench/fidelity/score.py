@@ -21,10 +21,10 @@ from bench.fidelity.likeness import hash_of
 from bench.fidelity.ownership import START, Ownership
 from rescind.clock import SystemIds
 from rescind.compensation.effects import ObjectGraph
-from rescind.compensation.execute import apply_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.result import UndoResult
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
 from rescind.guard.effect import Effect
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal

@@ -13,7 +13,7 @@ from cli.conftest import Rescind
 from rescind.cli.impact_groups import group_by_run
 from rescind.cli.impact_picture import BOXES_MAX, html_of, svg_of
 from rescind.cli.impact_view import RUNS_MAX, STEPS_MAX, tree_lines
-from rescind.compensation.impact import Impact, ReadAt, Why, Write, trace_impact
+from rescind.compensation.planning.impact import Impact, ReadAt, Why, Write, trace_impact
 from rescind.model.entry import StepRef
 from rescind.model.step import RunInfo, Target
 

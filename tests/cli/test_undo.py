@@ -18,9 +18,9 @@ from rescind.cli.stores import Guards
 from rescind.cli.undo_apply import apply_undo
 from rescind.cli.undo_request import UndoRequest
 from rescind.cli.undo_session import Session
-from rescind.compensation.comparison import Comparison, Difference
 from rescind.compensation.decision import Plan
-from rescind.compensation.selection import Selection
+from rescind.compensation.execution.comparison import Comparison, Difference
+from rescind.compensation.planning.selection import Selection
 from rescind.errors import RunStillLive
 from rescind.model.entry import StepRef
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from compensation.undo_world import Shop, decisions, row_of
-from rescind.compensation import scope
 from rescind.compensation.decision import Dependents
+from rescind.compensation.planning import scope
 from rescind.errors import UsageError
 from rescind.journal.port import Query
 from rescind.model.entry import Read

@@ -3,8 +3,8 @@
 from typing import Any
 
 from compensation.undo_world import Shop
-from rescind.compensation.comparison import Comparison, compare_after
 from rescind.compensation.decision import Plan
+from rescind.compensation.execution.comparison import Comparison, compare_after
 from rescind.compensation.result import UndoResult
 from rescind.model.entry import StepRef
 

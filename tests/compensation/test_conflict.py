@@ -7,7 +7,7 @@ import pytest
 
 from compensation.undo_world import Shop, decisions, nothing_appended, raising, row_of
 from rescind.compensation.decision import Plan, Restore, Settle
-from rescind.compensation.selection import read_steps
+from rescind.compensation.planning.selection import read_steps
 from rescind.errors import Conflict, Transient, UsageError
 from rescind.model.action import Action, EffectClass, OnConflict
 from rescind.model.entry import CompensationIntended, Disposition, Overwrites

@@ -15,13 +15,13 @@ from compensation.engines import Jobs, MemoryEngine
 from compensation.test_crash import Died, Fuse, FusedJournal
 from compensation.undo_world import Charging, Shop, row_of
 from rescind.clock import SystemIds
-from rescind.compensation.coordinator import PLAN_QUEUE, Coordinator
-from rescind.compensation.keeper import Keeper
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import Compensator
-from rescind.compensation.selection import Selection
-from rescind.compensation.shares import components, split
-from rescind.compensation.submission import Submission, read_submission, submit
-from rescind.compensation.survey import make_plan
+from rescind.compensation.sharing.coordinator import PLAN_QUEUE, Coordinator
+from rescind.compensation.sharing.keeper import Keeper
+from rescind.compensation.sharing.shares import components, split
+from rescind.compensation.sharing.submission import Submission, read_submission, submit
 from rescind.errors import Conflict, EntryUnreadable, UsageError
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Journal, Query
@@ -598,8 +598,8 @@ def test_a_digest_of_a_share_is_the_same_however_it_is_planned(shop: Shop) -> No
     for number in range(40):
         shop.set(f"row-{number % 4}", number)
     plan = plan_of(shop)
-    from rescind.compensation.shares import digest_of_share
-    from rescind.compensation.survey import make_share
+    from rescind.compensation.planning.survey import make_share
+    from rescind.compensation.sharing.shares import digest_of_share
 
     tools = {name: tool_info(each) for name, each in shop.compensators.items()}
     for share in split(plan, tools, workers=1):
@@ -622,8 +622,8 @@ def test_a_step_that_was_left_to_a_person_is_not_undone_when_its_target_has_come
     assert [shown.steps[place] for place in shown.left] == [StepRef("run-1", "1")]
     shop.rows["a"] = 1  # so that now it could be restored
     share = msgspec.structs.replace(shown, digest="")
-    from rescind.compensation.shares import held_to
-    from rescind.compensation.survey import make_share
+    from rescind.compensation.planning.survey import make_share
+    from rescind.compensation.sharing.shares import held_to
 
     fresh = make_share(shop.journal, share.steps, shop.compensators, shop.clock)
     held = held_to(share, fresh, "0" * 64)

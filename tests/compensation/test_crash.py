@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from compensation.undo_world import Charging, Rows, RowSetting, Shop, nothing_appended, row_of
-from rescind.compensation.selection import read_steps
+from rescind.compensation.planning.selection import read_steps
 from rescind.errors import Conflict, Transient
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Draft

@@ -10,10 +10,10 @@ import pytest
 
 from builders import NOON
 from compensation.undo_world import Charging, RowSetting, Shop, nothing_appended, raising
-from rescind.compensation.flow import backoff_s
+from rescind.compensation.execution.flow import backoff_s
 from rescind.compensation.paperwork import plan_run_of
+from rescind.compensation.planning.selection import read_steps
 from rescind.compensation.result import UndoStopped
-from rescind.compensation.selection import read_steps
 from rescind.errors import Conflict, Transient, UsageError
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Draft, Query

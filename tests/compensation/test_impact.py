@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compensation.undo_world import Shop, row_of
-from rescind.compensation.aftermath import read_impact
-from rescind.compensation.impact import NO_END, Affected, Impact, ReadAt, Why, Write, reach_of, trace_impact
-from rescind.compensation.selection import read_steps
+from rescind.compensation.planning.aftermath import read_impact
+from rescind.compensation.planning.impact import NO_END, Affected, Impact, ReadAt, Why, Write, reach_of, trace_impact
+from rescind.compensation.planning.selection import read_steps
 from rescind.model.action import EffectClass
 from rescind.model.entry import Disposition, Read, RunClosed, StepRef
 from rescind.model.outcome import Failed, Unknown

@@ -8,9 +8,9 @@ import pytest
 from builders import NOON
 from compensation.undo_world import Charging, RowSetting, Shop, decisions, row_of
 from rescind.compensation.decision import Plan, check_digest
-from rescind.compensation.plan import Known, Observation, plan_undo
-from rescind.compensation.selection import Selection, read_steps
-from rescind.compensation.survey import make_plan
+from rescind.compensation.planning.plan import Known, Observation, plan_undo
+from rescind.compensation.planning.selection import Selection, read_steps
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import PlanOutdated
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import CompensationIntended, StepRef

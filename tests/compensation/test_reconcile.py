@@ -6,8 +6,8 @@ import pytest
 
 from builders import a_guard, steps_of
 from compensation.undo_world import Charging, Shop, nothing_appended, raising
-from rescind.compensation.reconcile import reconcile
-from rescind.compensation.selection import Selection, read_steps
+from rescind.compensation.execution.reconcile import reconcile
+from rescind.compensation.planning.selection import Selection, read_steps
 from rescind.errors import NothingChanged, StepInDoubt
 from rescind.guard.effect import PastStep
 from rescind.model.action import IN_DOUBT_AFTER

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from compensation.undo_world import Charging, Shop, decisions, nothing_appended, raising
-from rescind.compensation.redo import find_applied
+from rescind.compensation.planning.redo import find_applied
 from rescind.compensation.result import UndoStopped
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.memory import MemoryJournal

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from compensation.undo_world import Charging, Shop, decisions, nothing_appended, raising
+from rescind.compensation.planning.selection import read_steps
 from rescind.compensation.result import StepResult, UndoStopped
-from rescind.compensation.selection import read_steps
 from rescind.errors import UsageError
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Draft

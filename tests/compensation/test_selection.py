@@ -7,8 +7,8 @@ import pytest
 
 from builders import NOON
 from compensation.undo_world import Charging, Shop, decisions
-from rescind.compensation.selection import Selection, select_steps
-from rescind.compensation.survey import make_plan
+from rescind.compensation.planning.selection import Selection, select_steps
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import UsageError
 from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, StepRef
 from rescind.model.outcome import Completed

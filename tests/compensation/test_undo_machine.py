@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from compensation.undo_world import Shop, nothing_appended, row_of
-from rescind.compensation.selection import read_steps
+from rescind.compensation.planning.selection import read_steps
 from rescind.model.action import EffectClass
 from rescind.model.entry import CompensationIntended, Disposition, StepRef
 from rescind.model.step import Snapshot

@@ -13,10 +13,10 @@ from builders import a_guard, steps_of
 from rescind.clock import SystemIds
 from rescind.compensation.decision import Review
 from rescind.compensation.effects import MappingKey, SqlRows
-from rescind.compensation.execute import apply_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.result import UndoResult
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
 from rescind.errors import RescindError
 from rescind.guard.effect import PastStep
 from rescind.guard.guard import Guard

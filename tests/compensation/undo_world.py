@@ -8,12 +8,12 @@ from typing import Any
 from builders import NOON_US, a_run
 from rescind.clock import SystemIds
 from rescind.compensation.decision import Plan
-from rescind.compensation.execute import apply_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.redo import FORTH, find_applied, make_redo_plan, mirrored
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import Compensator
-from rescind.compensation.redo import FORTH, find_applied, make_redo_plan, mirrored
 from rescind.compensation.result import UndoResult
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
 from rescind.errors import Conflict
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Draft, Journal, Query

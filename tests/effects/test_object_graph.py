@@ -22,9 +22,9 @@ from rescind.clock import SystemIds
 from rescind.compensation.decision import Plan, Restore, Settle
 from rescind.compensation.effects import ObjectGraph
 from rescind.compensation.effects.object_lists import merged
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import Conflict, NothingChanged, UsageError
 from rescind.guard.effect import Probe
 from rescind.guard.guard import Guard

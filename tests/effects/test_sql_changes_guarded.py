@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from builders import a_guard
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.effects import SqlChanges
-from rescind.compensation.execute import apply_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.result import UndoResult
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
 from rescind.guard.guard import Guard
 from rescind.guard.run import Run
 

@@ -8,9 +8,9 @@ import pytest
 import rescind
 from builders import a_draft, an_order, events_of, steps_of
 from rescind.clock import SystemIds
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import CallDenied, JournalUnavailable, NotSerialisable, UsageError
 from rescind.guard.checkpointing import DETAIL_MAX
 from rescind.guard.guard import Guard

@@ -10,9 +10,9 @@ import pytest
 import rescind
 from builders import a_lift, an_order, at_once, events_of, steps_of
 from rescind.compensation.decision import Drop
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import DeclarationError, NothingChanged, UsageError
 from rescind.guard import releasing
 from rescind.guard.guard import Guard

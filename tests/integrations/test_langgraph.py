@@ -10,9 +10,9 @@ import pytest
 import rescind
 from builders import steps_of
 from rescind.clock import SystemIds
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection, select_steps
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection, select_steps
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import UsageError
 from rescind.guard.guard import Guard
 from rescind.integrations.langgraph import current_checkpoint, follow

@@ -38,8 +38,8 @@ def impact(*, chosen: Chosen, svg: str | None, html: str | None, every: bool, ou
     from rescind.cli.impact_view import reach_lines, tree_lines
     from rescind.cli.stores import find_store, journal_of
     from rescind.cli.why_nothing import why_nothing
-    from rescind.compensation.aftermath import read_impact
-    from rescind.compensation.selection import select_steps
+    from rescind.compensation.planning.aftermath import read_impact
+    from rescind.compensation.planning.selection import select_steps
 
     selection = chosen.selection(to="follow")
     store = find_store(given_store())
@@ -79,7 +79,7 @@ def _written(path: str, text: str) -> str:
 
 
 def _as_json(found: Any, store: "StoreAt", why: str) -> dict[str, Any]:
-    from rescind.compensation.impact import reach_of
+    from rescind.compensation.planning.impact import reach_of
 
     return {
         "roots": [write.ref for write in found.roots],

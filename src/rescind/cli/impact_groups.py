@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rescind.compensation.impact import Affected, Impact, Why
+from rescind.compensation.planning.impact import Affected, Impact, Why
 
 if TYPE_CHECKING:
     from rescind.model.entry import StepRef

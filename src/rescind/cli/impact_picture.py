@@ -15,7 +15,7 @@ from rescind.cli.impact_groups import group_by_run
 from rescind.cli.impact_view import WORDS, reach_lines
 from rescind.cli.safe import short
 from rescind.cli.words import count_of
-from rescind.compensation.impact import Impact, Why
+from rescind.compensation.planning.impact import Impact, Why
 from rescind.model.entry import StepRef
 
 BOXES_MAX = 60

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from rescind.cli.impact_groups import RunGroup, group_by_run
 from rescind.cli.safe import safe, short
 from rescind.cli.words import count_of, list_of
-from rescind.compensation.impact import Impact, Why, reach_of
+from rescind.compensation.planning.impact import Impact, Why, reach_of
 from rescind.model.step import RunInfo
 
 Line = tuple[str, str]

@@ -11,7 +11,7 @@ from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.limits import Limits
+from rescind.compensation.execution.limits import Limits
 from rescind.config import load_settings
 from rescind.errors import UsageError
 from rescind.guard.guard import Guard

@@ -92,7 +92,7 @@ def list_(*, every: bool, assignee: str | None, mine: bool, overdue: bool, out: 
 @common
 def show(*, task_id: str, every: bool, out: Out) -> int:
     """Show one task: why a person has to decide, and about which steps. The beginning of its id will do."""
-    from rescind.compensation.selection import read_steps
+    from rescind.compensation.planning.selection import read_steps
 
     with journal_of(find_store(given_store())) as journal:
         task = find_task(journal, task_id)

@@ -11,7 +11,7 @@ from rescind.cli.moments import parse_moment
 from rescind.errors import UsageError
 
 if TYPE_CHECKING:
-    from rescind.compensation.selection import Selection
+    from rescind.compensation.planning.selection import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +32,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
 
     def selection(self, *, to: str, **further: Any) -> "Selection":
         """What they choose; `to` is the verb for messages, such as `undo`. Raises: UsageError."""
-        from rescind.compensation.selection import Selection
+        from rescind.compensation.planning.selection import Selection
 
         given = msgspec.structs.asdict(self)
         if not any(value for name, value in given.items() if name != "exclude"):

@@ -23,12 +23,12 @@ from rescind.cli.undo_result import FAULT, result_as_json, result_status, say_co
 from rescind.cli.undo_session import Session, apply_command, show_plan
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
-from rescind.compensation.comparison import compare_after
 from rescind.compensation.decision import Plan, kind_of
-from rescind.compensation.execute import Progress, apply_plan
+from rescind.compensation.execution.comparison import compare_after
+from rescind.compensation.execution.execute import Progress, apply_plan
+from rescind.compensation.execution.schedule import system_of
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.result import UndoResult
-from rescind.compensation.schedule import system_of
 from rescind.errors import PlanOutdated, PlanUnknown, RescindError, RunStillLive, UndoBusy
 from rescind.journal.port import Query
 from rescind.model.entry import PlanFinished, PlanStarted

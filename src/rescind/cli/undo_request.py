@@ -8,7 +8,7 @@ import msgspec
 from rescind.cli.moments import spoken
 from rescind.cli.safe import safe
 from rescind.cli.stores import store_words
-from rescind.compensation.selection import Selection
+from rescind.compensation.planning.selection import Selection
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt

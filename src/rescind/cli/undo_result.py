@@ -12,8 +12,8 @@ from rescind.cli.stopping import order_as_json, resume_command
 from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
 from rescind.cli.words import count_of, list_of
-from rescind.compensation.comparison import Comparison
 from rescind.compensation.decision import Plan, PlanItem, is_undo
+from rescind.compensation.execution.comparison import Comparison
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.result import StepResult, UndoResult
 from rescind.model.entry import Disposition

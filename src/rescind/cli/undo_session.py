@@ -18,10 +18,10 @@ from rescind.cli.why_nothing import why_nothing
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock
 from rescind.compensation.decision import Plan
-from rescind.compensation.limits import Limits
+from rescind.compensation.execution.limits import Limits
+from rescind.compensation.planning.selection import select_steps
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import Compensator, ReviewReason
-from rescind.compensation.selection import select_steps
-from rescind.compensation.survey import make_plan
 from rescind.compensation.way import BACK, Way
 from rescind.config import load_settings
 from rescind.errors import UsageError

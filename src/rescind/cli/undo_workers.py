@@ -10,9 +10,9 @@ from rescind.cli.undo_session import Session
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan
-from rescind.compensation.followed import result_of_submission
 from rescind.compensation.result import StepResult, UndoResult
-from rescind.compensation.submission import Submission, read_submission, shares_of, submit
+from rescind.compensation.sharing.followed import result_of_submission
+from rescind.compensation.sharing.submission import Submission, read_submission, shares_of, submit
 from rescind.errors import PlanStale
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import CompensationEnded, StepRef

@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from rescind.cli.safe import safe
-from rescind.compensation.selection import Selection, select_steps
+from rescind.compensation.planning.selection import Selection, select_steps
 from rescind.errors import UsageError
 from rescind.journal.port import Journal
 

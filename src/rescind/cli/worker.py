@@ -70,7 +70,7 @@ def _run(app: str, out: Out) -> int:
         from rescind.recovery.engine_dbos import DbosEngine
 
         store = _store_of(guard, app)
-        from rescind.compensation.worker import UndoWorker
+        from rescind.compensation.sharing.worker import UndoWorker
 
         if isinstance(store, Path):
             store.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from rescind.cli.stores import find_store, journal_of
 from rescind.cli.undo_workers import follow
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
-from rescind.compensation.followed import result_from
-from rescind.compensation.submission import OpenSubmissions, Submission, read_submission, results_of
+from rescind.compensation.sharing.followed import result_from
+from rescind.compensation.sharing.submission import OpenSubmissions, Submission, read_submission, results_of
 from rescind.config import JOURNAL_NAME
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query

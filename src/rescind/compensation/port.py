@@ -111,3 +111,9 @@ class ReviewReason(enum.StrEnum):
         What can never be undone would block them for good, so it does not.
         """
         return self not in (ReviewReason.IRREVERSIBLE, ReviewReason.PAST_DEADLINE)
+
+
+def idempotency_key_of(record: StepRecord) -> str:
+    """The key of the step's compensation: the same in every attempt, by whomever; after a redo it is another effect."""
+    again = f":{record.redone}" if record.redone else ""
+    return f"undo:{record.run.run_id}:{record.step.step_id}{again}"

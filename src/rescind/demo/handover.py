@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rescind.clock import SystemClock, SystemIds, to_us
 from rescind.compensation.decision import Compensate, Plan
-from rescind.compensation.followed import result_of_submission
 from rescind.compensation.result import UndoResult
-from rescind.compensation.submission import Submission, read_submission, submit
+from rescind.compensation.sharing.followed import result_of_submission
+from rescind.compensation.sharing.submission import Submission, read_submission, submit
 from rescind.config import UndoConfig
 from rescind.demo.bank import answer_all, keep_waiting
 from rescind.demo.desk import DATABASE, STORE, Desk

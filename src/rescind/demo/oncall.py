@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan
-from rescind.compensation.execute import apply_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.result import StepResult, UndoResult
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
 from rescind.config import JOURNAL_NAME
 from rescind.demo.desk import STORE, Desk
 from rescind.demo.handover import HandedOver, Killed

@@ -22,14 +22,14 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock, IdSource
-from rescind.compensation.comparison import compare_settled
 from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, Review
-from rescind.compensation.execute import NO_LIMITS, Progress, apply_plan
-from rescind.compensation.limits import Limits
-from rescind.compensation.plan import outcome_word
+from rescind.compensation.execution.comparison import compare_settled
+from rescind.compensation.execution.execute import NO_LIMITS, Progress, apply_plan
+from rescind.compensation.execution.limits import Limits
+from rescind.compensation.planning.plan import outcome_word
+from rescind.compensation.planning.selection import Selection, read_steps
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import Compensator
-from rescind.compensation.selection import Selection, read_steps
-from rescind.compensation.survey import make_plan
 from rescind.containment.incident import incident_of, note
 from rescind.containment.timeline import Incident
 from rescind.errors import PlanOutdated, PlanUnknown, RescindError, SequenceConflict, UsageError

@@ -13,9 +13,9 @@ from typing import Any
 
 from rescind.clock import from_us
 from rescind.compensation.effects.mapping import MappingKey
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.selection import Selection
-from rescind.compensation.survey import make_plan
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.errors import NothingChanged, RescindError
 from rescind.guard.call import WriteCall, idempotency_key
 from rescind.guard.drive import perform

@@ -26,12 +26,12 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock, IdSource
-from rescind.compensation.ending import end
+from rescind.compensation.planning.scope import scope_of
+from rescind.compensation.planning.selection import Selection, select_steps
 from rescind.compensation.port import Compensator, ReviewReason
-from rescind.compensation.scope import scope_of
-from rescind.compensation.selection import Selection, select_steps
-from rescind.compensation.sharing import Left, Orders, ShareResult, Shares, result_as_json
-from rescind.compensation.submission import Submission, append, can, read_submission, results_of
+from rescind.compensation.sharing.carrying import Left, Orders, ShareResult, Shares, result_as_json
+from rescind.compensation.sharing.ending import end
+from rescind.compensation.sharing.submission import Submission, append, can, read_submission, results_of
 from rescind.config import SystemLimits
 from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.port import Journal

@@ -11,11 +11,11 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.compensation.decision import AlreadyUndone, Compensate, Plan, PlanItem, Restore, is_undo
-from rescind.compensation.order import Place
+from rescind.compensation.planning.order import Place
+from rescind.compensation.planning.selection import read_run
+from rescind.compensation.planning.survey import observe_all
 from rescind.compensation.port import Compensator
 from rescind.compensation.result import StepResult, UndoResult
-from rescind.compensation.selection import read_run
-from rescind.compensation.survey import observe_all
 from rescind.compensation.way import BACK, Way
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import CompensationEnded, Disposition, Intended, PlanStarted, RedoEnded, StepRef

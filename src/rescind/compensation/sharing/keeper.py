@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from rescind.clock import Clock
-from rescind.compensation.coordinator import look_after_job
-from rescind.compensation.submission import OpenSubmissions, Submission, append
+from rescind.compensation.sharing.coordinator import look_after_job
+from rescind.compensation.sharing.submission import OpenSubmissions, Submission, append
 from rescind.errors import SequenceConflict
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanLeft

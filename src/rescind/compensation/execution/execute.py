@@ -33,8 +33,8 @@ journal is something each runner can see for itself by reading on from where it 
 applying (the command line holds one) spares a second runner the work, and is no condition of safety.
 
 What looks like a conflict may be a matter of order that nobody declared: a row cannot be deleted while rows of another
-run refer to it. So a restore in conflict is held back, with everything that waits for it, and tried again when nothing
-else is left to do, if anything was undone since it was begun. What is held back and has no such hope goes to a person,
+run refer to it. So a restore in conflict is deferred, with everything that waits for it, and tried again when nothing
+else is left to do, if anything was undone since it was begun. What is deferred and has no such hope goes to a person,
 the newest first, because the older ones may have waited for just that.
 
 Endings that need a person are collected until the work is over, so that 340 mails that fail for one reason are one task
@@ -53,7 +53,6 @@ import msgspec
 
 from rescind.clock import Clock, IdSource, from_us
 from rescind.compensation.awaiting import Waiter
-from rescind.compensation.claims import Claims
 from rescind.compensation.conflict import HOW_TO_FORCE
 from rescind.compensation.decision import (
     AlreadyInReview,
@@ -69,7 +68,9 @@ from rescind.compensation.decision import (
     is_undo,
     is_work,
 )
-from rescind.compensation.flow import (
+from rescind.compensation.execution.claims import Claims
+from rescind.compensation.execution.deferred import Deferred
+from rescind.compensation.execution.flow import (
     Ask,
     Done,
     Ending,
@@ -85,17 +86,16 @@ from rescind.compensation.flow import (
     late_words,
     undo_flow,
 )
-from rescind.compensation.held import Held
-from rescind.compensation.limits import Limiter, Limits, TokenBuckets
+from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
+from rescind.compensation.execution.runner import Runner
+from rescind.compensation.execution.schedule import Schedule, system_of
+from rescind.compensation.execution.stopping import Stopping
+from rescind.compensation.execution.systems import Systems
 from rescind.compensation.paperwork import Paperwork, plan_run_of
-from rescind.compensation.plan import blocked_by, outcome_word
+from rescind.compensation.planning.plan import blocked_by, outcome_word
 from rescind.compensation.port import Compensator, Merger, Prober, ReviewReason
 from rescind.compensation.result import StepResult, UndoResult, UndoStopped, moved_on, result_of
-from rescind.compensation.runner import Runner
-from rescind.compensation.schedule import Schedule, system_of
 from rescind.compensation.staying import Staying
-from rescind.compensation.stopping import Stopping
-from rescind.compensation.systems import Systems
 from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.port import Draft, Journal
@@ -244,7 +244,7 @@ class _Undo:
         self._late: dict[StepRef, tuple[PlanItem, Review]] = {}
         self._left: dict[StepRef, str] = {}
         self._lost: dict[str, str] = {}
-        self._held = Held()
+        self._deferred = Deferred()
         self._last_words: set[StepRef] = set()
         self._undone = 0
         self._tries: Counter[StepRef] = Counter()
@@ -395,7 +395,7 @@ class _Undo:
 
     def flow_of(self, item: PlanItem) -> UndoFlow:
         """See `Work`."""
-        self._held.begin(item, undone=self._undone)
+        self._deferred.begin(item, undone=self._undone)
         return undo_flow(self.job_of(item, self._tries_max))
 
     def job_of(self, item: PlanItem, tries_max: int) -> Job:
@@ -446,17 +446,17 @@ class _Undo:
     @property
     def is_holding(self) -> bool:
         """See `Work`."""
-        return bool(self._held)
+        return bool(self._deferred)
 
-    def turn_to_held(self) -> bool:
+    def turn_to_deferred(self) -> bool:
         """See `Work`. Those are tried again that may succeed now; or else the newest is given up."""
-        if not self._held:
+        if not self._deferred:
             return False
-        hopeful = self._held.take_hopeful(undone=self._undone)
+        hopeful = self._deferred.take_hopeful(undone=self._undone)
         for item in hopeful:
             self._schedule.again(item.step)
         if not hopeful:
-            item, conflict = self._held.take_newest()
+            item, conflict = self._deferred.take_newest()
             self._end_by_policy(item, conflict)
         return True
 
@@ -480,7 +480,7 @@ class _Undo:
         """See `Work`."""
         match ending:
             case ForPerson(ReviewReason.CONFLICT) if self._may_wait(item):
-                self._held.hold(item, ending)
+                self._deferred.defer(item, ending)
                 return
             case NotReached(detail):
                 self._left[item.step] = detail

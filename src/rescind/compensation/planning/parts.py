@@ -15,7 +15,7 @@ from rescind.model.step import Target
 from rescind.recovery.reading import PREFIX_MIN
 
 if TYPE_CHECKING:
-    from rescind.compensation.selection import Selection
+    from rescind.compensation.planning.selection import Selection
 
 Test = Callable[[StepRecord], bool]
 

@@ -20,13 +20,12 @@ from rescind.clock import Clock, from_us
 from rescind.compensation.awaiting import Waiter
 from rescind.compensation.decision import Asks, Plan, PlanItem, Restore, Review, Settle
 from rescind.compensation.doubt import is_in_doubt, whom_to_ask
-from rescind.compensation.flow import idempotency_key_of
-from rescind.compensation.nesting import containers_of, end_of
-from rescind.compensation.order import Place, place_of
-from rescind.compensation.plan import ForeignStep, Known, Observation, plan_undo
-from rescind.compensation.port import Compensator, Prober, ReviewReason
-from rescind.compensation.scope import scope_of
-from rescind.compensation.selection import Selection, read_steps
+from rescind.compensation.planning.nesting import containers_of, end_of
+from rescind.compensation.planning.order import Place, place_of
+from rescind.compensation.planning.plan import ForeignStep, Known, Observation, plan_undo
+from rescind.compensation.planning.scope import scope_of
+from rescind.compensation.planning.selection import Selection, read_steps
+from rescind.compensation.port import Compensator, Prober, ReviewReason, idempotency_key_of
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.action import Action, EffectClass, OnConflict
 from rescind.model.entry import Disposition, Intended, StepRef

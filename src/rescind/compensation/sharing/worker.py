@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock, IdSource
-from rescind.compensation.coordinator import PLAN_QUEUE, Coordinator
-from rescind.compensation.keeper import Keeper
 from rescind.compensation.port import Compensator
+from rescind.compensation.sharing.coordinator import PLAN_QUEUE, Coordinator
+from rescind.compensation.sharing.keeper import Keeper
 from rescind.config import SystemLimits
 from rescind.errors import EngineUnavailable, JournalUnavailable, StoreFormatError
 from rescind.journal.port import Journal

@@ -15,8 +15,8 @@ from rescind.clock import Clock, from_us
 from rescind.compensation.awaiting import Waiter
 from rescind.compensation.decision import Settle
 from rescind.compensation.doubt import Resolved, as_known, doubt_of, is_in_doubt, resolve_step
+from rescind.compensation.planning.selection import Selection, select_steps
 from rescind.compensation.port import Compensator, Prober
-from rescind.compensation.selection import Selection, select_steps
 from rescind.journal.port import Draft, Journal
 from rescind.model.entry import Ended, StepRef
 from rescind.model.history import StepRecord

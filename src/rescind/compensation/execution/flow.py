@@ -25,7 +25,7 @@ from rescind.compensation.conflict import (
 )
 from rescind.compensation.decision import Asks, Compensate, Restore, Settle
 from rescind.compensation.doubt import answer_planned_by, as_completed, as_known
-from rescind.compensation.port import ReviewReason
+from rescind.compensation.port import ReviewReason, idempotency_key_of
 from rescind.errors import Conflict, Transient
 from rescind.model.action import OnConflict
 from rescind.model.entry import (
@@ -157,12 +157,6 @@ class NotReached(msgspec.Struct, frozen=True):
 Request = Intend | Record | Undo | Observe | Merge | Ask | Wait
 Ending = Done | ForPerson | MovedOn | NotReached
 UndoFlow = Generator[Request, Any, Ending]
-
-
-def idempotency_key_of(record: StepRecord) -> str:
-    """The key of the step's compensation: the same in every attempt, by whomever; after a redo it is another effect."""
-    again = f":{record.redone}" if record.redone else ""
-    return f"undo:{record.run.run_id}:{record.step.step_id}{again}"
 
 
 def undo_flow(job: Job) -> UndoFlow:

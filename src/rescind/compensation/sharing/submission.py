@@ -18,7 +18,7 @@ from rescind.compensation.decision import AlreadyInReview, Plan
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.port import Compensator
 from rescind.compensation.result import StepResult
-from rescind.compensation.shares import split
+from rescind.compensation.sharing.shares import split
 from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import (

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from rescind.compensation.back_to import find_checkpoint
-from rescind.compensation.parts import divide
+from rescind.compensation.planning.back_to import find_checkpoint
+from rescind.compensation.planning.parts import divide
 from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import Entry

@@ -7,14 +7,14 @@ import msgspec
 
 from rescind.clock import Clock, IdSource
 from rescind.compensation.decision import Plan, PlanItem, Review
-from rescind.compensation.execute import apply_plan
-from rescind.compensation.limits import Limiter, Limits, TokenBuckets
+from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
 from rescind.compensation.paperwork import Paperwork
+from rescind.compensation.planning.survey import make_share
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.result import StepResult, UndoResult
-from rescind.compensation.shares import digest_of_share, held_to
-from rescind.compensation.submission import Submission
-from rescind.compensation.survey import make_share
+from rescind.compensation.sharing.shares import digest_of_share, held_to
+from rescind.compensation.sharing.submission import Submission
 from rescind.config import SystemLimits
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanShare, StepRef

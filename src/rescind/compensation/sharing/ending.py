@@ -8,8 +8,8 @@ from rescind.clock import Clock
 from rescind.compensation.decision import Plan, PlanItem, Review
 from rescind.compensation.paperwork import Paperwork
 from rescind.compensation.result import UndoResult
-from rescind.compensation.sharing import Left
-from rescind.compensation.submission import Submission, results_of
+from rescind.compensation.sharing.carrying import Left
+from rescind.compensation.sharing.submission import Submission, results_of
 from rescind.journal.port import Appended, Draft, Journal
 from rescind.model.entry import Event, PlanFinished, PlanLeft
 

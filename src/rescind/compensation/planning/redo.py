@@ -25,9 +25,9 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.compensation.decision import Plan, Review
+from rescind.compensation.planning.selection import read_steps
+from rescind.compensation.planning.survey import plan_of
 from rescind.compensation.port import Compensator, ReviewReason
-from rescind.compensation.selection import read_steps
-from rescind.compensation.survey import plan_of
 from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.action import Action, EffectClass

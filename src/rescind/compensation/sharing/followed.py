@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, PlanItem
 from rescind.compensation.result import StepResult, UndoResult, result_of
-from rescind.compensation.submission import Submission, results_of
+from rescind.compensation.sharing.submission import Submission, results_of
 from rescind.journal.port import Journal
 from rescind.model.entry import Disposition
 

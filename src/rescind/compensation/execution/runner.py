@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from rescind.clock import Clock
-from rescind.compensation.crew import Crew
 from rescind.compensation.decision import PlanItem
-from rescind.compensation.flow import Ending, Go, Intend, Record, Request, UndoFlow, Wait
-from rescind.compensation.schedule import Schedule, system_of
-from rescind.compensation.stopping import Stop, Stopping
-from rescind.compensation.systems import Systems, is_trouble
+from rescind.compensation.execution.crew import Crew
+from rescind.compensation.execution.flow import Ending, Go, Intend, Record, Request, UndoFlow, Wait
+from rescind.compensation.execution.schedule import Schedule, system_of
+from rescind.compensation.execution.stopping import Stop, Stopping
+from rescind.compensation.execution.systems import Systems, is_trouble
 from rescind.errors import JournalUnavailable
 from rescind.model.entry import CompensationEnded, Event, StepRef
 
@@ -72,10 +72,10 @@ class Work(Protocol):
 
     @property
     def is_holding(self) -> bool:
-        """Whether steps are held back that may be turned to."""
+        """Whether steps are deferred that may be turned to."""
         ...
 
-    def turn_to_held(self) -> bool:
+    def turn_to_deferred(self) -> bool:
         """Nothing is ready or under way. Whether something is, now."""
         ...
 
@@ -147,7 +147,7 @@ class Runner:
         elif self._is_to_come(stop):
             self._clock.sleep(self._pause_s())
         else:
-            return stop is Stop.NO and not self._systems.lost and self._work.turn_to_held()
+            return stop is Stop.NO and not self._systems.lost and self._work.turn_to_deferred()
         return True
 
     def _look(self) -> Stop:

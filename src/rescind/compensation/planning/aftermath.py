@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rescind.compensation.impact import NO_END, Impact, ReadAt, Write, trace_impact
+from rescind.compensation.planning.impact import NO_END, Impact, ReadAt, Write, trace_impact
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     CompensationEnded,

@@ -18,7 +18,7 @@ from itertools import chain, pairwise
 import msgspec
 
 from rescind.compensation.decision import Gate
-from rescind.compensation.nesting import containers_of, end_of
+from rescind.compensation.planning.nesting import containers_of, end_of
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import StepRef
 from rescind.model.history import StepRecord

@@ -2,11 +2,11 @@
 
 import msgspec
 
-from rescind.compensation.aftermath import read_impact
 from rescind.compensation.decision import Dependents
-from rescind.compensation.impact import Impact
-from rescind.compensation.parts import leave_out
-from rescind.compensation.selection import Selected, Selection, read_steps, select_and_rest
+from rescind.compensation.planning.aftermath import read_impact
+from rescind.compensation.planning.impact import Impact
+from rescind.compensation.planning.parts import leave_out
+from rescind.compensation.planning.selection import Selected, Selection, read_steps, select_and_rest
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import StepRef
 from rescind.model.history import StepRecord

@@ -12,7 +12,7 @@ forecast is never more than a forecast: what is planned by one is compared with 
 
 from typing import TYPE_CHECKING
 
-from rescind.compensation.order import Place, place_of
+from rescind.compensation.planning.order import Place, place_of
 from rescind.model.history import StepRecord
 
 if TYPE_CHECKING:

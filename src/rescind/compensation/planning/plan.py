@@ -67,9 +67,9 @@ from rescind.compensation.doubt import (
     resolve_compensation,
     resolve_step,
 )
-from rescind.compensation.forecast import Forecast, Site, View
-from rescind.compensation.nesting import end_of
-from rescind.compensation.order import Order, order_steps
+from rescind.compensation.planning.forecast import Forecast, Site, View
+from rescind.compensation.planning.nesting import end_of
+from rescind.compensation.planning.order import Order, order_steps
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.staying import Staying
 from rescind.model.action import Action, EffectClass, OnConflict

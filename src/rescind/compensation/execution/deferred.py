@@ -1,17 +1,17 @@
-"""Restores in conflict that are held back, and which of them may succeed by now. Pure bookkeeping."""
+"""Restores in conflict that are put off, and which of them may succeed by now. Pure bookkeeping."""
 
 import heapq
 from typing import TYPE_CHECKING
 
 from rescind.compensation.decision import PlanItem
-from rescind.compensation.flow import ForPerson
+from rescind.compensation.execution.flow import ForPerson
 
 if TYPE_CHECKING:
     from rescind.model.entry import StepRef
 
 
-class Held:
-    """The held items. True while there are any."""
+class Deferred:
+    """The deferred items. True while there are any."""
 
     def __init__(self) -> None:
         self._undone_at_begin: dict[StepRef, int] = {}
@@ -26,13 +26,13 @@ class Held:
         """The item is begun when so many others were undone."""
         self._undone_at_begin[item.step] = undone
 
-    def hold(self, item: PlanItem, conflict: ForPerson) -> None:
+    def defer(self, item: PlanItem, conflict: ForPerson) -> None:
         """The item, begun before, ended in this conflict."""
         self._items[item.step] = (item, conflict)
         heapq.heappush(self._newest, (-item.intended_sequence, item.step))
 
     def take_hopeful(self, *, undone: int) -> list[PlanItem]:
-        """The items that were begun before the last of so many was undone; they are held no more."""
+        """The items that were begun before the last of so many was undone; they are deferred no more."""
         if undone == self._looked_at:  # As last time, so a thousand conflicts are not looked through a thousand times.
             return []
         self._looked_at = undone
@@ -44,5 +44,5 @@ class Held:
         return hopeful
 
     def take_newest(self) -> tuple[PlanItem, ForPerson]:
-        """The newest of the items, which is held no more. There must be one."""
+        """The newest of the items, which is deferred no more. There must be one."""
         return self._items.pop(heapq.heappop(self._newest)[1])
