@@ -4,7 +4,7 @@ Guards that follow switches obey no decision of their machine's journal, since w
 a store is only asked if it was named, or if there are no switches.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -95,8 +95,7 @@ class SwitchesDesk:
         """See `ApprovalDesk`. Raises: SwitchesFailed, if no switch answers."""
         found = self._known(every=not waiting_only)
         now = from_us(self._clock.now_us())
-        united = sorted(found.values(), key=lambda each: (each.asked_at, each.approval_id))
-        return [each for each in united if not waiting_only or each.state(now) is ApprovalState.WAITING]
+        return [each for each in oldest_first(found) if not waiting_only or each.state(now) is ApprovalState.WAITING]
 
     def find(self, approval_id: str) -> Approval:
         """See `ApprovalDesk`. Raises: SwitchesFailed, if no switch answers."""
@@ -124,11 +123,7 @@ class SwitchesDesk:
         if all(reply.answer is None for reply in replies):
             raise failed("no switch says what waits for an approval", replies)
         self.trouble = [trouble_line(reply) for reply in replies if reply.answer is None]
-        by_id: dict[str, list[ApprovalDoc]] = {}
-        for reply in replies:
-            for doc in reply.answer or ():
-                by_id.setdefault(doc.asked.approval_id, []).append(doc)
-        return {approval_id: _united(docs) for approval_id, docs in by_id.items()}
+        return known_approvals(replies)
 
 
 @contextmanager
@@ -144,6 +139,20 @@ def desk_of(given: Given) -> Generator[ApprovalDesk]:
     assert places.store is not None, "there is one, if there are no switches"
     with journal_of(places.store) as journal:
         yield JournalDesk(journal, places.store)
+
+
+def known_approvals(replies: Iterable[Reply[tuple[ApprovalDoc, ...]]]) -> dict[str, Approval]:
+    """What the switches that answered say of every approval, by its id."""
+    by_id: dict[str, list[ApprovalDoc]] = {}
+    for reply in replies:
+        for doc in reply.answer or ():
+            by_id.setdefault(doc.asked.approval_id, []).append(doc)
+    return {approval_id: _united(docs) for approval_id, docs in by_id.items()}
+
+
+def oldest_first(approvals: Mapping[str, Approval]) -> list[Approval]:
+    """In the order in which they were asked."""
+    return sorted(approvals.values(), key=lambda each: (each.asked_at, each.approval_id))
 
 
 def _united(docs: Sequence[ApprovalDoc]) -> Approval:

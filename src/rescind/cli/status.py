@@ -19,6 +19,7 @@ from rescind.cli.status_switches import (
     say_waiting_lifts,
     switches_as_json,
 )
+from rescind.cli.status_unfinished import look_for_unfinished, say_unfinished, unfinished_as_json
 from rescind.cli.stopping import order_as_json
 from rescind.cli.stores import living_guards, name_of, orders_of
 from rescind.cli.words import count_of, list_of
@@ -47,16 +48,18 @@ Examples:
 @switches
 @common
 def status(*, every: bool, out: Out) -> int:
-    """Show the standing orders, and every guard with its runs, process by process.
+    """Show what stands, what is unfinished, and every guard with its runs, process by process.
 
-    Asks every switch of rescind.yaml and RESCIND_URL, and looks into this machine's store, if there is one.
+    Asks every switch of rescind.yaml and RESCIND_URL, and looks into this machine's store, if there is one. Unfinished
+    are undos, calls that wait for an approval, review tasks and incidents: the oldest is named, and what to type.
 
     Exit status 1 if a switch could not take a stop now, or a guard cannot be seen, does not follow the orders, or has
-    lowered itself.
+    lowered itself; or if what is unfinished cannot be read.
     """
     places = find_places(given_places())
     there = look_at_switches(places.switches, clock=SystemClock()) if places.switches.urls else None
     here = None if places.store is None else _look_here(places.store)
+    unfinished = look_for_unfinished(places, there, now=from_us(SystemClock().now_us()))
     if places.passed_over:
         out.note(f"passed over: {safe(places.passed_over)}", style="yellow")
     if there is not None:
@@ -66,13 +69,16 @@ def status(*, every: bool, out: Out) -> int:
     _say_orders(orders, _answering(there), out, every=every)
     if there is not None:
         say_waiting_lifts(there, places, out)
+    out.say()
+    say_unfinished(unfinished, places, out)
+    if there is not None:
         out.say()
         say_guards(there, out, every=every)
     if here is not None:
         out.say()
         _say_guards(here.sightings, here.problems, out, every=every)
-    out.emit(_as_json(places, orders, there, here))
-    is_well = there is None or there.is_well
+    out.emit({**_as_json(places, orders, there, here), "unfinished": unfinished_as_json(unfinished)})
+    is_well = (there is None or there.is_well) and unfinished.is_whole
     return 0 if is_well and (here is None or not any(here.problems.values())) else 1
 
 

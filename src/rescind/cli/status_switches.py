@@ -15,6 +15,8 @@ from rescind.cli.trouble import reply_as_json, trouble_line
 from rescind.cli.words import count_of, list_of
 from rescind.clock import Clock
 from rescind.model.level import Level
+from rescind.switch.approval_wire import ApprovalDoc
+from rescind.switch.client.approvals import get_approvals
 from rescind.switch.client.asking import Reply, Switches
 from rescind.switch.client.operator import get
 from rescind.switch.wire import Report, RunDoc
@@ -77,12 +79,14 @@ class SwitchesStatus(msgspec.Struct, frozen=True, kw_only=True):
         seen: What stands.
         guards: Of each guard what it said last, by id, and the switches that it is connected to.
         refusals: Switches that are well and do not say who obeys.
+        approvals: What each says of the writes that wait for a person.
     """
 
     health: tuple[Reply[_Health], ...]
     seen: Seen
     guards: Mapping[str, tuple[_Guard, tuple[str, ...]]]
     refusals: tuple[Reply[tuple[_Guard, ...]], ...]
+    approvals: tuple[Reply[tuple[ApprovalDoc, ...]], ...]
 
     @property
     def is_well(self) -> bool:
@@ -96,6 +100,7 @@ def look_at_switches(switches: Switches, *, clock: Clock) -> SwitchesStatus:
     """Ask all of them at once, for at most three seconds."""
     health = get(switches, "/health", _Health, statuses=(200, 503), clock=clock)
     told = get(switches, "/v1/guards", tuple[_Guard, ...], clock=clock)
+    asked = get_approvals(switches, clock=clock)
     seen = see_standing(switches, clock=clock)
     replies = told.every()
     return SwitchesStatus(
@@ -103,6 +108,7 @@ def look_at_switches(switches: Switches, *, clock: Clock) -> SwitchesStatus:
         seen=seen,
         guards=_newest(replies),
         refusals=tuple(reply for reply in replies if reply.answer is None),
+        approvals=tuple(asked.every()),
     )
 
 
@@ -126,7 +132,7 @@ def say_switches(status: SwitchesStatus, out: Out) -> None:
             continue
         _say_health(reply.url, reply.answer, out)
     answering = {reply.url for reply in status.health if reply.answer is not None}
-    silent: list[Reply[Any]] = [*status.seen.replies, *status.refusals]
+    silent: list[Reply[Any]] = [*status.seen.replies, *status.refusals, *status.approvals]
     for told in silent:
         if told.answer is None and told.url in answering:
             out.say(f"  {trouble_line(told)}", style="red")

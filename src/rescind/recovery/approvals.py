@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from rescind.clock import Clock, from_us
-from rescind.errors import SequenceConflict, UsageError
+from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.approval import (
     APPROVAL_AGENT,
@@ -15,23 +15,27 @@ from rescind.model.approval import (
     fold_approvals,
 )
 from rescind.model.entry import ApprovalDecided
-from rescind.recovery.reading import every_entry, every_run, the_one_meant
+from rescind.recovery.reading import every_entry, every_run, readable_entries, the_one_meant
 
 _CLOCKS_APART = timedelta(days=1)  # Who asks and who looks may be on machines whose clocks do not agree.
 
 WHAT_CAN_BE_DECIDED = (APPROVED, DENIED)
 
 
-def list_approvals(journal: Journal, *, now: datetime, waiting_only: bool = True) -> list[Approval]:
+def list_approvals(
+    journal: Journal, *, now: datetime, waiting_only: bool = True, gaps: list[EntryUnreadable] | None = None
+) -> list[Approval]:
     """The approvals, oldest first.
 
     Args:
         journal: Where they are.
         now: An aware moment; decides which have expired.
         waiting_only: Leave out what nobody has to decide any more.
+        gaps: Gets the entries that cannot be read, whose approvals may be missing; without it, they raise.
     """
     since = now - EXPIRE_MAX - _CLOCKS_APART if waiting_only else None
-    approvals = fold_approvals(every_entry(journal, Query(agent_name=APPROVAL_AGENT, since=since)))
+    query = Query(agent_name=APPROVAL_AGENT, since=since)
+    approvals = fold_approvals(every_entry(journal, query) if gaps is None else readable_entries(journal, query, gaps))
     if not waiting_only:
         return approvals
     return [each for each in approvals if each.state(now) is ApprovalState.WAITING]

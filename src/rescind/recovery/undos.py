@@ -87,6 +87,20 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ENDED
 
 
+class OpenUndo(msgspec.Struct, frozen=True, kw_only=True):
+    """An undo that has not ended, as the run of its plan tells it. Attributes: as of `UndoStatus`."""
+
+    plan_run: str
+    plan_digest: str
+    state: str
+    total: int
+    actor: str
+    reason: str
+    begun_at: datetime
+    held_by: str
+    held_because: str
+
+
 def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -> list[UndoStatus]:
     """All undos, by when they were begun last, the newest last. Steps are counted for those that have not ended.
 
@@ -94,6 +108,37 @@ def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -
         journal: Where they are.
         gaps: Gets the entries that cannot be read, whose undos are left out; without it, they raise.
     """
+    begun = _begun(journal, gaps)
+    for fold in begun:
+        if not fold.status().has_ended:
+            fold.read_steps()
+    return [fold.status() for fold in begun]
+
+
+def open_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -> list[OpenUndo]:
+    """The undos that have not ended, by when they were begun last, the newest last. No step is read.
+
+    Args: as `list_undos`.
+    """
+    return [
+        OpenUndo(
+            plan_run=status.plan_run,
+            plan_digest=status.plan_digest,
+            state=status.state,
+            total=status.total,
+            actor=status.actor,
+            reason=status.reason,
+            begun_at=status.begun_at,
+            held_by=status.held_by,
+            held_because=status.held_because,
+        )
+        for status in (fold.status() for fold in _begun(journal, gaps))
+        if not status.has_ended
+    ]
+
+
+def _begun(journal: Journal, gaps: list[EntryUnreadable] | None) -> "list[_UndoFold]":
+    """What the runs of all plans that were begun say, in order of their beginnings."""
     folds = [_UndoFold(journal, run_id) for run_id in plan_runs(journal)]
     for fold in list(folds):
         try:
@@ -113,10 +158,7 @@ def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -
         if before is not None:
             before.is_continued = not before.is_finished
         last[key] = fold
-    for fold in begun:
-        if not fold.status().has_ended:
-            fold.read_steps()
-    return [fold.status() for fold in begun]
+    return begun
 
 
 def undo_status(journal: Journal, plan: str) -> UndoStatus:

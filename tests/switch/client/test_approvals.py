@@ -73,8 +73,16 @@ def waiting(switch: RunningSwitch, run_id: str) -> list[dict[str, Any]]:
 
 
 def approvals(switch: RunningSwitch, *words: str, folder: Path, token: str = "approver") -> Any:
+    return rescind(switch, "approvals", *words, folder=folder, token=token)
+
+
+def status(switch: RunningSwitch, *, folder: Path) -> Any:
+    return rescind(switch, "status", folder=folder, token="approver")
+
+
+def rescind(switch: RunningSwitch, *words: str, folder: Path, token: str) -> Any:
     (folder / "token").write_text(switch.tokens[token])
-    command = [RESCIND, "approvals", *words, "--switch", switch.url, "--token-file", str(folder / "token"), "--json"]
+    command = [RESCIND, *words, "--switch", switch.url, "--token-file", str(folder / "token"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=folder)
     return json.loads(done.stdout) | {"status": done.returncode}
 
@@ -88,6 +96,9 @@ def test_a_waiting_write_is_listed_at_the_switch_and_goes_on_when_an_approver_sa
     (mine,) = [each for each in listed if each["run"]["run_id"] == "run-yes"]
     assert (mine["action"], mine["arguments"], mine["because"]) == ("pay", {"cents": 5}, "payments need a look")
     assert desk.paid == []
+    unfinished = status(switch, folder=tmp_path)["unfinished"]
+    assert mine["approval_id"] in [each["approval_id"] for each in unfinished["approvals"]]
+    assert unfinished["undos"] is None, "what only a journal knows is not said to be none"
 
     refused = approvals(switch, "approve", mine["approval_id"], folder=tmp_path, token="viewer")
     assert refused["status"] == 1
