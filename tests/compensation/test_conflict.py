@@ -208,6 +208,34 @@ def test_only_what_is_in_conflict_is_forced() -> None:
     assert not overwritten(shop)
 
 
+def test_what_an_undo_of_an_older_step_has_put_back_is_not_forced() -> None:
+    """CF2: that undo overwrote what this step had left, and forcing it would bring back what the older one had left."""
+    shop = a_shop(OnConflict.FORCE)
+    shop.set("tea", 1, "run-1")
+    shop.set("tea", 2, "run-2")
+    shop.apply(shop.plan("run-1", may_force=True), reason="the rows are ours")
+    assert shop.rows["tea"] is None
+
+    plan = shop.plan("run-2", may_force=True)
+    assert decisions(plan) == (("2", "review: conflict"),)
+    assert "the undo of run-1/1, which is older, has put its target back since" in decision_of(plan).detail
+    shop.apply(plan, reason="the rows are ours")
+    assert shop.rows["tea"] is None
+
+
+def test_what_was_put_back_before_the_step_was_made_is_nothing_to_its_being_forced() -> None:
+    shop = a_shop(OnConflict.FORCE)
+    shop.rows["tea"] = 0
+    shop.set("tea", 1, "run-1")
+    shop.apply(shop.plan("run-1"))
+    shop.rows["tea"] = 5
+    shop.set("tea", 2, "run-2")
+    shop.rows["tea"] = 0
+
+    shop.apply(shop.plan("run-2", may_force=True), reason="the rows are ours")
+    assert shop.rows["tea"] == 5
+
+
 def test_a_forced_restore_whose_deadline_is_past_is_for_a_person() -> None:
     shop = a_shop(OnConflict.FORCE)
     shop.set("tea", 1, allowed_until=shop.clock.now())
@@ -345,6 +373,45 @@ def test_a_merge_that_died_is_looked_at_in_its_turn_as_well() -> None:
     shop.rows["tea"] = 13
 
     assert shop.apply(plan).steps[0].reason == "in_doubt"
+
+
+def test_a_restore_that_died_before_it_could_say_so_is_not_merged_as_well() -> None:
+    """CF3: the row was put back, and then changed; to take the step's part out of that would take it out twice."""
+    shop = a_shop(OnConflict.MERGE)
+    shop.rows["tea"] = 10
+    shop.set("tea", 13)
+    shop.put("run-1", CompensationIntended(step_id="1", kind="restore", idempotency_key="k", plan_digest="p"))
+    shop.rows["tea"] = 10 + 100
+
+    assert decisions(shop.plan()) == (("1", "review: in_doubt"),)
+    shop.apply()
+    assert shop.rows["tea"] == 110
+
+
+@pytest.mark.parametrize("died_before", [True, False])
+def test_a_restore_that_may_have_happened_is_not_merged_if_the_target_is_changed_after_the_plan(
+    *, died_before: bool
+) -> None:
+    """CF3."""
+    shop = a_shop(OnConflict.MERGE)
+    shop.rows["tea"] = 10
+    shop.set("tea", 13)
+    if died_before:
+        shop.put("run-1", CompensationIntended(step_id="1", kind="restore", idempotency_key="k", plan_digest="p"))
+    plan = shop.plan()
+    tries: list[StepRecord] = []
+
+    def lose_the_reply(record: StepRecord) -> None:
+        tries.append(record)
+        if len(tries) == 1:
+            shop.rows["tea"] = 110 if not died_before else 113
+            raise TimeoutError
+
+    shop.setting.before_undo = lose_the_reply
+
+    assert shop.apply(plan).counts == {"review": 1}
+    (task,) = list_tasks(shop.journal)
+    assert (task.reason, shop.rows["tea"] in (110, 113)) == ("in_doubt", True)
 
 
 def test_a_part_of_a_merged_step_is_not_merged_as_well() -> None:

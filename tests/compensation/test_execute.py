@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builders import NOON
-from compensation.undo_world import Charging, RowSetting, Shop, nothing_appended, raising
+from compensation.undo_world import Charging, RowSetting, Shop, decisions, nothing_appended, raising
 from rescind.compensation.execution.flow import backoff_s
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.planning.selection import read_steps
@@ -17,17 +17,21 @@ from rescind.compensation.result import UndoStopped
 from rescind.errors import Conflict, Transient, UsageError
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Draft, Query
+from rescind.model.action import EffectClass
 from rescind.model.entry import (
     CompensationEnded,
     CompensationIntended,
     Disposition,
     PlanFinished,
     PlanStarted,
+    Released,
     RunOpened,
     StepRef,
 )
 from rescind.model.history import StepRecord
-from rescind.recovery.review import list_tasks
+from rescind.model.outcome import Completed
+from rescind.model.step import HeldUntil
+from rescind.recovery.review import list_tasks, resolve_task
 from rescind.testing.faulty import FaultyJournal
 
 
@@ -401,6 +405,37 @@ def test_what_a_failed_step_was_declared_to_depend_on_stays(shop: Shop) -> None:
     result = shop.apply(parallel=4)
     assert [step.reason for step in result.steps] == ["in_doubt", "blocked", "blocked"]
     assert not shop.charging.refunds
+
+
+@pytest.mark.parametrize("before_it_begins", [True, False])
+def test_what_a_step_was_declared_to_depend_on_stays_if_that_was_released_since_the_plan(
+    shop: Shop, *, before_it_begins: bool
+) -> None:
+    """U5, U15: it was to be dropped, and is done."""
+    first = shop.set("tea", 1)
+    held = shop.intend("card.charge", EffectClass.COMPENSATABLE, depends_on=(first.step_id,), held=HeldUntil())
+    plan = shop.plan()
+    assert decisions(plan) == ((held.step_id, "drop"), (first.step_id, "restore"))
+
+    def release() -> None:
+        shop.put(held.run_id, Released(step_id=held.step_id, releaser="worker-1"))
+        shop.end(held, Completed(12))
+
+    def release_as_the_undo_begins(drafts: Sequence[Draft]) -> bool:
+        if not before_it_begins and any(isinstance(draft.event, PlanStarted) for draft in drafts):
+            release()
+        return False
+
+    if before_it_begins:
+        release()
+    real, shop.journal = shop.journal, FaultyJournal(shop.journal, release_as_the_undo_begins)
+    result = shop.apply(plan)
+    shop.journal = real
+    assert result.counts == {"not_reached": 1, "review": 1}
+    assert shop.rows["tea"] == 1
+
+    resolve_task(shop.journal, result.tasks[0], "retry", actor="ann", clock=shop.clock)
+    assert shop.apply().counts == {"compensated": 1, "restored": 1}
 
 
 def test_a_gate_holds_back_too(shop: Shop) -> None:

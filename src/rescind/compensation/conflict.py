@@ -5,9 +5,12 @@ CF1. *Nothing in silence.* A later change is replaced only by a policy that the 
 CF2. *Only what was seen.* A forced restore replaces the version that the plan showed, a merge the version that it was
     made from, each in one conditional move as far as the target can do that. A further change in between is another
     conflict. So what is a conflict only when the step's turn comes is never forced: nobody was shown it.
+    Nor is a target that an undo of an older step has put back: what the step left is gone from there, and forcing it
+    would bring back what the older one had left.
 CF3. *Merged once.* What a merge is about to put there is on record before it is put there. Whoever finds such an intent
     without an end looks: the target is as the merge left it, or as the merge found it, or a person has to decide.
-    A merge that takes three from a stock would take it twice otherwise.
+    A merge that takes three from a stock would take it twice otherwise. For the same reason nothing is merged after a
+    plain restore that may have happened, once the target was changed again.
 CF4. *Skipping is a statement.* A step is superseded only if its target was seen at a version that is neither the step's
     own nor the one from before it. A conflict of another kind, such as rows that refer to one that would vanish, is
     for a person.
@@ -34,6 +37,11 @@ MERGE_IN_DOUBT = (
     "its merge was begun and has no recorded end, and the target is neither as the merge found it nor as it left it"
 )
 
+RESTORE_IN_DOUBT = (
+    "its restore was begun and has no recorded end, and the target was changed since: whether its part is still in "
+    "there, nobody can see, and a merge might take it out twice"
+)
+
 
 class MergeState(enum.Enum):
     """What has become of a merge that was begun and has no recorded end (CF3)."""
@@ -49,6 +57,12 @@ def merge_state(record: "StepRecord", seen: str) -> MergeState:
     if begun is None or begun.policy != OnConflict.MERGE or seen == begun.version:
         return MergeState.NOT_BEGUN
     return MergeState.DONE if seen == begun.leaves else MergeState.IN_DOUBT
+
+
+def may_be_restored(record: "StepRecord") -> bool:
+    """Whether a restore of the step, and no merge, was begun and has no recorded end (CF3)."""
+    begun = record.overwriting
+    return record.compensation_open and (begun is None or begun.policy != OnConflict.MERGE)
 
 
 def is_later_change(record: "StepRecord", seen: "Snapshot") -> bool:
@@ -77,6 +91,8 @@ def by_policy(record: "StepRecord", action: Action, here: str, why: str, *, may_
             return Restore(leaves, here, f"overwrites a later change: {why}", OnConflict.FORCE)
         case OnConflict.FORCE:
             return Review(ReviewReason.CONFLICT, f"{why}; {HOW_TO_FORCE}")
+        case OnConflict.MERGE if may_be_restored(record):
+            return Review(ReviewReason.IN_DOUBT, RESTORE_IN_DOUBT)
         case OnConflict.MERGE:
             return Restore("", here, f"merged with a later change: {why}", OnConflict.MERGE)
 

@@ -53,7 +53,7 @@ import msgspec
 
 from rescind.clock import Clock, IdSource, from_us
 from rescind.compensation.awaiting import Waiter
-from rescind.compensation.conflict import HOW_TO_FORCE
+from rescind.compensation.conflict import HOW_TO_FORCE, RESTORE_IN_DOUBT
 from rescind.compensation.decision import (
     AlreadyInReview,
     AlreadyUndone,
@@ -99,7 +99,7 @@ from rescind.compensation.staying import Staying
 from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.port import Draft, Journal
-from rescind.model.action import OnConflict
+from rescind.model.action import EffectClass, OnConflict
 from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, Event, StepRef
 from rescind.model.history import StepRecord
 from rescind.recovery.control import ControlReader
@@ -246,6 +246,7 @@ class _Undo:
         self._lost: dict[str, str] = {}
         self._deferred = Deferred()
         self._last_words: set[StepRef] = set()
+        self._perhaps_restored: set[StepRef] = set()
         self._undone = 0
         self._tries: Counter[StepRef] = Counter()
         self._claims = Claims(journal, () if plan.is_settled else plan.runs, way)
@@ -283,10 +284,13 @@ class _Undo:
                 return True
 
     def _may_stay(self, item: PlanItem) -> bool:
-        """Whether its effect may stay: as planned, or because somebody else has taken it since."""
+        """Whether its effect may stay: as planned, or because it has moved on since."""
         result = self._results.get(item.step)
-        if result is None or not is_work(item.decision):
+        if result is None or isinstance(item.decision, AlreadyUndone | AlreadyInReview):
             return blocks(item.decision)
+        record = self._claims.records.get(item.step)
+        if record is not None and record.step.effect_class is EffectClass.IRREVERSIBLE:
+            return False  # what stays for good holds nothing back
         return result.disposition in (None, Disposition.REVIEW)
 
     @property
@@ -324,7 +328,7 @@ class _Undo:
                 asked_at=begun_at if asked_at is None else asked_at,
             )
             self._stopping.obey(control)
-            self._know(self.paper.drop(self._drops()))
+            self._drop()
             self._know(self.paper.settle(self._settles()))
             self._know(self.paper.open_tasks(self._reviews()))
             self._work(systems, parallel, tries_max)
@@ -342,8 +346,12 @@ class _Undo:
         why = self._stopping.why or ("unavailable" if lost else "overtaken")
         self.paper.leave(result, why, self._stopping.detail or lost)
 
-    def _drops(self) -> list[PlanItem]:
-        return [item for item in self.pending if isinstance(item.decision, Drop)]
+    def _drop(self) -> None:
+        """Drop what is held (U15); what was released before that has moved on, and its effect stays for now (U5)."""
+        self._know(self.paper.drop([item for item in self.pending if isinstance(item.decision, Drop)]))
+        for item in self.pending:
+            if isinstance(item.decision, Drop) and self._may_stay(item):
+                self._staying.add(item.step)
 
     def _settles(self) -> list[tuple[PlanItem, Settle]]:
         found = [(item, item.decision) for item in self.pending if not is_work(item.decision)]
@@ -463,6 +471,9 @@ class _Undo:
     def _end_by_policy(self, item: PlanItem, conflict: ForPerson) -> None:
         """A conflict that nothing resolves; one that the plan has not shown is never forced (CF2)."""
         policy = self._compensators[item.action].action.on_conflict
+        if policy is OnConflict.MERGE and item.step in self._perhaps_restored:
+            self._end_for_person(item, ForPerson(ReviewReason.IN_DOUBT, RESTORE_IN_DOUBT))
+            return
         if policy in (OnConflict.SKIP, OnConflict.MERGE) and _is_plain_restore(item):
             self._last_words.add(item.step)
             self._schedule.again(item.step)
@@ -481,6 +492,8 @@ class _Undo:
         match ending:
             case ForPerson(ReviewReason.CONFLICT) if self._may_wait(item):
                 self._deferred.defer(item, ending)
+                if ending.may_be_restored:
+                    self._perhaps_restored.add(item.step)
                 return
             case NotReached(detail):
                 self._left[item.step] = detail

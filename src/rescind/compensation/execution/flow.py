@@ -21,6 +21,7 @@ from rescind.compensation.conflict import (
     MERGE_IN_DOUBT,
     MergeState,
     is_later_change,
+    may_be_restored,
     merge_state,
 )
 from rescind.compensation.decision import Asks, Compensate, Restore, Settle
@@ -138,10 +139,14 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class ForPerson(msgspec.Struct, frozen=True):
-    """A person has to decide. Nothing of that is recorded yet."""
+    """A person has to decide. Nothing of that is recorded yet.
+
+    `may_be_restored`: of a conflict, whether an earlier try, which nobody knows the end of, may have restored it.
+    """
 
     reason: ReviewReason
     detail: str
+    may_be_restored: bool = False
 
 
 class MovedOn(msgspec.Struct, frozen=True):
@@ -195,7 +200,7 @@ def _try(
 ) -> Generator[Request, Any, ForPerson | MovedOn | NotReached | None]:
     """Undo, again if that may help and is safe. None if it went well."""
     problem: ForPerson | None = None
-    harmless = not job.record.compensation_open
+    harmless, in_doubt = not job.record.compensation_open, may_be_restored(job.record)
     for number in range(1, job.tries_max + 1):
         # Durable before anything happens: after a crash, an intent without an end says that it may have happened.
         mine = yield _intend(job, job.tried + number, overwrites)
@@ -205,14 +210,14 @@ def _try(
         try:
             yield Undo(job.record, idempotency_key_of(job.record))
         except Conflict as error:
-            return ForPerson(ReviewReason.CONFLICT, _said(error))
+            return ForPerson(ReviewReason.CONFLICT, _said(error), may_be_restored=in_doubt)
         except Transient as error:
             retry_after_s = error.retry_after_s
             problem = ForPerson(
                 ReviewReason.FAILED, f"nothing happened in {number} tries; the last one: {_said(error)}"
             )
         except (ConnectionError, TimeoutError) as error:
-            harmless = False
+            harmless, in_doubt = False, True
             problem = _raised(job, error)
             if not job.repeatable:
                 return problem
