@@ -9,6 +9,7 @@ from rescind.compensation.decision import Dependents
 from rescind.compensation.planning import scope
 from rescind.errors import UsageError
 from rescind.journal.port import Query
+from rescind.model.action import Action, EffectClass, OnConflict
 from rescind.model.entry import Read
 
 
@@ -57,6 +58,25 @@ def test_a_cascade_is_another_plan_and_what_others_do_meanwhile_does_not_change_
     later = shop.plan("run-1")
     assert later.digest == alone.digest
     assert later.dependents.steps == alone.dependents.steps + 1
+
+
+def test_what_was_redone_is_taken_in_again_and_what_was_merged_out_is_not() -> None:
+    shop = Shop()
+    shop.setting.action = Action(name="row.set", effect_class=EffectClass.REVERSIBLE, on_conflict=OnConflict.MERGE)
+    shop.rows |= {"tea": 0, "oil": 0, "jam": 0}
+    shop.set("tea", 1)
+    shop.put("run-2", Read(action="row.get", target=row_of("tea")))
+    shop.set("oil", 1, run="run-2")
+    shop.set("jam", 1, run="run-2")
+    shop.rows["jam"] = 11
+    plan = shop.plan("run-2")
+    assert shop.apply(plan).counts == {"merged": 1, "restored": 1}
+    assert shop.plan("run-1").dependents.steps == 0
+
+    shop.redo(plan.digest)
+    assert shop.rows["oil"] == 1
+    assert shop.plan("run-1").dependents.steps == 1
+    assert decisions(shop.plan("run-1", cascade=True)) == (("2", "restore"), ("1", "restore"))
 
 
 def test_what_was_excluded_by_name_stays_out_of_a_cascade(shop: Shop) -> None:

@@ -18,6 +18,7 @@ from rescind.model.entry import (
     Entry,
     Intended,
     Read,
+    RedoEnded,
     RunClosed,
     RunOpened,
     StepRef,
@@ -30,7 +31,7 @@ from rescind.recovery.reading import readable_entries
 if TYPE_CHECKING:
     from rescind.errors import EntryUnreadable
 
-_GONE = (Disposition.RESTORED, Disposition.COMPENSATED, Disposition.NEVER_TOOK_EFFECT)
+_GONE = (Disposition.RESTORED, Disposition.MERGED, Disposition.COMPENSATED, Disposition.NEVER_TOOK_EFFECT)
 
 
 def read_impact(journal: Journal, roots: Iterable[StepRecord]) -> Impact:
@@ -107,6 +108,10 @@ class _Walk:
                 self._given[run_id] += 0 if event.reads is msgspec.UNSET else event.reads
             case CompensationEnded() if event.disposition in _GONE:
                 self._undo(StepRef(run_id, event.step_id), event.disposition)
+            case RedoEnded(redone=True):
+                ref = StepRef(run_id, event.step_id)
+                if ref in self.writes:
+                    self.writes[ref].undone = False
             case _:
                 pass
 

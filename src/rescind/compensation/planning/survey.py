@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Container, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -28,8 +28,8 @@ from rescind.compensation.planning.selection import Selection, read_steps
 from rescind.compensation.port import Compensator, Prober, ReviewReason, idempotency_key_of
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.action import Action, EffectClass, OnConflict
-from rescind.model.entry import Disposition, Intended, StepRef
-from rescind.model.history import StepRecord
+from rescind.model.entry import CompensationEnded, Disposition, Entry, Intended, StepRef
+from rescind.model.history import StepRecord, fold_steps
 from rescind.model.outcome import Completed, Failed
 from rescind.model.probe import Probe, ProbeResult
 from rescind.model.step import Target
@@ -204,6 +204,10 @@ class _Survey:
         if asked:
             self._ask(asked, waiter)
             plan = self._planned(selection)
+        taken_along = self._put_back_before(item for item in plan.items if _is_forced(item))
+        if taken_along:
+            self._given = {**self._given, **taken_along}
+            plan = self._planned(selection)
         conflicts = [item for item in plan.items if _is_conflict(item)]
         return self._planned(selection, self._foreign_steps(conflicts)) if conflicts and explains else plan
 
@@ -333,6 +337,37 @@ class _Survey:
             return ProbeResult(answer=Probe.CANNOT_TELL, detail=f"{type(error).__name__}: {error}")
         return probe
 
+    def _put_back_before(self, forced: Iterable[PlanItem]) -> dict[StepRef, Review]:
+        """Steps to be forced whose targets an undo of an older step has put back since, and what that means (CF2)."""
+        ends = {record.ref: end_of(record) for record in self._records}
+        runs: dict[str, list[_PutBack]] = {}
+        found: dict[StepRef, Review] = {}
+        for item in forced:
+            assert isinstance(item.decision, Restore)
+            for run_id in self._runs_before(item):
+                if run_id not in runs:
+                    runs[run_id] = _put_back(readable_entries(self._journal, Query(run_id=run_id), []))
+                for each in runs[run_id]:
+                    if (
+                        each.record.step.target == item.target
+                        and each.record.intended_sequence < item.intended_sequence
+                        and each.leaves == item.decision.expects
+                        and each.sequence > ends[item.step]
+                    ):
+                        words = f"the undo of {each.record.ref}, which is older, has put its target back since"
+                        found[item.step] = Review(
+                            ReviewReason.CONFLICT, f"{words}; to force this one would bring back what that had left"
+                        )
+        return found
+
+    def _runs_before(self, item: PlanItem) -> list[str]:
+        """The runs that wrote to the item's target before it."""
+        if item.target is None:
+            return []
+        entries = readable_entries(self._journal, Query(target=item.target), [])
+        older = takewhile(lambda entry: entry.sequence < item.intended_sequence, entries)
+        return list(dict.fromkeys(entry.run.run_id for entry in older))
+
     def _foreign_steps(self, conflicts: list[PlanItem]) -> dict[Target, list[ForeignStep]]:
         """Who else wrote to the targets in conflict; of each target at most one page, after its oldest conflict."""
         ours = {record.ref for record in self._records}
@@ -375,6 +410,29 @@ class _Line:
     def __next__(self) -> StepRecord:
         with self._lock:
             return next(self._records)
+
+
+class _PutBack(msgspec.Struct, frozen=True):
+    """A step that was restored, the version that this left, and where that stands in the journal."""
+
+    record: StepRecord
+    leaves: str
+    sequence: int
+
+
+def _put_back(entries: Iterable[Entry]) -> list[_PutBack]:
+    """The steps of a run that were restored, and not redone since."""
+    story = list(entries)
+    ended = {entry.event.step_id: entry.sequence for entry in story if isinstance(entry.event, CompensationEnded)}
+    return [
+        _PutBack(record, record.step.before.version, ended[record.step.step_id])
+        for record in fold_steps(story)
+        if record.disposition is Disposition.RESTORED and record.step.before is not None
+    ]
+
+
+def _is_forced(item: PlanItem) -> bool:
+    return isinstance(item.decision, Restore) and item.decision.policy is OnConflict.FORCE
 
 
 def _is_conflict(item: PlanItem) -> bool:
