@@ -25,7 +25,7 @@ def undone(shop: Shop, *runs: str) -> tuple[Plan, UndoResult]:
 
 
 def compared(shop: Shop, applied: tuple[Plan, UndoResult]) -> Comparison:
-    return compare_after(*applied, shop.journal, shop.compensators, shop.clock)
+    return compare_after(*applied, shop.journal, shop.compensators)
 
 
 def test_a_target_is_compared_with_what_the_last_restore_there_left() -> None:

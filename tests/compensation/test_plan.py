@@ -8,7 +8,8 @@ import pytest
 from builders import NOON
 from compensation.undo_world import Charging, RowSetting, Shop, decisions, row_of
 from rescind.compensation.decision import Plan, check_digest
-from rescind.compensation.planning.plan import Known, Observation, plan_undo
+from rescind.compensation.planning.known import Known, Observation
+from rescind.compensation.planning.plan import plan_undo
 from rescind.compensation.planning.selection import Selection, read_steps
 from rescind.compensation.planning.survey import make_plan
 from rescind.errors import PlanOutdated

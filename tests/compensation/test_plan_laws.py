@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from builders import NOON, a_run
 from rescind.compensation.decision import Plan, Review
-from rescind.compensation.planning.plan import Known, Observation, plan_undo
+from rescind.compensation.planning.known import Known, Observation
+from rescind.compensation.planning.plan import plan_undo
 from rescind.compensation.port import ReviewReason
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import StepRef

@@ -85,7 +85,7 @@ def apply_undo(session: Session, out: Out) -> int:
             result = _carry_out(session, plan, out)
         took_s = clock.monotonic_s() - begun_s
         comparison = compare_after(
-            plan, result, session.journal, session.tools, clock, parallel=session.parallel, way=session.way
+            plan, result, session.journal, session.tools, parallel=session.parallel, way=session.way
         )
     say_result(session, plan, result, standing=session.orders.standing().orders, took_s=took_s, out=out)
     say_comparison(comparison, out)

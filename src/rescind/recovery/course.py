@@ -358,7 +358,7 @@ def _plan(incident: Incident, means: Means) -> Plan:
 def _differences(plan: Plan, course: Course, means: Means) -> list[str]:
     """Targets that are not as the undo was to leave them, and that nobody known has moved on since."""
     begun = plan_run_id(course.approved[Stage.COMPENSATE].subject) if Stage.COMPENSATE in course.approved else ""
-    compared = compare_settled(plan, begun, means.journal, means.compensators, means.clock, parallel=means.parallel)
+    compared = compare_settled(plan, begun, means.journal, means.compensators, parallel=means.parallel)
     named = [f"{each.target or each.step} {each.problem or 'is not as it was before'}" for each in compared.differs]
     more = len(named) - _NAMED_MAX
     return named if more <= 0 else [*named[:_NAMED_MAX], f"{more} further targets differ"]

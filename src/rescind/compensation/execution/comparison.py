@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from rescind.clock import Clock
 from rescind.compensation.decision import AlreadyUndone, Compensate, Plan, PlanItem, Restore, is_undo
 from rescind.compensation.planning.order import Place
 from rescind.compensation.planning.selection import read_run
@@ -58,7 +57,6 @@ def compare_after(
     result: UndoResult,
     journal: Journal,
     compensators: Mapping[str, Compensator],
-    clock: Clock,
     *,
     parallel: int = 8,
     way: Way = BACK,
@@ -69,7 +67,7 @@ def compare_after(
     """
     last = _last_at_each(plan, result)
     records = _records_of(last, journal, way)
-    seen = observe_all(journal, list(records.values()), compensators, clock, parallel=parallel)
+    seen = observe_all(list(records.values()), compensators, parallel=parallel)
     since = _begun_at(journal, result)
     differs: list[Difference] = []
     moved_on = 0
@@ -98,7 +96,6 @@ def compare_settled(
     plan_run: str,
     journal: Journal,
     compensators: Mapping[str, Compensator],
-    clock: Clock,
     *,
     parallel: int = 8,
 ) -> Comparison:
@@ -109,7 +106,6 @@ def compare_settled(
         plan_run: The run that holds the record of the undo; what was written after its beginning is somebody else's.
         journal: Where the steps are.
         compensators: The declared actions by name.
-        clock: The time.
         parallel: How many targets to look at at once.
     """
     befores = {
@@ -133,7 +129,7 @@ def compare_settled(
         steps.append(StepResult(step=item.step, action=item.action, disposition=disposition))
     told = UndoResult(plan_digest=plan.digest, plan_run=plan_run, steps=tuple(steps))
     as_undone = msgspec.structs.replace(plan, items=tuple(items), gates=())
-    return compare_after(as_undone, told, journal, compensators, clock, parallel=parallel)
+    return compare_after(as_undone, told, journal, compensators, parallel=parallel)
 
 
 def _last_at_each(plan: Plan, result: UndoResult) -> dict[tuple[Place, str], PlanItem]:

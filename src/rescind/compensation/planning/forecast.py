@@ -12,7 +12,18 @@ forecast is never more than a forecast: what is planned by one is compared with 
 
 from typing import TYPE_CHECKING
 
+from rescind.compensation.decision import (
+    AlreadyInReview,
+    AlreadyUndone,
+    Compensate,
+    Decision,
+    Drop,
+    Restore,
+    Review,
+    Settle,
+)
 from rescind.compensation.planning.order import Place, place_of
+from rescind.model.entry import Disposition
 from rescind.model.history import StepRecord
 
 if TYPE_CHECKING:
@@ -64,11 +75,23 @@ class Site:
         """Whether a step of another view is undone first, so that what this view will be cannot be foreseen."""
         return self.undone > view.undone
 
-    def restore(self, view: View, version: str) -> None:
-        """A step of this view is going to be restored to this version."""
-        view.version = version
-        view.undone += 1
-        self.undone += 1
+    def foresee(self, record: StepRecord, decision: Decision, seen: str | None) -> None:
+        """This is decided about a step here that saw this version."""
+        match decision:
+            case Restore(leaves=version):
+                view = self.view_of(record.step.action, seen)
+                assert isinstance(view, View)
+                view.version = version
+                view.undone += 1
+                self.undone += 1
+                self.later.append(record)
+            case Compensate():
+                self.undone += 1
+                self.later.append(record)
+            case Review() | AlreadyInReview() | Settle(Disposition.SUPERSEDED):
+                self.staying.append(record.ref)
+            case Drop() | Settle() | AlreadyUndone():
+                pass
 
 
 class Forecast:

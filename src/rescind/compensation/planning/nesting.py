@@ -9,8 +9,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rescind.model.action import EffectClass
-from rescind.model.entry import StepRef
+import msgspec
+
+from rescind.compensation.decision import AlreadyUndone, Decision, Restore, Review, Settle
+from rescind.compensation.port import ReviewReason
+from rescind.model.action import EffectClass, OnConflict
+from rescind.model.entry import Disposition, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed
 
@@ -81,3 +85,84 @@ def _came_of(
                 seen.add(cause)
                 left.append(record)
     return False
+
+
+class WithOuter:
+    """What becomes of inner steps together with their outer ones. Ask, and note, in the order of the undo."""
+
+    def __init__(self, inside: Mapping[StepRef, StepRef]) -> None:
+        self._inside, self._outer = inside, frozenset(inside.values())
+        self._whole: dict[StepRef, _PutBack] = {}
+
+    def decide(self, record: StepRecord, decision: Decision, seen: str | None) -> Decision:
+        """The decision about a step, given the one about it by itself and the version its target was seen at."""
+        if not self._inside or record.ref not in self._inside:
+            return decision
+        outer = self._whole.get(self._inside[record.ref])
+        if outer is None or not _is_part_of(outer, decision, seen):
+            return decision
+        self._whole[record.ref] = outer
+        return _with_the_outer(outer)
+
+    def note(self, record: StepRecord, decision: Decision, seen: str | None) -> None:
+        """This is what was decided about the step in the end."""
+        if not self._outer or record.ref not in self._outer:
+            return
+        if record.step.before is not None and _is_restored(decision):
+            self._whole.setdefault(record.ref, _PutBack(record.ref, seen, record.step.before.version))
+        elif _is_merged(decision):
+            self._whole.setdefault(record.ref, _PutBack(record.ref, seen, ""))
+
+
+class _PutBack(msgspec.Struct, frozen=True, gc=False):
+    """A step whose target, seen at one version now, is or will be at the version from before it; empty: merged."""
+
+    step: StepRef
+    seen: str | None
+    version: str
+
+
+def _is_restored(decision: Decision) -> bool:
+    match decision:
+        case Restore(policy=policy):
+            return policy is not OnConflict.MERGE
+        case Settle(disposition) | AlreadyUndone(disposition):
+            return disposition is Disposition.RESTORED
+        case _:
+            return False
+
+
+def _is_merged(decision: Decision) -> bool:
+    match decision:
+        case Restore(policy=policy):
+            return policy is OnConflict.MERGE
+        case Settle(disposition) | AlreadyUndone(disposition):
+            return disposition is Disposition.MERGED
+        case _:
+            return False
+
+
+def _with_the_outer(outer: _PutBack) -> Decision:
+    """What becomes of a step that is a part of an outer one's way back."""
+    if outer.version:
+        return Settle(Disposition.RESTORED, f"put back with step {outer.step.step_id}", expects=outer.version)
+    # The outer one's merge has taken out what was made inside it, or it has not: that is the merge's affair. To merge
+    # the inner one as well could take it out twice.
+    detail = f"it was made inside step {outer.step.step_id}, which is merged; look whether that has taken it out, too"
+    return Review(ReviewReason.CONFLICT, detail)
+
+
+def _is_part_of(outer: _PutBack, decision: Decision, seen: str | None) -> bool:
+    """Whether the step, made inside the outer one, is put back with it, so that nothing is left for its own restore.
+
+    Only if a look of its own saw what a look of the outer one's saw, or the outer one put back already: under one
+    coarse target the two may have written to different things.
+    """
+    match decision:
+        case Restore() | Review(ReviewReason.CONFLICT | ReviewReason.IN_DOUBT | ReviewReason.PAST_DEADLINE):
+            pass
+        case Settle(expects=expects) if expects:
+            pass
+        case _:
+            return False
+    return not outer.version or (bool(seen) and seen in (outer.seen, outer.version))
