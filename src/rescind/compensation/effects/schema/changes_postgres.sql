@@ -9,7 +9,8 @@
 -- So a shadow holds one row for each row changed: I inserted (the key alone), U updated, D deleted (the row before).
 --
 -- Version. A row is as the step left it if the transaction that wrote it is the step's (xmin), so also a change that was
--- taken back is seen. A row that another change set's undo has written is compared by hash as well.
+-- taken back is seen. A row that another change set's undo has written is compared by hash as well: `rescind_left`, taken
+-- from the transition table of new rows, which has the same rows in the same order as that of old ones.
 --
 -- Order of two events of one row: by when their statements began, not by when they were captured, because a statement
 -- inside a trigger is captured before the statement around it. `slot_N` holds, for this session, when the statement at
@@ -68,10 +69,9 @@ CREATE TABLE IF NOT EXISTS rescind_changes.part (
   updated bigint NOT NULL,
   deleted bigint NOT NULL,
   digest text NOT NULL,
-  hashes bigint[] NOT NULL,  -- of the rows as they were left, in the order of the shadow; NULL for those left deleted
   PRIMARY KEY (change_set, rel)
 );
-ALTER TABLE rescind_changes.part ALTER COLUMN hashes SET STORAGE EXTERNAL;  -- hashes do not get smaller
+ALTER TABLE rescind_changes.part DROP COLUMN IF EXISTS hashes;  -- it was kept here once
 
 CREATE TABLE IF NOT EXISTS rescind_changes.restored (xid xid NOT NULL, change_set bigint NOT NULL);
 CREATE INDEX IF NOT EXISTS restored_xid ON rescind_changes.restored USING hash (xid);
@@ -83,8 +83,9 @@ INSERT INTO rescind_changes.horizon SELECT 0 WHERE NOT EXISTS (SELECT FROM resci
 
 -- --- capture ---
 
-CREATE OR REPLACE FUNCTION rescind_changes.lock_of(id bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
-SET search_path = pg_catalog, pg_temp AS $$ SELECT hashtextextended('rescind change set ' || id, 0) $$;
+-- This and what else a step asks for is in plpgsql, which keeps its plans; a function in SQL is planned at each call.
+CREATE OR REPLACE FUNCTION rescind_changes.lock_of(id bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN hashtextextended('rescind change set ' || id, 0); END $$;
 
 -- For whoever writes outside a step: refuse it to a tool's role.
 CREATE OR REPLACE FUNCTION rescind_changes.refuse_agents(rel oid) RETURNS void LANGUAGE plpgsql
@@ -137,12 +138,13 @@ END $$;
 
 -- --- guarding a table ---
 
-CREATE OR REPLACE FUNCTION rescind_changes.signature_of(rel oid) RETURNS text LANGUAGE sql STABLE
+CREATE OR REPLACE FUNCTION rescind_changes.signature_of(rel oid) RETURNS text LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp AS $$
-  SELECT md5(string_agg(a.attname || ' ' || a.atttypid || a.attgenerated::text || a.attidentity::text, ',' ORDER BY a.attnum)
-             || (SELECT string_agg(i.indkey::text, '') FROM pg_index i WHERE i.indrelid = $1 AND i.indisprimary))
-    FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
-$$;
+BEGIN
+  RETURN (SELECT md5(string_agg(a.attname || ' ' || a.atttypid || a.attgenerated::text || a.attidentity::text, ',' ORDER BY a.attnum)
+                     || (SELECT string_agg(i.indkey::text, '') FROM pg_index i WHERE i.indrelid = $1 AND i.indisprimary))
+            FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped);
+END $$;
 
 -- The type that a column has in a shadow: without length or precision, and without the constraints of a domain.
 CREATE OR REPLACE FUNCTION rescind_changes.plain_type(type oid) RETURNS text LANGUAGE sql STABLE
@@ -203,6 +205,8 @@ BEGIN
 
   EXECUTE format('CREATE TABLE IF NOT EXISTS rescind_changes.%I (rescind_set bigint NOT NULL, rescind_began bigint NOT NULL,
     rescind_n bigint NOT NULL DEFAULT nextval(''rescind_changes.ticks''), rescind_op "char" NOT NULL)', shadow_name);
+  -- The hash of the row as it was left; NULL where none was left, and while the step runs where it may not have changed.
+  EXECUTE format('ALTER TABLE rescind_changes.%I ADD COLUMN IF NOT EXISTS rescind_left bigint', shadow_name);
   EXECUTE format('CREATE INDEX IF NOT EXISTS %I ON rescind_changes.%I (rescind_set, rescind_n)', shadow_name || '_set', shadow_name);
   EXECUTE format('REVOKE ALL ON rescind_changes.%I FROM PUBLIC', shadow_name);
   FOR missing IN
@@ -239,57 +243,71 @@ BEGIN
       began := CASE WHEN pg_trigger_depth() = 1 THEN currval('rescind_changes.slot_1')
                     ELSE currval(('rescind_changes.slot_' || pg_trigger_depth())::regclass) END;
       IF TG_LEVEL = 'ROW' THEN  -- the key has moved: one row vanishes, another appears
-        INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, %3$s) VALUES (me, began, 'I', %5$s);
+        INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, rescind_left, %3$s)
+          SELECT me, began, 'I', %5$s, %3$s FROM (SELECT NEW.*) t;
       ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, %3$s)
-          SELECT me, began, 'I', %3$s FROM rescind_new;
+        INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, rescind_left, %3$s)
+          SELECT me, began, 'I', %5$s, %3$s FROM rescind_new t;
+      ELSIF TG_OP = 'UPDATE' THEN  -- an array, because no plan of a join fits one row as well as a hundred thousand
+        INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, rescind_left, %4$s)
+          SELECT me, began, 'U', nullif((ARRAY (SELECT %5$s FROM rescind_new t))[row_number() OVER ()], %5$s), %4$s FROM rescind_old t;
       ELSE
-        INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, %4$s)
-          SELECT me, began, left(TG_OP, 1)::"char", %4$s FROM rescind_old;
+        INSERT INTO rescind_changes.%2$I (rescind_set, rescind_began, rescind_op, %4$s) SELECT me, began, 'D', %4$s FROM rescind_old;
       END IF;
       RETURN NULL;
-    END $code$ $body$, 'capture_' || shadow_name, shadow_name, key_list, list,
-    (SELECT string_agg(format('NEW.%I', c), ', ') FROM unnest(key_names) c));
+    END $code$ $body$, 'capture_' || shadow_name, shadow_name, key_list, list, hashed);
   EXECUTE format($body$
     CREATE OR REPLACE FUNCTION rescind_changes.%1$I(me bigint, top xid) RETURNS xid[] LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     -- By the key's index, row by row, however many there are: what a plan knows of a shadow is always of yesterday, and a
     -- plan that reads the whole table for a thousand rows costs more than all the rest.
     SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $code$
-    DECLARE several boolean; odd bigint; others bigint; i bigint; u bigint; d bigint; left_as bigint[];
-      wrote xid[] := ARRAY[top];
+    DECLARE several boolean; odd bigint; others bigint; stale bigint; i bigint; u bigint; d bigint; left_as bigint[]; wrote xid[];
     BEGIN
-      SELECT min(rescind_began) <> max(rescind_began) OR bool_or(rescind_op = 'I') <> bool_and(rescind_op = 'I') INTO several
-        FROM rescind_changes.%2$I WHERE rescind_set = me;
-      IF several OR %7$L THEN
+      SELECT min(rescind_began) <> max(rescind_began) OR bool_or(rescind_op = 'I') <> bool_and(rescind_op = 'I'),
+             count(*) FILTER (WHERE rescind_op = 'U' AND rescind_left IS NULL),
+             ARRAY (SELECT xmin FROM rescind_changes.%2$I WHERE rescind_set = me LIMIT 1),
+             count(*) FILTER (WHERE rescind_op = 'I'), count(*) FILTER (WHERE rescind_op = 'U'),
+             count(*) FILTER (WHERE rescind_op = 'D'), array_agg(rescind_left ORDER BY rescind_n)
+        INTO several, odd, wrote, i, u, d, left_as FROM rescind_changes.%2$I WHERE rescind_set = me;
+      IF i + u + d = 0 THEN RETURN '{}'; END IF;
+      -- What one statement did is what became of its rows, unless it may have left one as it was. The rows themselves are
+      -- looked at otherwise only. Its rows and what is kept of them were written in one savepoint, so by one number.
+      IF several OR odd > 0 OR %7$L THEN
         DELETE FROM rescind_changes.%2$I x USING (
           SELECT rescind_n, row_number() OVER (PARTITION BY %3$s ORDER BY rescind_began, rescind_op = 'I', rescind_n) AS place
             FROM rescind_changes.%2$I WHERE rescind_set = me) y
          WHERE x.rescind_set = me AND x.rescind_n = y.rescind_n AND y.place > 1;
+        FOR pass IN 1..2 LOOP
+          SELECT count(*) FILTER (WHERE (t.%6$I IS NULL) <> (rescind_op = 'D') OR (rescind_op <> 'I' AND record_image_eq(ROW(%4$s), ROW(%5$s)))),
+                 count(*) FILTER (WHERE t.xmin <> top), count(*) FILTER (WHERE h.hash IS DISTINCT FROM s.rescind_left),
+                 count(*) FILTER (WHERE rescind_op = 'I'), count(*) FILTER (WHERE rescind_op = 'U'),
+                 count(*) FILTER (WHERE rescind_op = 'D'), array_agg(h.hash ORDER BY s.rescind_n)
+            INTO odd, others, stale, i, u, d, left_as
+            FROM rescind_changes.%2$I s LEFT JOIN %9$s t ON %10$s,
+                 LATERAL (SELECT CASE WHEN t.%6$I IS NOT NULL THEN %8$s END AS hash OFFSET 0) h WHERE s.rescind_set = me;
+          EXIT WHEN odd = 0;
+          DELETE FROM rescind_changes.%2$I s WHERE s.rescind_set = me AND s.rescind_op = 'I'
+             AND NOT EXISTS (SELECT FROM %9$s t WHERE %10$s);
+          DELETE FROM rescind_changes.%2$I s USING %9$s t WHERE s.rescind_set = me AND s.rescind_op <> 'I' AND %10$s
+             AND record_image_eq(ROW(%4$s), ROW(%5$s));
+          UPDATE rescind_changes.%2$I s SET rescind_op = 'D' WHERE s.rescind_set = me AND s.rescind_op = 'U'
+             AND NOT EXISTS (SELECT FROM %9$s t WHERE %10$s);
+          UPDATE rescind_changes.%2$I s SET rescind_op = 'U' FROM %9$s t WHERE s.rescind_set = me AND s.rescind_op = 'D' AND %10$s;
+        END LOOP;
+        IF i + u + d = 0 THEN RETURN '{}'; END IF;
+        IF stale > 0 THEN  -- the hash is of an event that others followed
+          UPDATE rescind_changes.%2$I s SET rescind_left = NULL WHERE s.rescind_set = me AND s.rescind_op = 'D' AND s.rescind_left IS NOT NULL;
+          UPDATE rescind_changes.%2$I s SET rescind_left = %8$s FROM %9$s t WHERE s.rescind_set = me AND %10$s
+             AND s.rescind_left IS DISTINCT FROM %8$s;
+        END IF;
+        wrote := ARRAY[top];
+        IF others > 0 THEN  -- it was written inside savepoints, which have numbers of their own
+          SELECT array_agg(x.w) INTO wrote FROM (
+            SELECT t.xmin AS w FROM rescind_changes.%2$I s JOIN %9$s t ON %10$s WHERE s.rescind_set = me GROUP BY t.xmin) x;
+        END IF;
       END IF;
-      FOR pass IN 1..2 LOOP
-        SELECT count(*) FILTER (WHERE (t.%6$I IS NULL) <> (rescind_op = 'D') OR (rescind_op <> 'I' AND record_image_eq(ROW(%4$s), ROW(%5$s)))),
-               count(*) FILTER (WHERE t.xmin <> top),
-               count(*) FILTER (WHERE rescind_op = 'I'), count(*) FILTER (WHERE rescind_op = 'U'),
-               count(*) FILTER (WHERE rescind_op = 'D'),
-               array_agg(CASE WHEN t.%6$I IS NOT NULL THEN %8$s END ORDER BY s.rescind_n)
-          INTO odd, others, i, u, d, left_as
-          FROM rescind_changes.%2$I s LEFT JOIN %9$s t ON %10$s WHERE s.rescind_set = me;
-        EXIT WHEN odd = 0;
-        DELETE FROM rescind_changes.%2$I s WHERE s.rescind_set = me AND s.rescind_op = 'I'
-           AND NOT EXISTS (SELECT FROM %9$s t WHERE %10$s);
-        DELETE FROM rescind_changes.%2$I s USING %9$s t WHERE s.rescind_set = me AND s.rescind_op <> 'I' AND %10$s
-           AND record_image_eq(ROW(%4$s), ROW(%5$s));
-        UPDATE rescind_changes.%2$I s SET rescind_op = 'D' WHERE s.rescind_set = me AND s.rescind_op = 'U'
-           AND NOT EXISTS (SELECT FROM %9$s t WHERE %10$s);
-        UPDATE rescind_changes.%2$I s SET rescind_op = 'U' FROM %9$s t WHERE s.rescind_set = me AND s.rescind_op = 'D' AND %10$s;
-      END LOOP;
-      IF i + u + d = 0 THEN RETURN '{}'; END IF;
-      IF others > 0 THEN  -- it was written inside savepoints, which have numbers of their own
-        SELECT array_agg(x.w) INTO wrote FROM (
-          SELECT t.xmin AS w FROM rescind_changes.%2$I s JOIN %9$s t ON %10$s WHERE s.rescind_set = me GROUP BY t.xmin) x;
-      END IF;
-      INSERT INTO rescind_changes.part VALUES (me, %11$s, %12$L, i, u, d, md5(concat_ws(' ', i, u, d, hash_array_extended(left_as, 0))), left_as);
+      INSERT INTO rescind_changes.part VALUES (me, %11$s, %12$L, i, u, d, md5(concat_ws(' ', i, u, d, hash_array_extended(left_as, 0))));
       RETURN wrote;
     END $code$ $body$, 'net_' || shadow_name, shadow_name, key_list, plain_list,
     (SELECT string_agg(format('s.%I', c), ', ') FROM unnest(all_names) c), key_names[1], merged,
@@ -300,7 +318,7 @@ BEGIN
     FOR EACH STATEMENT EXECUTE FUNCTION rescind_changes.statement_begins()', rel);
   EXECUTE format('CREATE OR REPLACE TRIGGER rescind_inserts AFTER INSERT ON %s REFERENCING NEW TABLE AS rescind_new
     FOR EACH STATEMENT EXECUTE FUNCTION rescind_changes.%I()', rel, 'capture_' || shadow_name);
-  EXECUTE format('CREATE OR REPLACE TRIGGER rescind_updates AFTER UPDATE ON %s REFERENCING OLD TABLE AS rescind_old
+  EXECUTE format('CREATE OR REPLACE TRIGGER rescind_updates AFTER UPDATE ON %s REFERENCING OLD TABLE AS rescind_old NEW TABLE AS rescind_new
     FOR EACH STATEMENT EXECUTE FUNCTION rescind_changes.%I()', rel, 'capture_' || shadow_name);
   EXECUTE format('CREATE OR REPLACE TRIGGER rescind_deletes AFTER DELETE ON %s REFERENCING OLD TABLE AS rescind_old
     FOR EACH STATEMENT EXECUTE FUNCTION rescind_changes.%I()', rel, 'capture_' || shadow_name);
@@ -333,13 +351,12 @@ CREATE OR REPLACE FUNCTION rescind_changes.begin_set(run_id text, step_id text, 
 RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE missing text; stale text; id bigint;
 BEGIN
-  SELECT string_agg(w.name, ', ') INTO missing FROM unnest(tables) w(name)
-   WHERE NOT EXISTS (SELECT FROM rescind_changes.guarded g WHERE g.rel = to_regclass(w.name));
+  SELECT string_agg(w.name, ', ') FILTER (WHERE g.rel IS NULL),
+         string_agg(g.rel::regclass::text, ', ') FILTER (WHERE g.signature IS DISTINCT FROM rescind_changes.signature_of(g.rel))
+    INTO missing, stale FROM unnest(tables) w(name) LEFT JOIN rescind_changes.guarded g ON g.rel = to_regclass(w.name);
   IF missing IS NOT NULL THEN
     RAISE EXCEPTION 'not guarded in this database: %', missing USING ERRCODE = 'RSC02';
   END IF;
-  SELECT string_agg(g.rel::regclass::text, ', ') INTO stale FROM rescind_changes.guarded g
-   WHERE g.rel = ANY (SELECT to_regclass(w.name) FROM unnest(tables) w(name)) AND g.signature IS DISTINCT FROM rescind_changes.signature_of(g.rel);
   IF stale IS NOT NULL THEN
     RAISE EXCEPTION 'changed since they were guarded: %', stale USING ERRCODE = 'RSC02';
   END IF;
@@ -353,17 +370,18 @@ BEGIN
 END $$;
 
 -- Tables that this transaction has written to, guarded or not.
-CREATE OR REPLACE FUNCTION rescind_changes.written() RETURNS SETOF oid LANGUAGE sql
+CREATE OR REPLACE FUNCTION rescind_changes.written() RETURNS SETOF oid LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT l.relation FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+BEGIN
+  RETURN QUERY SELECT l.relation FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
    WHERE l.pid = pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
      AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
      AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
      AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'rescind_changes'::regnamespace)
      AND (l.mode = 'AccessExclusiveLock' OR pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
           + pg_stat_get_xact_tuples_deleted(c.oid) > 0)
-   GROUP BY l.relation
-$$;
+   GROUP BY l.relation;
+END $$;
 
 -- End a step: work out its net effect. Raises RSC03 for tables written to that nobody guards.
 CREATE OR REPLACE FUNCTION rescind_changes.settle(me bigint, ignored text[])
@@ -399,18 +417,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT %1$s AS key, x.rescind_op AS op,
            CASE WHEN x.rescind_op = %2$L THEN t.%3$I IS NULL
                 ELSE t.%3$I IS NOT NULL AND (t.xmin = ANY (c.writers)
-                     OR (EXISTS (SELECT FROM rescind_changes.restored r WHERE r.xid = t.xmin) AND %4$s = p.hashes[x.place])) END AS as_left,
+                     OR (EXISTS (SELECT FROM rescind_changes.restored r WHERE r.xid = t.xmin) AND %4$s)) END AS as_left,
            CASE WHEN x.rescind_op = %5$L THEN t.%3$I IS NULL
                 ELSE t.%3$I IS NOT NULL AND EXISTS (SELECT FROM rescind_changes.%6$I s WHERE s.rescind_set = %7$s
                      AND s.rescind_n = x.rescind_n AND record_image_eq(ROW(%8$s), ROW(%9$s))) END AS back
-      FROM rescind_changes.change_set c JOIN rescind_changes.part p ON p.change_set = c.id AND p.rel = %10$s,
-           LATERAL (SELECT s.*, row_number() OVER (ORDER BY s.rescind_n) AS place FROM rescind_changes.%6$I s
-                     WHERE s.rescind_set = c.id) x LEFT JOIN %11$s t ON %12$s
-     WHERE c.id = %13$s $q$,
+      FROM rescind_changes.change_set c JOIN rescind_changes.%6$I x ON x.rescind_set = c.id LEFT JOIN %10$s t ON %11$s
+     WHERE c.id = %12$s $q$,
     (SELECT 'concat_ws('', '', ' || string_agg(format('x.%I', k), ', ') || ')' FROM unnest(g.keys) k),
-    CASE goal WHEN 'undone' THEN 'D' ELSE 'I' END, g.keys[1], g.image, CASE goal WHEN 'undone' THEN 'I' ELSE 'D' END,
+    CASE goal WHEN 'undone' THEN 'D' ELSE 'I' END, g.keys[1],
+    CASE goal WHEN 'undone' THEN g.image || ' = x.rescind_left'  -- what an undo left is what was there before
+              ELSE format('record_image_eq(ROW(%s), ROW(%s))', g.plain, rescind_changes.listed('x.', g.columns)) END,
+    CASE goal WHEN 'undone' THEN 'I' ELSE 'D' END,
     g.shadow, CASE goal WHEN 'undone' THEN me ELSE -me END,
-    g.plain, rescind_changes.listed('s.', g.columns), g.rel::oid, g.rel::regclass, (SELECT string_agg(format('t.%1$I = x.%1$I', k), ' AND ') FROM unnest(g.keys) k), me)
+    g.plain, rescind_changes.listed('s.', g.columns), g.rel::regclass, (SELECT string_agg(format('t.%1$I = x.%1$I', k), ' AND ') FROM unnest(g.keys) k), me)
 $$;
 
 -- Where a change set stands, without a look at its rows: absent, open, purged, unsettled, done or undone.
@@ -500,7 +519,7 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   c rescind_changes.change_set; g rescind_changes.guarded; parts rescind_changes.guarded[]; n bigint; m bigint; words text := '';
   named text; all_back boolean := true; resume text[] := '{}'; statement text; todo text[]; later text[]; task text;
-  problem text; wrote xid[] := '{}'; seen xid[]; fresh bigint[];
+  problem text; wrote xid[] := '{}'; seen xid[];
 BEGIN
   IF NOT pg_try_advisory_xact_lock(rescind_changes.lock_of(me)) THEN
     RAISE EXCEPTION 'change set % is being written or put back by another transaction', me USING ERRCODE = 'RSC05';
@@ -599,13 +618,9 @@ BEGIN
     IF n > 0 THEN
       RAISE EXCEPTION '% does not take % rows as they were: %', g.rel::regclass, n, left(named, 300) USING ERRCODE = 'RSC01';
     END IF;
-    EXECUTE format('SELECT array_agg(CASE WHEN t.%1$I IS NOT NULL THEN %2$s END ORDER BY s.rescind_n)
-        FROM rescind_changes.%3$I s LEFT JOIN %4$s t ON %5$s WHERE s.rescind_set = $1',
-      g.keys[1], g.image, g.shadow, g.rel::regclass, rescind_changes.pairs(g.keys, 't', 's')) INTO fresh USING me;
     EXECUTE format('SELECT coalesce(array_agg(w), ''{}'') FROM (SELECT t.xmin AS w FROM rescind_changes.%I s JOIN %s t ON %s
         WHERE s.rescind_set = $1 GROUP BY t.xmin) q', g.shadow, g.rel::regclass, rescind_changes.pairs(g.keys, 't', 's')) INTO seen USING me;
     wrote := wrote || ARRAY (SELECT w FROM unnest(seen) w WHERE w <> ALL (wrote));
-    UPDATE rescind_changes.part p SET hashes = fresh WHERE p.change_set = me AND p.rel = g.rel;
   END LOOP;
   IF NOT all_back THEN
     INSERT INTO rescind_changes.restored SELECT w, me FROM unnest(wrote) w;
