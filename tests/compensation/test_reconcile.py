@@ -1,16 +1,20 @@
 """Steps in doubt get their end in the journal, once their target system has said it (DT1 to DT3)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from builders import a_guard, steps_of
+from builders import a_guard, a_step, ended, intended, opened, steps_of
 from compensation.undo_world import Charging, Shop, nothing_appended, raising
-from rescind.compensation.execution.reconcile import reconcile
+from rescind.compensation.execution.reconcile import ask_about, reconcile, record_answers
 from rescind.compensation.planning.selection import Selection, read_steps
 from rescind.errors import NothingChanged, StepInDoubt
 from rescind.guard.effect import PastStep
+from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import Draft
 from rescind.model.action import IN_DOUBT_AFTER
+from rescind.model.entry import AnswersRecorded, StepRef
 from rescind.model.outcome import Completed, Failed, Unknown
 from rescind.model.probe import Found, Probe
 from rescind.testing import ManualClock
@@ -44,6 +48,53 @@ def test_what_was_found_is_completed_and_what_was_not_has_failed_once_it_cannot_
     with nothing_appended(shop):
         assert reconciled(shop) == []
     assert shop.apply().counts == {"compensated": 2, "never_took_effect": 1}
+
+
+def test_a_step_that_gets_its_end_before_that_is_recorded_keeps_it(shop: Shop) -> None:
+    """RC2."""
+    shop.lose_charge(happened=True)
+    shop.lose_charge(happened=True)
+    asked = ask_about(shop.journal, Selection(run_ids=("run-1",)), shop.compensators, shop.clock)
+    shop.journal.append([ended("1", Completed("by its own process"))])
+
+    recorded = record_answers(asked, shop.journal, shop.clock, actor="eve")
+
+    assert ([each.step.step_id for each in recorded.steps], recorded.moved_on) == (["2"], (StepRef("run-1", "1"),))
+    assert [record.outcome for record in read_steps(shop.journal, ["run-1"])] == [
+        Completed("by its own process"),
+        Completed("charge-2"),
+    ]
+
+
+class Crowded(MemoryJournal):
+    """A journal in which somebody else ends step 1 right before answers are appended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crowd = [ended("1", Completed("by its own process"))]
+
+    def append(self, drafts: Sequence[Draft], *args: Any, **kwargs: Any) -> Any:
+        if self.crowd and any(isinstance(draft.event, AnswersRecorded) for draft in drafts):
+            super().append([self.crowd.pop()])
+        return super().append(drafts, *args, **kwargs)
+
+
+def test_of_two_that_write_to_a_run_at_once_one_reads_it_again(shop: Shop) -> None:
+    """RC2: the append of the answers expects the places that were read."""
+    shop.journal = Crowded()
+    shop.charging.charged.clear()
+    shop.journal.append([opened("run-1")])
+    for number in ("1", "2"):
+        shop.journal.append([intended(a_step(number, action="card.charge", idempotency_key=f"key-{number}"))])
+        shop.charging.charged[f"key-{number}"] = f"charge-{number}"
+
+    found = reconcile(shop.journal, Selection(run_ids=("run-1",)), shop.compensators, shop.clock)
+
+    assert len(found) == 2
+    assert [record.outcome for record in read_steps(shop.journal, ["run-1"])] == [
+        Completed("by its own process"),
+        Completed("charge-2"),
+    ]
 
 
 def test_what_nobody_can_tell_stays_in_doubt(shop: Shop) -> None:

@@ -4,6 +4,7 @@ from rescind.cli.safe import safe
 from rescind.cli.words import count_of
 from rescind.model.action import OnConflict
 from rescind.model.entry import (
+    AnswersRecorded,
     ApprovalAsked,
     ApprovalDecided,
     ApprovalUsed,
@@ -113,6 +114,9 @@ def _words(event: Event) -> str:
             return f"undo left unfinished, {event.why.replace('_', ' ')}{_because(event.detail)}"
         case PlanControlled():
             return f"{event.what} of the undo ordered by {event.actor}{_because(event.reason)}"
+        case AnswersRecorded():
+            counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in event.counts.items())
+            return f"steps in doubt were asked about by {event.actor}: {counts}{_because(event.reason)}"
         case PlanSubmitted():
             shares = count_of(event.shares, "share")
             steps = count_of(event.steps, "step")

@@ -35,6 +35,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "checkpoints": ("RUN", "from where a run could be carried on"),
         "plan": ("list|follow|pause…", "undos: how far they are; pause, cancel"),
         "redo": ("PLAN", "undo an undo: put back what the plan undid"),
+        "reconcile": ("", "ask what became of calls that lost their reply"),
         "review": ("list|resolve…", "what only a person can decide"),
     },
     "Prove": {
@@ -71,6 +72,7 @@ MODULES = {
     "worker": "rescind.cli.worker:worker",
     "plan": "rescind.cli.plan:plan",
     "redo": "rescind.cli.redo:redo",
+    "reconcile": "rescind.cli.reconcile:reconcile",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
     "supervise": "rescind.cli.supervise:supervise",

@@ -54,7 +54,7 @@ def apply_undo(session: Session, out: Out) -> int:
         failed.
     """
     held: list[Order] = []
-    lock = nullcontext() if session.by_workers else _one_at_a_time(session.store)
+    lock = nullcontext() if session.by_workers else one_at_a_time(session.store)
     with lock, _saying_what_is_held(held, session.store, out):
         plan = _still_plan(session, held, out)
         if not plan.is_settled:
@@ -246,7 +246,7 @@ def _drawn_progress(plan: Plan, out: Out) -> Generator[Progress | None]:
 
 
 @contextmanager
-def _one_at_a_time(store: "StoreAt") -> Generator[None]:
+def one_at_a_time(store: "StoreAt") -> Generator[None]:
     """Hold the store's undo lock. The kernel takes it back from a process that dies; a database, from a connection.
 
     Raises: UndoBusy; JournalUnavailable, if the database cannot be asked.

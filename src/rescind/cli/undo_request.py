@@ -1,6 +1,7 @@
 """What was asked of `rescind undo`, and how to ask it again."""
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -65,22 +66,21 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def command(self, *extra: str, store: "StoreAt") -> str:
         """The command line that asks for the same selection of this store again, with further words."""
-        words = ["rescind", "undo"]
-        for name, value in _options(self.selection):
-            # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
-            words += [f"--{name}", value]
-        words += ["--force", "--reason", self.reason] if self.force else []
+        words = ["--force", "--reason", self.reason] if self.force else []
         words += ["--cascade"] if self.selection.cascade else []
         words += ["--app", self.app] if self.app else []
-        words += store_words(store)
-        return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
+        return self._line(self.verb, [*words, *store_words(store), *extra])
 
     def command_for(self, command: str, *, store: "StoreAt") -> str:
         """The command line of another command of ours about the same selection of this store."""
+        return self._line(command, store_words(store))
+
+    def _line(self, command: str, extra: Sequence[str]) -> str:
         words = ["rescind", command]
         for name, value in _options(self.selection):
+            # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
             words += [f"--{name}", value]
-        return " ".join(shlex.quote(safe(word)) for word in [*words, *store_words(store)])
+        return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
 
     @property
     def conditions(self) -> list[tuple[str, str]]:

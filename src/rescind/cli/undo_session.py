@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -99,6 +99,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         return selection_key(self.request.selection.as_dict())
 
 
+S = TypeVar("S", bound=Session)
+
+
 def run_undo(request: UndoRequest, out: Out) -> int:
     """Show the plan, or apply it. Returns the exit status."""
     if not request.app:
@@ -111,7 +114,7 @@ def run_session(request: UndoRequest, kind: type[Session], out: Out, **further: 
     assert request.app is not None
     guard = load_guard(request.app)
     with closing(guard):
-        session = _session(request, guard, kind, further)
+        session = session_of(request, guard, kind, further)
         with closing(session.guards):
             if request.apply:
                 from rescind.cli.undo_apply import apply_undo
@@ -213,7 +216,8 @@ def _without_app(request: UndoRequest, out: Out) -> int:
     return 0
 
 
-def _session(request: UndoRequest, guard: Guard, kind: type[Session], further: dict[str, Any]) -> Session:
+def session_of(request: UndoRequest, guard: Guard, kind: "type[S]", further: dict[str, Any]) -> S:
+    """A session of this kind on the stores of the application. Its guards are to be closed. Raises: UsageError."""
     store = guard.stores.place
     if store is None:
         raise UsageError(f"--app: the guard of {request.app} keeps its journal nowhere that a command could find it")

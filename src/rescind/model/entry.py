@@ -363,6 +363,18 @@ class PlanShare(msgspec.Struct, frozen=True, gc=False, tag="plan_share", kw_only
     alone: bool = False
 
 
+class AnswersRecorded(msgspec.Struct, frozen=True, gc=False, tag="answers_recorded", kw_only=True):
+    """Somebody had target systems asked about steps in doubt, and what they said is recorded in the same append.
+
+    In a run of its own. `digest` is over all that was asked; `counts` are of the steps of this append, by `Answer`.
+    """
+
+    digest: str
+    counts: dict[str, int]
+    actor: str
+    reason: str = ""
+
+
 class PlanControlled(msgspec.Struct, frozen=True, gc=False, tag="plan_controlled", kw_only=True):
     """Somebody has intervened in an undo in progress. `what` is `pause`, `resume` or `cancel`.
 
@@ -537,6 +549,7 @@ Event = (
     | PlanControlled
     | PlanSubmitted
     | PlanShare
+    | AnswersRecorded
     | Signalled
     | ApprovalAsked
     | ApprovalDecided

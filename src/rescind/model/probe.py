@@ -16,6 +16,16 @@ class Probe(enum.StrEnum):
     CANNOT_TELL = "cannot_tell"  # anything else
 
 
+class Answer(enum.StrEnum):
+    """What is known of a step in doubt after its target system was asked, if that could be."""
+
+    FOUND = "found"
+    NOT_FOUND = "not_found"  # and nothing of it can arrive any more
+    NOT_YET = "not_yet"  # not there so far, and it may still arrive: to be asked again later
+    CANNOT_TELL = "cannot_tell"  # for a person
+    NOT_ASKED = "not_asked"  # the application at hand does not know the action, or knows another one by its name
+
+
 _NOT_GIVEN: Any = object()
 
 
