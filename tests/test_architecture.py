@@ -17,6 +17,7 @@ FLOORS = (
     "config",
     "journal",
     "triggers",
+    "web",  # what our HTTP servers share
     "switch",
     "containment",
     "guard",

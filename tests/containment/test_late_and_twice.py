@@ -18,11 +18,11 @@ from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.signal import Severity, Signal, SignalKind
 from rescind.switch.service.signals import Signals
-from rescind.switch.service.tokens import Caller, Role
 from rescind.switch.signal_wire import AskDoc, SignalDoc
 from rescind.switch.wire import LiftDoc, Report, RunDoc
 from rescind.testing import ManualClock
 from rescind.triggers.fleet import FleetConfig
+from rescind.web.tokens import Caller, Role
 from switch.service.board import ALICE, Running, running, told
 
 QUICK, SLOW = range(20), range(20, 60)

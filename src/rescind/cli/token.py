@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from rescind.switch.service.ledger import Ledger
-    from rescind.switch.service.tokens import Token
+    from rescind.web.tokens import Token
 
 _DATA = click.option(
     "--data",
@@ -82,7 +82,7 @@ def create(*, role: str, name: str, identity: str, data: tuple[str, ...], as_jso
 
     With several --data, one token is good at several switches. A running switch knows it within two seconds.
     """
-    from rescind.switch.service.tokens import Role, new_token
+    from rescind.web.tokens import Role, new_token
 
     out = Out(json=as_json)
     secret, kept = new_token(Role(role), name, identity, clock=SystemClock(), ids=SystemIds())
@@ -108,7 +108,7 @@ Example, on another switch's machine:
 @_DEBUG
 def add(*, role: str, name: str, identity: str, data: tuple[str, ...], as_json: bool) -> int:
     """Make a token of another switch good here too. It is read from standard input."""
-    from rescind.switch.service.tokens import Role, known_token
+    from rescind.web.tokens import Role, known_token
 
     out = Out(json=as_json)
     secret = sys.stdin.readline().strip()

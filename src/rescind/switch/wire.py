@@ -29,9 +29,6 @@ ID_LENGTH_MAX = 100
 IDS_MAX = 1_000
 """Orders that one lift may name."""
 
-BODY_BYTES_MAX = 256 * 1024
-"""A request's body. A report of two hundred runs takes about 60 KiB."""
-
 RUNS_REPORTED_MAX = 200
 STEPS_REPORTED_MAX = 100
 """Runs and steps that a report names one by one; it counts them all."""
@@ -123,16 +120,6 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     role: str = ""
     may_lift: bool = False
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457: what is wrong with a request, where, and how to mend it. `application/problem+json`."""
-
-    title: str
-    status: int
-    detail: str = ""
-    type: str = "about:blank"
-    instance: str = ""
 
 
 class LeaseDoc(msgspec.Struct, frozen=True, kw_only=True):

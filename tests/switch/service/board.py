@@ -12,9 +12,9 @@ from rescind.model.order import LiftRule
 from rescind.model.scope import Scope
 from rescind.switch.service.ledger import Ledger
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Role
 from rescind.switch.service.upkeep import Upkeep
 from rescind.switch.service.writer import Writer
+from rescind.web.tokens import Caller, Role
 
 if TYPE_CHECKING:
     from rescind.switch.alerts import Alert

@@ -15,11 +15,11 @@ from rescind.model.order import LiftRule
 from rescind.switch.service.documents import Merged, RecordPage
 from rescind.switch.service.federation import Federation, PeerConfig
 from rescind.switch.service.ledger import Ledger
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.streams import Streams
 from rescind.switch.service.switchboard import Switchboard
 from rescind.switch.service.upkeep import Upkeep
 from rescind.switch.service.writer import HANGS_AFTER_S
+from rescind.web.problems import Refused
 from switch.service.virtual import DRIFT, Broken, Clock, NothingListens, Stream, process
 
 if TYPE_CHECKING:

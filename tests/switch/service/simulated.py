@@ -18,9 +18,9 @@ from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.switch.receipt import GuardState, Receipt
-from rescind.switch.service.problems import Refused
-from rescind.switch.service.tokens import Caller, Role
 from rescind.switch.wire import LiftDoc, OrderDoc
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Role
 from switch.service.guards import TTL_S, SimulatedGuard
 from switch.service.nodes import Node
 from switch.service.virtual import DRIFT, Broken, Network, VirtualLoop, process

@@ -19,8 +19,8 @@ from rescind.switch.approval_wire import ApprovalDoc, Asked, DecisionDoc, Ruled
 from rescind.switch.service.approval_book import ApprovalBook
 from rescind.switch.service.approvals import ASKED_MAX, Approvals
 from rescind.switch.service.ledger import LEDGER, Ledger
-from rescind.switch.service.problems import Refused
-from rescind.switch.service.tokens import Caller, Role
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Role
 from switch.service.board import AGENT, ALICE, BOB, OLGA, Running, running, told
 
 OTHER = Caller(name="mailer", role=Role.AGENT, identity=Scope.parse("agent:mailer"), origin="10.0.0.4")

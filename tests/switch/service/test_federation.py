@@ -15,7 +15,8 @@ from rescind.switch.receipt import GuardReceipt, GuardState, Receipt
 from rescind.switch.service.documents import Merged, RecordPage
 from rescind.switch.service.federation import PAGE, Federation, PeerConfig
 from rescind.switch.service.records import record_of
-from rescind.switch.wire import BODY_BYTES_MAX, OrderDoc, Report
+from rescind.switch.wire import OrderDoc, Report
+from rescind.web.answers import BODY_BYTES_MAX
 from switch.service.board import AGENT, OLGA, Running, told, until
 from switch.service.board import running as run_switch
 

@@ -19,9 +19,9 @@ from rescind.model.order import Lift, Order
 from rescind.switch import database
 from rescind.switch.service.ledger import LEDGER, LEDGER_NAME, Entry, Ledger, Note, Seen, restrict, sole_use
 from rescind.switch.service.records import record_of
-from rescind.switch.service.tokens import Role, new_token
 from rescind.switch.wire import Report
 from rescind.testing import ManualClock
+from rescind.web.tokens import Role, new_token
 
 PLACED = Note(what="order.placed", subject="ord-1", actor="ops", person="alice", origin="10.0.0.1", detail="a test")
 

@@ -9,10 +9,10 @@ from rescind.model.order import Order
 from rescind.switch.receipt import GuardReceipt, GuardState
 from rescind.switch.service import registry as registries
 from rescind.switch.service.ledger import Seen
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.registry import FORGOTTEN_AFTER_S, MARGIN_S, Guard, Placement, Registry
 from rescind.switch.wire import Ended, Report, RunDoc
 from rescind.testing import ManualClock
+from rescind.web.problems import Refused
 
 TTL_S = 10.0
 RUN = RunDoc(run_id="run-1", agent="billing-agent@2.4.0", tenant="acme")

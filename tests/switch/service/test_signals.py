@@ -13,12 +13,12 @@ from rescind.clock import SystemClock, SystemIds
 from rescind.guard.fallback import public_reason
 from rescind.model.level import Level
 from rescind.model.scope import Scope
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.signals import REMEMBERED_MAX, Signals
-from rescind.switch.service.tokens import Caller, Role
 from rescind.switch.signal_wire import AskDoc, SignalDoc, VerdictDoc
 from rescind.switch.wire import LiftDoc, OrderDoc, Report, RunDoc
 from rescind.triggers.fleet import FleetConfig
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Role
 from switch.service.board import ALICE, OLGA, Running, running, told
 
 FLEET = Caller(name="fleet", role=Role.AGENT, identity=Scope.parse("agent:billing-agent"), origin="10.0.0.9")

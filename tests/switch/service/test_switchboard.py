@@ -16,11 +16,11 @@ from rescind.switch.service import writer as writers
 from rescind.switch.service.hub import Listener
 from rescind.switch.service.intake import AGENT_ORDERS_MAX
 from rescind.switch.service.ledger import Ledger, Note
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.records import Record, record_of
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Role, new_token
 from rescind.switch.wire import IDS_MAX, LiftDoc, OrderDoc, Report
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Role, new_token
 from switch.service.board import AGENT, ALICE, BOB, OLGA, told, until
 from switch.service.board import running as run_switch
 

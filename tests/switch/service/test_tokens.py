@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from rescind.clock import SystemIds
 from rescind.errors import UsageError
-from rescind.switch.service import limits
-from rescind.switch.service.limits import Limit
-from rescind.switch.service.problems import Refused
-from rescind.switch.service.tokens import PREFIX, Caller, Power, Role, Token, TokenBook, hash_of, new_token
 from rescind.testing import ManualClock
+from rescind.web import limits
+from rescind.web.limits import Limit
+from rescind.web.problems import Refused
+from rescind.web.tokens import PREFIX, Caller, Power, Role, Token, TokenBook, hash_of, new_token
 
 
 def made(role: Role = Role.OPERATOR, name: str = "alice", identity: str = "") -> tuple[str, Token]:

@@ -15,7 +15,7 @@ import msgspec
 from rescind.clock import Clock
 from rescind.switch.client.http import Address, Response, Trouble, Unreachable, fetch
 from rescind.switch.client.tokens import token_for, tokens_by_url
-from rescind.switch.wire import Problem
+from rescind.web.problems import Problem
 
 T = TypeVar("T")
 

@@ -22,7 +22,9 @@ from rescind.switch.client.exchange import Exchange, LineDown, Origin
 from rescind.switch.client.line import NOTHING_BOUND, Line
 from rescind.switch.client.merge import Merged
 from rescind.switch.client.tokens import token_for
-from rescind.switch.wire import BODY_BYTES_MAX, STEPS_REPORTED_MAX, BeatEvent, Heard, Problem, Report, SetEvent
+from rescind.switch.wire import STEPS_REPORTED_MAX, BeatEvent, Heard, Report, SetEvent
+from rescind.web.answers import BODY_BYTES_MAX
+from rescind.web.problems import Problem
 
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 5.0
 """The first and the longest pause before the next attempt. Each is drawn at random from nothing up to its length, or

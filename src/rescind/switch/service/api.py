@@ -11,12 +11,12 @@ from rescind.switch.service.documents import GuardDoc, Health, Known, Merged, Re
 from rescind.switch.service.federation import Federation
 from rescind.switch.service.intake import checked_id
 from rescind.switch.service.ledger import AuditLine
-from rescind.switch.service.limits import Limit
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.publisher import PAGE_MAX
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Power, asker_of
 from rescind.switch.wire import Asker, LiftDoc, Lifted, OrderDoc, Placed, Standing, order_doc
+from rescind.web.limits import Limit
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Power, asker_of
 
 WAIT_MAX_S = 300.0
 """How long one request for a receipt may wait. Who wants to wait longer asks again."""

@@ -18,11 +18,11 @@ from rescind.switch.alerts.approvals import alert_of_asked
 from rescind.switch.approval_wire import ApprovalDoc, Asked, DecisionDoc, Ruled
 from rescind.switch.service.intake import checked_id
 from rescind.switch.service.ledger import Entry, Note
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.records import record_of
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Power, Role
 from rescind.switch.wire import ID_LENGTH_MAX, TEXT_LENGTH_MAX, utc
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Power, Role
 
 ASKED_MAX = 1_000
 """Approvals of one agent's identity that are kept at once, for a day beyond their expiry. More is a run that asks in a

@@ -4,8 +4,8 @@ from litestar import Response, get, post
 
 from rescind.switch.approval_wire import ApprovalDoc, Asked, DecisionDoc
 from rescind.switch.service.approvals import Approvals
-from rescind.switch.service.limits import Limit
-from rescind.switch.service.tokens import Caller, asker_of
+from rescind.web.limits import Limit
+from rescind.web.tokens import Caller, asker_of
 
 
 @post("/v1/approvals", tags=["approvals"], summary="Ask a person to approve one call")

@@ -29,10 +29,10 @@ from rescind.clock import Clock
 from rescind.errors import OrdersUnavailable
 from rescind.switch.receipt import GuardReceipt, GuardState, Receipt, join_receipts
 from rescind.switch.service.documents import Merged, PeerHealth, RecordPage
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.records import Record
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.wire import BODY_BYTES_MAX
+from rescind.web.answers import BODY_BYTES_MAX
+from rescind.web.problems import Refused
 
 if TYPE_CHECKING:
     import httpx

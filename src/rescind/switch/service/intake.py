@@ -11,10 +11,10 @@ from rescind.model.order import Consent, Lift, Order
 from rescind.model.scope import Scope
 from rescind.switch.approval_wire import Asked, Ruled
 from rescind.switch.service.book import Book
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.records import Content, Record, canonical
-from rescind.switch.service.tokens import Caller, Role
 from rescind.switch.wire import ID_LENGTH_MAX, IDS_MAX, TEXT_LENGTH_MAX, LiftDoc, OrderDoc, is_id, measure_of, utc
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Role
 
 AGENT_ORDERS_MAX = 100
 """Orders that may stand for an agent's identity before it may add no more: it may stop itself, and not drown

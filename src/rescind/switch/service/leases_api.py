@@ -8,11 +8,11 @@ from litestar.params import Parameter
 from rescind.model.lease import RunLease, lease_among, unknown_details
 from rescind.model.scope import Subject, unnameable
 from rescind.model.step import parse_agent
-from rescind.switch.service.limits import Limit
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Power, Role, asker_of
 from rescind.switch.wire import TEXT_LENGTH_MAX, LeaseDoc, order_doc
+from rescind.web.limits import Limit
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Power, Role, asker_of
 
 ANCESTORS_MAX = 100
 

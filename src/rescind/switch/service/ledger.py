@@ -22,8 +22,8 @@ from rescind.clock import Clock
 from rescind.errors import OrdersUnavailable, UsageError
 from rescind.switch import database
 from rescind.switch.service.records import Record
-from rescind.switch.service.tokens import Role, Token
 from rescind.switch.wire import Report
+from rescind.web.tokens import Role, Token
 
 LEDGER_NAME = "switch.db"
 LOCK_NAME = "switch.lock"

@@ -14,8 +14,6 @@ from rescind.model.scope import Scope, Term, unnameable
 from rescind.model.signal import Severity, Signal, SignalKind
 from rescind.switch.service.evidence import Ask, may_meet
 from rescind.switch.service.intake import checked_id
-from rescind.switch.service.problems import Refused
-from rescind.switch.service.tokens import Caller
 from rescind.switch.signal_wire import (
     ASKS_MAX,
     FACTS_BYTES_MAX,
@@ -26,6 +24,8 @@ from rescind.switch.signal_wire import (
     VerdictDoc,
 )
 from rescind.switch.wire import TEXT_LENGTH_MAX, utc
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller
 
 NAME_LENGTH_MAX = 200
 """Of the ids of runs and steps, which agents choose, and of the rules of policies."""

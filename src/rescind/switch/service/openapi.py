@@ -13,7 +13,8 @@ from litestar.openapi.spec import (
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.openapi.spec.media_type import OpenAPIMediaType as MediaType
 
-from rescind.switch.wire import Heard, Problem, Report
+from rescind.switch.wire import Heard, Report
+from rescind.web.problems import Problem
 
 _EVENTS = {"text/event-stream": MediaType(schema=Schema(type=OpenAPIType.STRING))}
 

@@ -22,8 +22,8 @@ from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.switch.receipt import GuardReceipt, GuardState, Receipt
 from rescind.switch.service.ledger import Seen
-from rescind.switch.service.problems import Refused
 from rescind.switch.wire import Report, subject_of
+from rescind.web.problems import Refused
 
 GUARDS_MAX = 50_000
 """Guards that one switch remembers. A program that makes up new names for itself must not fill our memory."""

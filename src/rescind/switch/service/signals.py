@@ -24,14 +24,14 @@ from rescind.switch.alerts import Alert
 from rescind.switch.alerts.signals import alert_of_digest, alert_of_signal, alert_of_withheld
 from rescind.switch.service.evidence import Ask, Decision, Evidence, Member, Place, Withhold
 from rescind.switch.service.noticing import Noticing
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.registry import Guard
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Power
 from rescind.switch.signal_wire import Noticed, NoticedDoc, NoticedPage, SignalDoc, VerdictDoc, signal_doc
 from rescind.switch.wire import TEXT_LENGTH_MAX
 from rescind.triggers.digest import Tally, Word
 from rescind.triggers.fleet import FleetConfig
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Power
 
 logger = logging.getLogger("rescind.switch")
 

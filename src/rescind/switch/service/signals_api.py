@@ -5,11 +5,11 @@ from typing import Annotated
 from litestar import Response, get, post
 from litestar.params import Parameter
 
-from rescind.switch.service.limits import Limit
 from rescind.switch.service.signals import REMEMBERED_MAX, Signals
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Power, asker_of
 from rescind.switch.signal_wire import Noticed, NoticedPage, SignalDoc, VerdictDoc
+from rescind.web.limits import Limit
+from rescind.web.tokens import Caller, Power, asker_of
 
 Lately = Annotated[int, Parameter(ge=1, le=REMEMBERED_MAX, description="So many at most, newest first.")]
 

@@ -12,7 +12,21 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.errors import OrdersUnavailable
-from rescind.switch.service.answers import (
+from rescind.switch.service.hub import Listener
+from rescind.switch.service.registry import Guard
+from rescind.switch.service.switchboard import Switchboard
+from rescind.switch.service.upkeep import Upkeep
+from rescind.switch.wire import (
+    ID_LENGTH_MAX,
+    PROTOCOL,
+    RUNS_REPORTED_MAX,
+    STEPS_REPORTED_MAX,
+    TEXT_LENGTH_MAX,
+    Heard,
+    Report,
+)
+from rescind.web.answers import (
+    BODY_BYTES_MAX,
     EVENTS,
     Gone,
     Receive,
@@ -29,24 +43,10 @@ from rescind.switch.service.answers import (
     whole_answer,
     whole_refusal,
 )
-from rescind.switch.service.connection import DIRECT
-from rescind.switch.service.hub import Listener
-from rescind.switch.service.limits import Limit
-from rescind.switch.service.problems import Refused
-from rescind.switch.service.registry import Guard
-from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import Caller, Power, asker_of
-from rescind.switch.service.upkeep import Upkeep
-from rescind.switch.wire import (
-    BODY_BYTES_MAX,
-    ID_LENGTH_MAX,
-    PROTOCOL,
-    RUNS_REPORTED_MAX,
-    STEPS_REPORTED_MAX,
-    TEXT_LENGTH_MAX,
-    Heard,
-    Report,
-)
+from rescind.web.connection import DIRECT
+from rescind.web.limits import Limit
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Power, asker_of
 
 logger = logging.getLogger("rescind.switch")
 

@@ -17,17 +17,14 @@ from weakref import WeakValueDictionary
 from rescind.clock import Clock, IdSource, from_us
 from rescind.errors import OrdersUnavailable
 from rescind.model.order import Consent, Lift, LiftRule, Order
-from rescind.model.scope import Scope
 from rescind.switch.alerts import Alert, alert_of_lift, alert_of_order
 from rescind.switch.approval_wire import Asked, Ruled
 from rescind.switch.service.documents import Merged
 from rescind.switch.service.intake import Intake, checked_id, understood
 from rescind.switch.service.ledger import AuditLine, Entry, Ledger, Note
-from rescind.switch.service.problems import Refused
 from rescind.switch.service.publisher import PAGE_MAX, Publisher
 from rescind.switch.service.records import Content, Record, record_of
 from rescind.switch.service.registry import Guard, Placement, Registry
-from rescind.switch.service.tokens import Caller, Power, Role, TokenBook
 from rescind.switch.service.writer import Writer
 from rescind.switch.wire import (
     ID_LENGTH_MAX,
@@ -41,6 +38,8 @@ from rescind.switch.wire import (
     lift_doc,
     order_doc,
 )
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Power, TokenBook, caller_with, refusal_of_power
 
 T = TypeVar("T")
 
@@ -110,16 +109,9 @@ class Switchboard:
 
         Raises: Refused (401).
         """
-        scheme, _, secret = authorization.partition(" ")
-        if not authorization:
-            if self.tokens.is_empty:
-                return Caller(name="anyone", role=None, origin=origin)
-            raise Refused(401, "this switch asks for a token: send `Authorization: Bearer TOKEN`; see `rescind token`")
-        token = self.tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
-        if token is None:
-            raise Refused(401, "this token is not known here, or was revoked; `rescind token create` makes another")
-        identity = Scope.parse(token.identity) if token.identity else Scope()
-        return Caller(name=token.name, role=token.role, identity=identity, origin=origin)
+        if not authorization and self.tokens.is_empty:
+            return Caller(name="anyone", role=None, origin=origin)
+        return caller_with(authorization, origin, self.tokens)
 
     def require(self, caller: Caller, power: Power) -> None:
         """Raises: Refused (401 or 403), if the caller may not do this."""
@@ -131,7 +123,7 @@ class Switchboard:
                 "nobody has a token here yet, and giving power back is done by somebody with a name: "
                 "make one with `rescind token create --role approver --name YOU` on the switch's machine",
             )
-        raise Refused(403, f"a token of role {caller.role} may not do this; it takes {_roles_with(power)}")
+        raise refusal_of_power(caller, power)
 
     # --- orders ---
 
@@ -439,11 +431,6 @@ def _person(caller: Caller) -> str:
 
 def _count(number: int, noun: str, plural: str) -> str:
     return "" if not number else f"one more {noun}" if number == 1 else f"{number} more {plural}"
-
-
-def _roles_with(power: Power) -> str:
-    roles = [role.value for role in Role if Caller(name="", role=role).may(power) and role is not Role.AGENT]
-    return " or ".join(roles) or "agent"
 
 
 def _ignore(task: "asyncio.Future[Any]") -> None:

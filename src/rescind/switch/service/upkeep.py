@@ -10,8 +10,8 @@ from rescind.switch.alerts import Alert, alert_of_cannot_store, alert_of_stores_
 from rescind.switch.service.ledger import Ledger
 from rescind.switch.service.registry import Guard
 from rescind.switch.service.switchboard import Switchboard
-from rescind.switch.service.tokens import TokenBook
 from rescind.switch.service.writer import Writer
+from rescind.web.tokens import TokenBook
 
 logger = logging.getLogger("rescind.switch")
 

@@ -1,4 +1,4 @@
-"""Who may do what. A token is 256 random bits, shown once; the switch keeps its SHA-256.
+"""Who may do what. A token is 256 random bits, shown once; what is kept of it is its SHA-256.
 
     agent     subscribe and acknowledge; say what it notices; place orders that hold nobody but its own identity
     viewer    look
@@ -21,6 +21,7 @@ import msgspec
 from rescind.clock import Clock, IdSource
 from rescind.errors import UsageError
 from rescind.model.scope import EVERYTHING_WORD, Scope
+from rescind.web.problems import Refused
 
 PREFIX = "rsc_"
 """Ours can be told from other secrets, by people and by scanners of repositories."""
@@ -161,3 +162,28 @@ class TokenBook:
         token = self._good.get(wanted)
         # Found by its hash, so timing tells nothing of the secret; compared once more all the same, in constant time.
         return token if token is not None and hmac.compare_digest(token.hash, wanted) else None
+
+
+def caller_with(authorization: str, origin: str, tokens: TokenBook) -> Caller:
+    """Who sends a request with this `Authorization` header from this address.
+
+    Raises: Refused (401), if the header shows no token that is good here.
+    """
+    scheme, _, secret = authorization.partition(" ")
+    if not authorization:
+        raise Refused(401, "a token is asked for here: send `Authorization: Bearer TOKEN`; see `rescind token --help`")
+    token = tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
+    if token is None:
+        raise Refused(401, "this token is not known here, or was revoked; `rescind token create` makes another")
+    identity = Scope.parse(token.identity) if token.identity else Scope()
+    return Caller(name=token.name, role=token.role, identity=identity, origin=origin)
+
+
+def refusal_of_power(caller: Caller, power: Power) -> Refused:
+    """What to say to somebody whose role does not have this power."""
+    return Refused(403, f"a token of role {caller.role} may not do this; it takes {_roles_with(power)}")
+
+
+def _roles_with(power: Power) -> str:
+    roles = [role.value for role in Role if Caller(name="", role=role).may(power) and role is not Role.AGENT]
+    return " or ".join(roles) or "agent"

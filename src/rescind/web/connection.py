@@ -1,4 +1,4 @@
-"""A connection of the switch's HTTP server, with bounds that keep hostile or dead peers from holding it.
+"""A connection of one of our HTTP servers, with bounds that keep hostile or dead peers from holding it.
 
 - Who has sent no complete request within a few seconds is cut off: a slow one must not hold a place.
 - If more such connections wait than we like, those that have dawdled for a second are cut off, the oldest first. A stop
@@ -25,8 +25,8 @@ from typing import Any, ClassVar, cast
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rescind.switch.service.problems import Refused
-from rescind.switch.wire import BODY_BYTES_MAX
+from rescind.web.answers import BODY_BYTES_MAX
+from rescind.web.problems import Refused
 
 REQUEST_WITHIN_S = 10.0
 DAWDLERS_MAX = 1_024
@@ -40,7 +40,7 @@ PIPELINED_MAX = 16
 """Requests that may wait on one connection for the answers before theirs. Hardly any client sends a second one."""
 
 DIRECT = "rescind.write"
-"""The extension of a request's scope that writes to its connection at once: see `SwitchProtocol.write_now`."""
+"""The extension of a request's scope that writes to its connection at once: see `BoundedProtocol.write_now`."""
 
 _HEAD = b"HTTP/1.1 "
 
@@ -50,13 +50,13 @@ Acknowledge = Callable[["dict[str, Any]", bytes], bytes]
 _ACKNOWLEDGED_PATH = b"/v1/guards/"
 
 
-class SwitchProtocol(HttpToolsProtocol):
+class BoundedProtocol(HttpToolsProtocol):
     """See the module."""
 
     connections_max: ClassVar[int] = 20_000
     acknowledge: ClassVar[tuple[Acknowledge, ...]] = ()  # one, once somebody serves them
-    _dawdlers: ClassVar[dict["SwitchProtocol", float]] = {}  # whose request is not complete, and since when
-    _idle: ClassVar[dict["SwitchProtocol", float]] = {}  # who keeps a connection and asks for nothing, and since when
+    _dawdlers: ClassVar[dict["BoundedProtocol", float]] = {}  # whose request is not complete, and since when
+    _idle: ClassVar[dict["BoundedProtocol", float]] = {}  # who keeps a connection and asks for nothing, and since when
 
     _body: bytes | None = None  # of an acknowledgement that is being read
     _overtaken: tuple[Any, ...] = ()  # requests that were not answered yet when another one came behind them
@@ -73,8 +73,8 @@ class SwitchProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
-        SwitchProtocol._dawdlers.pop(self, None)
-        SwitchProtocol._idle.pop(self, None)
+        BoundedProtocol._dawdlers.pop(self, None)
+        BoundedProtocol._idle.pop(self, None)
         for cycle in self._overtaken:  # the server tells the last request only, and a stream would never end
             cycle.disconnected = True
             cycle.message_event.set()
@@ -82,8 +82,8 @@ class SwitchProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came. A further request on the same connection is as bounded as the first."""
-        if self in SwitchProtocol._idle or _is_between_requests(self):
-            SwitchProtocol._idle.pop(self, None)
+        if self in BoundedProtocol._idle or _is_between_requests(self):
+            BoundedProtocol._idle.pop(self, None)
             self._await_request()
         super().data_received(data)
         if not self._has_head:
@@ -126,19 +126,19 @@ class SwitchProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is here, head and body."""
-        SwitchProtocol._dawdlers.pop(self, None)
+        BoundedProtocol._dawdlers.pop(self, None)
         body, self._body = self._body, None
         if body is None:
             super().on_message_complete()
         elif not self.transport.is_closing():
             self.transport.write(self.acknowledge[0](cast("dict[str, Any]", self.scope), body))
-            SwitchProtocol._idle[self] = asyncio.get_running_loop().time()
+            BoundedProtocol._idle[self] = asyncio.get_running_loop().time()
 
     def on_response_complete(self) -> None:
         """An answer was sent."""
         super().on_response_complete()
         if not self.transport.is_closing() and _is_between_requests(self):
-            SwitchProtocol._idle[self] = asyncio.get_running_loop().time()
+            BoundedProtocol._idle[self] = asyncio.get_running_loop().time()
 
     def _is_acknowledgement(self) -> bool:
         # Anything unusual (pipelined, HTTP/1.0, an upgrade, an encoded path, one who waits for 100) goes the long way.
@@ -173,12 +173,12 @@ class SwitchProtocol(HttpToolsProtocol):
         others = (each for each in chain(self._dawdlers, self._idle) if each is not self)
         oldest = next(others, None)
         if oldest is not None:
-            SwitchProtocol._dawdlers.pop(oldest, None)
-            SwitchProtocol._idle.pop(oldest, None)
+            BoundedProtocol._dawdlers.pop(oldest, None)
+            BoundedProtocol._idle.pop(oldest, None)
             oldest.transport.abort()
 
     def _await_request(self) -> None:
-        SwitchProtocol._dawdlers.setdefault(self, asyncio.get_running_loop().time())
+        BoundedProtocol._dawdlers.setdefault(self, asyncio.get_running_loop().time())
 
     @classmethod
     def cut_dawdlers(cls, now_s: float) -> None:
@@ -244,8 +244,8 @@ async def watch_dawdlers() -> None:
     while True:
         await asyncio.sleep(1.0)
         now_s = asyncio.get_running_loop().time()
-        SwitchProtocol.cut_dawdlers(now_s)
-        SwitchProtocol.cut_idle(now_s)
+        BoundedProtocol.cut_dawdlers(now_s)
+        BoundedProtocol.cut_idle(now_s)
 
 
 def _set_kernel_bounds(transport: asyncio.Transport) -> None:

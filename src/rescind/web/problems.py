@@ -2,8 +2,19 @@
 
 from http import HTTPStatus
 
+import msgspec
+
 from rescind.errors import RescindError
-from rescind.switch.wire import Problem
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 9457: what is wrong with a request, where, and how to mend it. `application/problem+json`."""
+
+    title: str
+    status: int
+    detail: str = ""
+    type: str = "about:blank"
+    instance: str = ""
 
 
 class Refused(RescindError):

@@ -7,7 +7,7 @@ network address; the least recently used ones are forgotten, full as they would 
 from collections import OrderedDict
 
 from rescind.clock import Clock
-from rescind.switch.service.problems import Refused
+from rescind.web.problems import Refused
 
 BUCKETS_MAX = 20_000
 
