@@ -21,6 +21,14 @@ class UsageError(RescindError):
     """Something was asked for in a way that cannot be served. The message names the place and the remedy."""
 
 
+class NameUnknown(UsageError):
+    """Something was named that there is not. The message says what is nearest to it."""
+
+
+class AlreadySettled(UsageError):
+    """It has ended, or was decided, or waits for something else: there is nothing of that kind to do. Nothing was."""
+
+
 class ConfigError(UsageError):
     """`rescind.yaml` or an environment variable cannot be used as it is."""
 

@@ -1,4 +1,4 @@
-"""Review tasks: laws RV1 to RV4, and X1 to X3 of their export."""
+"""Review tasks: laws RV1 to RV6, and X1 to X3 of their export."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -242,3 +242,22 @@ def test_two_receivers_are_told_apart_from_each_other(shop: Shop) -> None:
     export_tasks(shop.journal, one, clock=shop.clock)
     export_tasks(shop.journal, other, clock=shop.clock)
     assert len(one.alerts) == len(other.alerts) == 2
+
+
+def test_rv6_what_a_task_says_already_is_not_written_down_again(shop: Shop) -> None:
+    task_id = list_tasks(shop.journal)[0].task_id
+    due_at = shop.clock.now() + timedelta(days=1)
+
+    def say_all() -> None:
+        assign_task(shop.journal, task_id, "bob", actor="ann", clock=shop.clock)
+        set_due(shop.journal, task_id, due_at, actor="ann", clock=shop.clock)
+        comment_on(shop.journal, task_id, "called them", actor="ann", clock=shop.clock)
+
+    say_all()
+    before = len(shop.entries())
+    say_all()
+    assert len(shop.entries()) == before
+    # Somebody else's same words, and the same words after others, are said.
+    comment_on(shop.journal, task_id, "called them", actor="bob", clock=shop.clock)
+    comment_on(shop.journal, task_id, "called them", actor="ann", clock=shop.clock)
+    assert [comment.actor for comment in find_task(shop.journal, task_id).comments] == ["ann", "bob", "ann"]

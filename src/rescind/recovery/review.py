@@ -7,15 +7,18 @@ RV4. Who has it, until when it is due and what was said decide nothing: a task t
     and one that is overdue stays open.
 RV5. What cannot be read settles nothing: a task of whose plan an entry cannot be read stays as far as it can be read,
     and is not resolved as long as nobody knows whether it is resolved already.
+RV6. What a task says already is not written down again: whose it is, until when it is due, and the last comment by the
+    same person in the same words. So whoever has lost an answer may ask again.
 """
 
 import enum
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 
 from rescind.clock import Clock, from_us
-from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
+from rescind.errors import AlreadySettled, EntryUnreadable, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import ReviewNoted, ReviewResolved
 from rescind.model.history import ReviewTask, fold_reviews
@@ -92,7 +95,7 @@ def resolve_task(
         tasks = {each.task_id: each for each in list_tasks(journal, open_only=False, gaps=gaps)}
         task = tasks[task.task_id]
         if task.resolution is not None:
-            raise UsageError(
+            raise AlreadySettled(
                 f"review task {task.task_id} was resolved as {task.resolution} by {task.resolved_by or 'somebody'}; "
                 "it cannot be resolved twice"
             )
@@ -120,8 +123,14 @@ def assign_task(journal: Journal, task_id: str, assignee: str, *, actor: str, cl
     Raises: UsageError, for an unknown task, and for one that is resolved.
     """
     _refuse_long(assignee=assignee)
-    task = _open_task(journal, task_id)
-    return _noted(journal, ReviewNoted(task_id=task.task_id, what="assigned", actor=actor, text=assignee), task, clock)
+
+    def note(task: ReviewTask) -> ReviewNoted | None:
+        _refuse_resolved(task)
+        if task.assignee == assignee:
+            return None
+        return ReviewNoted(task_id=task.task_id, what="assigned", actor=actor, text=assignee)
+
+    return _noted(journal, task_id, note, clock)
 
 
 def set_due(journal: Journal, task_id: str, due_at: datetime | None, *, actor: str, clock: Clock) -> ReviewTask:
@@ -133,8 +142,14 @@ def set_due(journal: Journal, task_id: str, due_at: datetime | None, *, actor: s
         raise UsageError(f"the deadline {due_at.isoformat()} has no time zone; add one, such as {due_at.isoformat()}Z")
     if due_at is not None and due_at <= from_us(clock.now_us()):
         raise UsageError(f"the deadline {due_at.isoformat()} has passed already; give one that is still to come")
-    task = _open_task(journal, task_id)
-    return _noted(journal, ReviewNoted(task_id=task.task_id, what="due", actor=actor, due_at=due_at), task, clock)
+
+    def note(task: ReviewTask) -> ReviewNoted | None:
+        _refuse_resolved(task)
+        if task.due_at == due_at:
+            return None
+        return ReviewNoted(task_id=task.task_id, what="due", actor=actor, due_at=due_at)
+
+    return _noted(journal, task_id, note, clock)
 
 
 def comment_on(journal: Journal, task_id: str, text: str, *, actor: str, clock: Clock) -> ReviewTask:
@@ -145,23 +160,45 @@ def comment_on(journal: Journal, task_id: str, text: str, *, actor: str, clock: 
     if not text.strip():
         raise UsageError("a comment needs a text")
     _refuse_long(comment=text)
-    task = find_task(journal, task_id)
-    return _noted(journal, ReviewNoted(task_id=task.task_id, what="comment", actor=actor, text=text), task, clock)
+
+    def note(task: ReviewTask) -> ReviewNoted | None:
+        last = task.comments[-1] if task.comments else None
+        if last is not None and (last.actor, last.text) == (actor, text):
+            return None
+        return ReviewNoted(task_id=task.task_id, what="comment", actor=actor, text=text)
+
+    return _noted(journal, task_id, note, clock)
 
 
-def _open_task(journal: Journal, task_id: str) -> ReviewTask:
-    task = find_task(journal, task_id)
+def _refuse_resolved(task: ReviewTask) -> None:
     if task.resolution is not None:
-        raise UsageError(
+        raise AlreadySettled(
             f"review task {task.task_id} was resolved as {task.resolution} by {task.resolved_by or 'somebody'}; "
             "there is nothing left to decide, but it can be commented on"
         )
-    return task
 
 
-def _noted(journal: Journal, event: ReviewNoted, task: ReviewTask, clock: Clock) -> ReviewTask:
-    journal.append([Draft(run_id=task.plan_run, event=event, recorded_at_us=clock.now_us())])
-    return find_task(journal, task.task_id)
+def _noted(
+    journal: Journal, task_id: str, note: Callable[[ReviewTask], ReviewNoted | None], clock: Clock
+) -> ReviewTask:
+    """Append what is to be said of the task as it is; nothing, if it says so already (RV6)."""
+    for _ in range(_ATTEMPTS_MAX):
+        task = find_task(journal, task_id)
+        head = journal.head(task.plan_run)
+        task = find_task(journal, task.task_id)  # not before its run's end was read: see `resolve_task`
+        event = note(task)
+        if event is None:
+            return task
+        assert head is not None, "the task is in that run"
+        draft = Draft(
+            run_id=task.plan_run, event=event, recorded_at_us=clock.now_us(), expected_position=head.position + 1
+        )
+        try:
+            journal.append([draft])
+        except SequenceConflict:
+            continue
+        return find_task(journal, task.task_id)
+    raise UsageError(f"review task {task_id} is being written to by others all the time; try again")
 
 
 def _refuse_long(**texts: str) -> None:
