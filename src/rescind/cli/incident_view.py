@@ -1,6 +1,6 @@
 """An incident for people: what is still held and how it is lifted, then what happened, oldest first."""
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -76,16 +76,6 @@ def say_whole(found: Found, store: "StoreAt", out: Out, *, every: bool) -> None:
     _say_timeline(found, out, every=every)
     _say_snapshots(found, out, every=every)
     _say_next(found, store, out)
-
-
-def as_json(incident: Incident, *, whole: bool = False) -> dict[str, Any]:
-    """The incident as it stands in answers; its timeline only in a whole one."""
-    fields: dict[str, Any] = msgspec.to_builtins(incident)
-    fields["severity"], fields["state"] = incident.severity.label, "open" if incident.is_open else "closed"
-    del fields["length"]
-    if not whole:
-        del fields["timeline"]
-    return fields
 
 
 def _say_held(found: Found, store: "StoreAt", out: Out) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from rescind.cli.app import APP_VARIABLE
 from rescind.cli.identity import whoami
-from rescind.cli.incident_view import Found, as_json, say_head, say_whole
+from rescind.cli.incident_view import Found, say_head, say_whole
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
@@ -55,7 +55,7 @@ def list_(*, every: bool, out: Out) -> int:
     with journal_of(store) as journal:
         found = [incident for incident in list_incidents(journal) if every or incident.is_open]
     if out.json:
-        out.emit({"incidents": [as_json(incident) for incident in found]})
+        out.emit({"incidents": [incident.as_dict(whole=False) for incident in found]})
         return 0
     for incident in found:
         say_head(incident, out)
@@ -79,7 +79,7 @@ def show(*, incident_id: str, every: bool, out: Out) -> int:
     if out.json:
         out.emit(
             {
-                "incident": as_json(found.incident, whole=True),
+                "incident": found.incident.as_dict(),
                 "held": [
                     {**order_as_json(order), "lift": resume_command([order.order_id], store)} for order in found.held
                 ],
@@ -124,7 +124,7 @@ def close(*, incident_id: str, note: str, anyway: bool, actor: str | None, out: 
         for order in found.held:
             out.say(f"  {safe(order.what)}")
             out.say(f"    lift  {resume_command([order.order_id], store)}")
-    out.emit({"incident": as_json(incident), "held": [order_as_json(order) for order in found.held]})
+    out.emit({"incident": incident.as_dict(whole=False), "held": [order_as_json(order) for order in found.held]})
     return 0
 
 

@@ -1,6 +1,6 @@
 """`rescind plan`: the undos of a store, how far each is, and pause, resume and cancel of one in progress."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,18 +10,13 @@ from rescind.cli.out import Out
 from rescind.cli.plan_status import follow_plainly, say_status, status_as_json, status_line
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line, find_store, journal_of
-from rescind.errors import EntryUnreadable, UsageError
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
+    from rescind.errors import EntryUnreadable
     from rescind.recovery.undos import UndoStatus
 
 FAULT = 1
-
-_ALREADY = {
-    "pause": ("paused", "is paused already"),
-    "cancel": ("cancelling", "is being cancelled already"),
-}
 
 
 @click.group(
@@ -136,40 +131,15 @@ def cancel(*, digest: str, reason: str, actor: str | None, out: Out) -> int:
 
 def _order(what: str, digest: str, *, reason: str, actor: str | None, out: Out) -> int:
     from rescind.clock import SystemClock
-    from rescind.recovery.control import control_undo
-    from rescind.recovery.undos import undo_status
+    from rescind.recovery.ordering import order_undo
 
     store = find_store(given_store())
     with journal_of(store) as journal:
-        status = undo_status(journal, digest)
-        while status.state == "continued" and (later := _continuation(journal, status)) is not None:
-            status = later
-        _refuse_pointless(what, status)
-        control_undo(journal, status.plan_run, what, actor=actor or whoami(), reason=reason, clock=SystemClock())
-        status = undo_status(journal, status.plan_run)
+        status = order_undo(journal, digest, what, actor=actor or whoami(), reason=reason, clock=SystemClock())
     say_status(status, out)
     _say_next(what, status, store, out)
     out.emit({"plan": status_as_json(status)})
     return 0
-
-
-def _continuation(journal: Any, status: "UndoStatus") -> "UndoStatus | None":
-    from rescind.recovery.control import latest_plan
-    from rescind.recovery.undos import undo_status
-
-    latest = latest_plan(journal, status.plan_run)
-    return None if latest is None or latest[0] == status.plan_run else undo_status(journal, latest[0])
-
-
-def _refuse_pointless(what: str, status: "UndoStatus") -> None:
-    name = status.plan_digest[:16]
-    if status.has_ended:
-        raise UsageError(f"the undo of plan {name} has ended ({status.state}); there is nothing to {what}")
-    if what == "resume" and status.state != "paused":
-        raise UsageError(f"the undo of plan {name} is {status.state}, not paused; there is nothing to resume")
-    state, words = _ALREADY.get(what, ("", ""))
-    if status.state == state:
-        raise UsageError(f"the undo of plan {name} {words}, by {status.held_by}")
 
 
 def _say_next(what: str, status: "UndoStatus", store: "StoreAt", out: Out) -> None:

@@ -86,6 +86,15 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nobody has closed it."""
         return self.closed_at is None
 
+    def as_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """The incident as JSON values; its timeline only in a whole one."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        fields["severity"], fields["state"] = self.severity.label, "open" if self.is_open else "closed"
+        del fields["length"]
+        if not whole:
+            del fields["timeline"]
+        return fields
+
     def of(self, what: str) -> tuple[Noted, ...]:
         """The lines of one kind, oldest first."""
         return tuple(noted for noted in self.timeline if noted.what == what)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from rescind.errors import EntryUnreadable, UsageError
+from rescind.errors import EntryUnreadable, NameUnknown, UsageError
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.entry import Entry
 from rescind.model.step import RunInfo
@@ -73,12 +73,12 @@ def the_one_meant(text: str, known: Iterable[str], *, what: str) -> str:
     raise unknown_name(text, names, what=what)
 
 
-def unknown_name(text: str, known: Iterable[str], *, what: str) -> UsageError:
+def unknown_name(text: str, known: Iterable[str], *, what: str) -> NameUnknown:
     """The error that says that the journal does not know this name, and which one may have been meant."""
     names = _some(known)
     nearest = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {len(names)}" if names else "; there is none"
-    return UsageError(f"the journal knows no {what} {text!r}{hint}")
+    return NameUnknown(f"the journal knows no {what} {text!r}{hint}")
 
 
 def _some(names: Iterable[str]) -> Sequence[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import EntryUnreadable, UsageError
+from rescind.errors import EntryUnreadable, NameUnknown, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
@@ -183,14 +183,18 @@ def follow(journal: Journal, plan: str, clock: Clock, *, every_s: float = 0.5) -
     while True:
         status = follower.look()
         yield status
-        if status.state == "continued":
-            latest = latest_plan(journal, status.plan_run)
-            if latest is not None and latest[0] != status.plan_run:
-                follower = UndoFollower(journal, latest[0])
-                continue
+        if status.state == "continued" and (later := continuation_of(journal, status)) is not None:
+            follower = UndoFollower(journal, later)
+            continue
         if status.has_ended:
             return
         clock.sleep(every_s)
+
+
+def continuation_of(journal: Journal, status: UndoStatus) -> str | None:
+    """The run of the later plan that goes on with this one; None if there is none."""
+    latest = latest_plan(journal, status.plan_run)
+    return None if latest is None or latest[0] == status.plan_run else latest[0]
 
 
 class UndoFollower:
@@ -228,7 +232,7 @@ def plan_run_meant(journal: Journal, text: str) -> str:
     name = plan_run_id(digits)
     known = list(plan_runs(journal))
     if not known:
-        raise UsageError(f"there is no undo {text!r}: none was ever applied in this store")
+        raise NameUnknown(f"there is no undo {text!r}: none was ever applied in this store")
     return the_one_meant(name, known, what="undo")
 
 
