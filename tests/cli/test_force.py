@@ -66,9 +66,10 @@ def test_force_takes_a_reason(rescind: Rescind, desk: ModuleType) -> None:
     assert "takes a reason; add --reason" in refused.err
 
 
-def test_force_is_not_left_to_workers(rescind: Rescind, desk: ModuleType) -> None:
+def test_force_is_left_to_workers_only_if_some_live(rescind: Rescind, desk: ModuleType) -> None:
     refused = rescind(*FORCED, "--apply", "--workers")
-    assert (refused.status, "leave --workers out" in refused.err) == (2, True)
+    assert (refused.status, "no worker lives here" in refused.err) == (2, True)
+    assert desk.shelf == {"tea": 9}
 
 
 def test_a_forced_plan_shows_what_it_overwrites_and_the_command_that_does_it(

@@ -4,150 +4,34 @@ The process dies between any two calls to the engine or to the journal, before a
 nothing catches. What stands in the journal and in the engine then is all that the next process knows.
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from compensation.engines import Jobs, MemoryEngine
-from compensation.test_crash import Died, Fuse, FusedJournal
+from compensation.crew import RUN, Crew, events, refunds
+from compensation.engines import Jobs
+from compensation.test_crash import Died
 from compensation.undo_world import Charging, Shop, row_of
-from rescind.clock import SystemIds
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.planning.survey import make_plan
-from rescind.compensation.port import Compensator
-from rescind.compensation.sharing.coordinator import PLAN_QUEUE, Coordinator
-from rescind.compensation.sharing.keeper import Keeper
+from rescind.compensation.sharing.coordinator import PLAN_QUEUE
 from rescind.compensation.sharing.shares import components, split
-from rescind.compensation.sharing.submission import Submission, read_submission, submit
 from rescind.errors import Conflict, EntryUnreadable, UsageError
 from rescind.journal.memory import MemoryJournal
-from rescind.journal.port import Journal, Query
 from rescind.model.action import IN_DOUBT_AFTER, EffectClass
 from rescind.model.entry import CompensationIntended, PlanFinished, PlanStarted, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Failed
 from rescind.recovery.control import control_undo
 from rescind.recovery.engine import JobState
-from rescind.recovery.locks import UndoLocks
-from rescind.recovery.reading import every_entry
 from rescind.recovery.review import list_tasks, resolve_task
-from rescind.recovery.toolset import tool_info, tool_infos
+from rescind.recovery.toolset import tool_info
 from rescind.recovery.undos import list_undos, undo_status
-from rescind.recovery.workers import Seen, WorkerEntry, WorkerInfo
 
-RUN = Selection(run_ids=("run-1",))
-
-
-class Crew:
-    """Workers over one shop. One process at a time carries out jobs; another goes on when it has died."""
-
-    def __init__(self, shop: Shop, folder: Path) -> None:
-        self.shop, self.folder = shop, folder
-        self.kept = Jobs()
-        self.fuse = Fuse()
-        self.infos: dict[str, WorkerInfo] = {}
-        self.dead: set[str] = set()
-        self.live_runs: set[str] = set()
-
-    def hire(self, compensators: Mapping[str, Compensator] | None = None, module: str = "shop:guard") -> "Hand":
-        """A new process, with these tools."""
-        tools = self.shop.compensators if compensators is None else compensators
-        worker_id = f"worker_{len(self.infos) + 1}"
-        self.infos[worker_id] = WorkerInfo(
-            worker_id=worker_id, host="here", pid=1, module=module, since_us=0, tools=tool_infos(tools)
-        )
-        return Hand(self, worker_id, tools)
-
-    def living(self) -> list[WorkerInfo]:
-        return [info for name, info in self.infos.items() if name not in self.dead]
-
-    def look_who_acts(self) -> set[str]:
-        return self.live_runs
-
-    # --- the register ---
-
-    def enter(self, info: WorkerInfo, on_ring: Callable[[], None]) -> WorkerEntry:
-        raise AssertionError("hands are hired")
-
-    def look(self, *, now_us: int) -> list[Seen]:
-        return [
-            Seen(worker_id=name, living=name not in self.dead, silent_s=0.0, info=info)
-            for name, info in self.infos.items()
-        ]
-
-    def remove(self, worker_id: str) -> None:
-        pass
-
-    def ring(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    # --- undoing ---
-
-    def submit(self, selection: Selection = RUN, **fields: Any) -> Submission:
-        shop = self.shop
-        how: dict[str, Any] = {"parallel": 1, "live_runs": self.live_runs}
-        plan = make_plan(shop.journal, selection, shop.compensators, shop.clock, **how)
-        options: dict[str, Any] = {"parallel": 1, "retries": 0, "actor": "ops", "reason": "a test"} | fields
-        return submit(plan, shop.journal, shop.compensators, self.living(), shop.clock, SystemIds(), **options)
-
-    def there(self, submission: Submission) -> Submission:
-        found = read_submission(self.shop.journal, submission.plan_run)
-        assert found is not None
-        return found
-
-    def see_to_its_end(self, submission: Submission) -> Submission:
-        """One worker after the other, each until it dies or the plan has ended."""
-        for _ in range(50):
-            hand = self.hire()
-            try:
-                hand.work(until=lambda: self.there(submission).is_over)
-            except Died:
-                self.dead.add(hand.worker_id)
-                self.fuse.left = -1
-            else:
-                return self.there(submission)
-        raise AssertionError("it does not end")
-
-
-class Hand:
-    """One process of a crew."""
-
-    def __init__(self, crew: Crew, worker_id: str, tools: Mapping[str, Compensator]) -> None:
-        self.crew, self.worker_id = crew, worker_id
-        shop, fuse = crew.shop, crew.fuse
-        journal = FusedJournal(shop.journal, fuse)  # type: ignore[arg-type]  # it is one
-        self.engine = MemoryEngine(crew.kept, worker_id, fuse.around)
-        self.is_leaving = False
-        locks = UndoLocks(crew.folder, shop.clock)
-        leaving = lambda: self.is_leaving  # noqa: E731
-        coordinator = Coordinator(
-            journal,
-            tools,
-            self.engine,
-            crew.living,
-            locks,
-            shop.clock,
-            SystemIds(),
-            leaving,
-            {},
-            lambda: crew.live_runs,
-        )
-        self.engine.listen({PLAN_QUEUE: 1, crew.infos[worker_id].queue: 1}, coordinator.perform)
-        self.keeper = Keeper(worker_id, journal, self.engine, crew, shop.clock, leaving)
-
-    def work(self, *, until: Callable[[], bool], rounds: int = 30) -> None:
-        for _ in range(rounds):
-            if until():
-                return
-            self.keeper.keep()
-            while self.engine.run_next():
-                pass
+if TYPE_CHECKING:
+    from rescind.compensation.sharing.submission import Submission
 
 
 @pytest.fixture
@@ -158,14 +42,6 @@ def shop() -> Shop:
 @pytest.fixture
 def crew(shop: Shop, tmp_path: Path) -> Crew:
     return Crew(shop, tmp_path)
-
-
-def events(journal: Journal, kind: type) -> list[Any]:
-    return [entry.event for entry in every_entry(journal, Query()) if isinstance(entry.event, kind)]
-
-
-def refunds(shop: Shop) -> set[int]:
-    return set(shop.charging.refunds.values())
 
 
 def test_a_plan_is_undone_by_whoever_lives(crew: Crew, shop: Shop) -> None:

@@ -24,6 +24,7 @@ from rescind.model.entry import (
     PlanControlled,
     PlanFinished,
     PlanLeft,
+    PlanNeeds,
     PlanShare,
     PlanStarted,
     PlanSubmitted,
@@ -123,6 +124,8 @@ def _words(event: Event) -> str:
             return f"undo of {steps} left to workers in {shares} by {event.actor}{_because(event.reason)}"
         case PlanShare():
             return f"share {event.number} of the undo: {count_of(len(event.steps), 'step')}"
+        case PlanNeeds():
+            return f"only workers that know of {' and '.join(event.needs)} may carry it out"
         case Signalled():
             return _signal(event)
         case ApprovalAsked():

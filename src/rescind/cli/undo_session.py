@@ -242,8 +242,7 @@ def session_of(request: UndoRequest, guard: Guard, kind: "type[S]", further: dic
         compensators=guard.compensators,
         parallel=undo.parallel if request.parallel is None else request.parallel,
         retries=undo.retries,
-        # A worker plans its share anew, and is not told that anything may be overwritten.
-        by_workers=not request.force and (undo.workers if request.workers is None else request.workers),
+        by_workers=undo.workers if request.workers is None else request.workers,
         limits=Limits(undo.systems),
         within_s=undo.within_s if request.within_s is None else request.within_s,
     )

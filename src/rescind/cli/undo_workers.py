@@ -15,7 +15,7 @@ from rescind.compensation.sharing.followed import result_of_submission
 from rescind.compensation.sharing.submission import Submission, read_submission, shares_of, submit
 from rescind.errors import PlanStale
 from rescind.journal.port import Journal, Query
-from rescind.model.entry import CompensationEnded, StepRef
+from rescind.model.entry import StepRef
 from rescind.recovery.places import register_of
 from rescind.recovery.reading import every_entry
 from rescind.recovery.workers import WorkerInfo, Workers, working
@@ -137,11 +137,12 @@ class _Following:
     def _show_ends(self, drawn: "DrawnProgress") -> None:
         for entry in every_entry(self._journal, Query(), after=self._after):
             self._after, event = entry.sequence, entry.event
-            if isinstance(event, CompensationEnded) and event.plan_digest == self._submission.submitted.plan_digest:
-                step = StepRef(entry.run.run_id, event.step_id)
+            end = self._submission.way.hear(event)
+            if end is not None and end.plan_digest == self._submission.submitted.plan_digest:
+                step = StepRef(entry.run.run_id, end.step_id)
                 if step in self._steps:
                     self._steps.discard(step)
-                    drawn.advance(StepResult(step=step, action="", disposition=event.disposition))
+                    drawn.advance(StepResult(step=step, action="", disposition=end.disposition))
 
     def _say_if_nobody_lives(self) -> None:
         if working(self._register.look(now_us=self._clock.now_us())):

@@ -12,7 +12,8 @@ from rescind.cli.undo_workers import follow
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
 from rescind.compensation.sharing.followed import result_from
-from rescind.compensation.sharing.submission import OpenSubmissions, Submission, read_submission, results_of
+from rescind.compensation.sharing.results import results_of
+from rescind.compensation.sharing.submission import OpenSubmissions, Submission, read_submission
 from rescind.config import JOURNAL_NAME
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query
@@ -91,7 +92,7 @@ def follow_plan(given: "StoreAt | None", name: str, out: Out) -> int:
             out.say(f"{submission.plan_run} has ended")
         ended = follow(journal, submission, register, store, out)
         steps = [(step, "") for share in ended.shares for step in share.steps]
-        result = result_from(ended, results_of(journal, ended.submitted.plan_digest, steps))
+        result = result_from(ended, results_of(journal, ended.submitted.plan_digest, ended.way, steps))
     for word, count in result.counts.items():
         out.say(f"  {count:>7,}  {word.replace('_', ' ')}")
     out.emit(

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from rescind.compensation.port import ReviewReason
-from rescind.errors import PlanOutdated
+from rescind.errors import PlanOutdated, UsageError
 from rescind.model.action import OnConflict
 from rescind.model.entry import Disposition, StepRef
 from rescind.model.step import Target, canonical_json
@@ -92,6 +92,13 @@ Decision = Restore | Compensate | Drop | Settle | Review | AlreadyUndone | Alrea
 def is_undo(decision: Decision) -> bool:
     """Whether it changes something at the target."""
     return isinstance(decision, Restore | Compensate)
+
+
+def forced_over(decision: Decision) -> str | None:
+    """The version of somebody else's that it overwrites, because an approver wants it; None if it does not."""
+    if isinstance(decision, Restore) and decision.policy is OnConflict.FORCE:
+        return decision.expects
+    return None
 
 
 def is_work(decision: Decision) -> bool:
@@ -202,6 +209,12 @@ class Plan(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def counts(self) -> dict[str, int]:
         """Items by kind of decision, such as `restore`; kinds without items are left out."""
         return dict(sorted(Counter(kind_of(item.decision) for item in self.items).items()))
+
+
+def refuse_forced_without_reason(plan: Plan, reason: str) -> None:
+    """Check that a plan which overwrites later changes has a reason. Raises: UsageError, and nothing was done."""
+    if not reason.strip() and any(forced_over(item.decision) is not None for item in plan.items):
+        raise UsageError("the plan overwrites later changes of somebody else's; that takes a reason: why may they go?")
 
 
 def kind_of(decision: Decision) -> str:

@@ -5,7 +5,7 @@ Both are carried out by one executor. What differs is how it sees a step, and ho
 
 from typing import Protocol
 
-from rescind.model.entry import Event
+from rescind.model.entry import CompensationEnded, Event
 from rescind.model.history import StepRecord
 
 
@@ -20,6 +20,10 @@ class Way(Protocol):
         """The event that says in the journal what the executor means by this one."""
         ...
 
+    def hear(self, event: Event) -> CompensationEnded | None:
+        """The end of a step that this event of the journal says; None if it says no end of this way."""
+        ...
+
 
 class Back:
     """An undo: everything is what it is."""
@@ -31,6 +35,10 @@ class Back:
     def say(self, event: Event) -> Event:
         """See `Way`."""
         return event
+
+    def hear(self, event: Event) -> CompensationEnded | None:
+        """See `Way`."""
+        return event if isinstance(event, CompensationEnded) else None
 
 
 BACK = Back()

@@ -352,6 +352,8 @@ class PlanShare(msgspec.Struct, frozen=True, gc=False, tag="plan_share", kw_only
         left: Places, in `steps`, of those that the plan leaves to a person.
         actions: The declared actions of its steps: what a worker needs to carry it out.
         alone: Whether some of its handlers may be called by only one worker at a time.
+        forces: Places, in `steps`, of those whose restore overwrites a later change, each with the version that was
+            shown: that one may be overwritten, and none that came after it. Unset, and not written, if there is none.
     """
 
     plan_digest: str
@@ -361,6 +363,17 @@ class PlanShare(msgspec.Struct, frozen=True, gc=False, tag="plan_share", kw_only
     left: tuple[int, ...] = ()
     actions: tuple[str, ...] = ()
     alone: bool = False
+    forces: tuple[tuple[int, str], ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class PlanNeeds(msgspec.Struct, frozen=True, gc=False, tag="plan_needs", kw_only=True):
+    """What a worker has to know of to carry out the plan that was submitted: `force`, `redo`. Together with its shares.
+
+    A rescind that is too old for it cannot read this entry, and so leaves the whole plan alone.
+    """
+
+    plan_digest: str
+    needs: tuple[str, ...]
 
 
 class AnswersRecorded(msgspec.Struct, frozen=True, gc=False, tag="answers_recorded", kw_only=True):
@@ -549,6 +562,7 @@ Event = (
     | PlanControlled
     | PlanSubmitted
     | PlanShare
+    | PlanNeeds
     | AnswersRecorded
     | Signalled
     | ApprovalAsked

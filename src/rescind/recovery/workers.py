@@ -27,6 +27,9 @@ from rescind.recovery.toolset import ToolInfo, toolset_digest
 
 FOLDER_NAME = "workers"
 
+KNOWS = ("force", "redo")
+"""What a plan may ask for that not every rescind's workers know of: those of the first one could only undo."""
+
 BEAT_S, DEAD_AFTER_S = 1.0, 5.0
 """How often a worker says that it lives, and after how much silence its jobs go to others."""
 
@@ -46,6 +49,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
         since_us: Wall-clock microseconds since 1970 at its start.
         tools: What it can undo, by name.
         leaving: Whether it takes nothing new.
+        knows: See `KNOWS`; empty for a worker of an older rescind.
     """
 
     worker_id: str
@@ -56,11 +60,13 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     since_us: int
     tools: tuple[ToolInfo, ...] = ()
     leaving: bool = False
+    knows: tuple[str, ...] = ()
 
     @property
     def queue(self) -> str:
         """The queue of the jobs that this worker, and all that can do the same, carry out."""
-        return f"tools-{toolset_digest(self.tools)}"
+        # Two rescinds have two queues: what one of them may be left, the other one must not take.
+        return "-".join(("tools", toolset_digest(self.tools), *self.knows))
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

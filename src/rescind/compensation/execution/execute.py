@@ -67,6 +67,7 @@ from rescind.compensation.decision import (
     blocks,
     is_undo,
     is_work,
+    refuse_forced_without_reason,
 )
 from rescind.compensation.execution.claims import Claims
 from rescind.compensation.execution.deferred import Deferred
@@ -163,8 +164,7 @@ def apply_plan(
         UsageError: The plan overwrites later changes and there is no reason (whether `actor` may have that done is for
             the caller to know), or it needs an action that `compensators` has not; nothing was done.
     """
-    if not reason.strip() and any(_is_forced(item) for item in plan.items):
-        raise UsageError("the plan overwrites later changes of somebody else's; that takes a reason: why may they go?")
+    refuse_forced_without_reason(plan, reason)
     if parallel < 1 or retries < 0:
         raise UsageError(f"an undo needs parallel >= 1 and retries >= 0, not {parallel} and {retries}")
     if within_s is not None and not within_s > 0:
@@ -520,10 +520,6 @@ class _Undo:
         if blocks(review):
             self._staying.add(item.step)
         self._schedule.finish(item.step)
-
-
-def _is_forced(item: PlanItem) -> bool:
-    return isinstance(item.decision, Restore) and item.decision.policy is OnConflict.FORCE
 
 
 def _is_plain_restore(item: PlanItem) -> bool:

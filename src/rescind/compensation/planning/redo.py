@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
     from rescind.model.step import Arguments, Snapshot
 
+_REDO = "redo"
+"""What the selection of a redo says, in place of conditions: the digest of the undo."""
+
 _UNDONE = (Disposition.RESTORED, Disposition.COMPENSATED)
 
 
@@ -73,7 +76,13 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_redo(self) -> bool:
         """Whether it was itself a redo."""
-        return "redo" in self.selection
+        return redone_by(self.selection) is not None
+
+
+def redone_by(selection: Mapping[str, Any]) -> str | None:
+    """The digest of the undo that a plan with this selection takes back; None if that plan is an undo."""
+    digest = selection.get(_REDO)
+    return digest if isinstance(digest, str) else None
 
 
 def find_applied(journal: Journal, text: str) -> Applied:
@@ -130,8 +139,38 @@ def make_redo_plan(
 
     Args: as for `make_plan`; the plan is about what `applied` undid.
     """
-    records = read_steps(journal, applied.runs)
-    chosen = [record for record in records if record.undone_by in applied.digests and _concerns(record)]
+    return _planned(journal, applied, read_steps(journal, applied.runs), compensators, clock, parallel)
+
+
+def redo_steps(journal: Journal, applied: Applied) -> list[StepRef]:
+    """The steps that a redo of this plan is about, as they stand now."""
+    return [record.ref for record in read_steps(journal, applied.runs) if _is_of(record, applied)]
+
+
+def make_redo_share(
+    journal: Journal,
+    applied: Applied,
+    steps: Collection[StepRef],
+    compensators: Mapping[str, Compensator],
+    clock: Clock,
+    *,
+    parallel: int = 8,
+) -> Plan:
+    """As `make_redo_plan`, for no steps but these: what else is undone in their runs stays so."""
+    records = read_steps(journal, {step.run_id for step in steps})
+    return _planned(journal, applied, records, compensators, clock, parallel, only=frozenset(steps))
+
+
+def _planned(
+    journal: Journal,
+    applied: Applied,
+    records: Sequence[StepRecord],
+    compensators: Mapping[str, Compensator],
+    clock: Clock,
+    parallel: int,
+    only: frozenset[StepRef] | None = None,
+) -> Plan:
+    chosen = [record for record in records if _is_of(record, applied) and (only is None or record.ref in only)]
     refs = {record.ref for record in chosen}
     undone = [record for record in records if record.ref not in refs and record.disposition in _UNDONE]
     mirror = _Mirror([*chosen, *undone])
@@ -142,9 +181,13 @@ def make_redo_plan(
         mirrored(compensators),
         clock,
         parallel=parallel,
-        selection={"redo": applied.digest},
+        selection={_REDO: applied.digest},
         given={record.ref: review for record in chosen if (review := _for_person(record)) is not None},
     )
+
+
+def _is_of(record: StepRecord, applied: Applied) -> bool:
+    return record.undone_by in applied.digests and _concerns(record)
 
 
 def _concerns(record: StepRecord) -> bool:
@@ -192,6 +235,19 @@ class Forth:
                 )
             case _:
                 return event
+
+    def hear(self, event: Event) -> CompensationEnded | None:
+        """See `Way`."""
+        if not isinstance(event, RedoEnded):
+            return None
+        return CompensationEnded(
+            step_id=event.step_id,
+            disposition=Disposition.RESTORED if event.redone else Disposition.REVIEW,
+            plan_digest=event.plan_digest,
+            reason=event.reason,
+            detail=event.detail,
+            task_id=event.task_id,
+        )
 
 
 FORTH = Forth()

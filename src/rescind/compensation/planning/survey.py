@@ -144,6 +144,7 @@ def make_share(
     *,
     parallel: int = 8,
     live_runs: Container[str] = (),
+    may_force: bool = False,
 ) -> Plan:
     """As `make_plan`, for exactly these steps: what else their runs hold is outside, and what it depends on stays."""
     records = read_steps(journal, (step.run_id for step in steps))
@@ -160,6 +161,7 @@ def make_share(
         selection={},
         explains=True,
         live_runs=live_runs,
+        may_force=may_force,
     )
 
 

@@ -10,11 +10,13 @@ from rescind.compensation.decision import Plan, PlanItem, Review
 from rescind.compensation.execution.execute import apply_plan
 from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
 from rescind.compensation.paperwork import Paperwork
+from rescind.compensation.planning.redo import find_applied, make_redo_share, mirrored
 from rescind.compensation.planning.survey import make_share
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.result import StepResult, UndoResult
 from rescind.compensation.sharing.shares import digest_of_share, held_to
 from rescind.compensation.sharing.submission import Submission
+from rescind.compensation.way import Way
 from rescind.config import SystemLimits
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanShare, StepRef
@@ -75,8 +77,8 @@ def out_of_time(submission: Submission, clock: Clock) -> ShareResult | None:
 class SharePaper(Paperwork):
     """The records of a share: the plan's own are written by whoever looks after it, and so are the review tasks."""
 
-    def __init__(self, plan: Plan, journal: Journal, clock: Clock, *, asked_at: int) -> None:
-        super().__init__(plan, journal, clock)
+    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way, *, asked_at: int) -> None:
+        super().__init__(plan, journal, clock, way)
         self._asked_at = asked_at
         self.left: list[Left] = []
 
@@ -132,25 +134,26 @@ class Shares:
         return [number for number in numbers if not self._is_as_shown(submission, submission.shares[number])]
 
     def _is_as_shown(self, submission: Submission, share: PlanShare) -> bool:
-        return digest_of_share(self._plan(submission, share.steps).items) == share.digest
+        return digest_of_share(self._plan(submission, share).items) == share.digest
 
     def carry_out(self, submission: Submission, share: PlanShare, *, workers: int) -> ShareResult:
-        """Undo what is left of this share, as one of so many workers. Raises: UndoStopped, if the journal failed."""
-        submitted = submission.submitted
+        """Undo, or redo, what is left of this share, as one of so many workers. Raises: UndoStopped."""
+        submitted, way = submission.submitted, submission.way
         if (late := out_of_time(submission, self._clock)) is not None:
             return late
-        fresh = held_to(share, self._plan(submission, share.steps), submitted.plan_digest)
+        fresh = held_to(share, self._plan(submission, share), submitted.plan_digest)
         plan = msgspec.structs.replace(fresh, selection=submitted.selection)
-        paper = SharePaper(plan, self._journal, self._clock, asked_at=submission.sequence)
+        paper = SharePaper(plan, self._journal, self._clock, way, asked_at=submission.sequence)
         limits = Limits(self._systems, share=max(1, workers))
         limiter = self._limiters.setdefault(limits.share, TokenBuckets(limits, self._clock))
         left_s = submission.left_s(self._clock.now_us())
         result = apply_plan(
             plan,
             self._journal,
-            self._compensators,
+            self._compensators if submission.redoes is None else mirrored(self._compensators),
             self._clock,
             self._ids,
+            way=way,
             parallel=submitted.parallel,
             retries=submitted.retries,
             limits=limits,
@@ -168,10 +171,20 @@ class Shares:
             left=tuple(paper.left), undone=undone, again=result.interrupted, ended=ended, detail=result.left_detail
         )
 
-    def _plan(self, submission: Submission, steps: Sequence[StepRef]) -> Plan:
-        parallel = submission.submitted.parallel
-        live_runs = self._live_runs()
-        return make_share(self._journal, steps, self._compensators, self._clock, parallel=parallel, live_runs=live_runs)
+    def _plan(self, submission: Submission, share: PlanShare) -> Plan:
+        tools, parallel = self._compensators, submission.submitted.parallel
+        if submission.redoes is not None:
+            undone = find_applied(self._journal, submission.redoes)
+            return make_redo_share(self._journal, undone, share.steps, tools, self._clock, parallel=parallel)
+        return make_share(
+            self._journal,
+            share.steps,
+            tools,
+            self._clock,
+            parallel=parallel,
+            live_runs=self._live_runs(),
+            may_force=bool(share.forces),
+        )
 
 
 def result_as_json(result: ShareResult) -> dict[str, Any]:

@@ -26,12 +26,15 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock, IdSource
+from rescind.compensation.planning.redo import find_applied, redo_steps
 from rescind.compensation.planning.scope import scope_of
 from rescind.compensation.planning.selection import Selection, select_steps
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.sharing.carrying import Left, Orders, ShareResult, Shares, result_as_json
 from rescind.compensation.sharing.ending import end
-from rescind.compensation.sharing.submission import Submission, append, can, read_submission, results_of
+from rescind.compensation.sharing.results import results_of
+from rescind.compensation.sharing.shares import forced_of, forces_at
+from rescind.compensation.sharing.submission import Submission, append, read_submission
 from rescind.config import SystemLimits
 from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.port import Journal
@@ -42,8 +45,11 @@ from rescind.recovery.engine import Engine, Job, JobReport, JobState
 from rescind.recovery.locks import Locks
 from rescind.recovery.workers import WorkerInfo
 
-PLAN_QUEUE = "plans"
-"""Where jobs wait that look after a plan. They need no tools, so every worker listens on it."""
+PLAN_QUEUE = "plans-2"
+"""Where jobs wait that look after a plan. They need no tools, so every worker listens on it.
+
+All workers of rescinds that read the same of a plan's run listen on the same one; the first one's was `plans`.
+"""
 
 LOOK_AFTER, CHECK, SHARE = "undo.plan", "undo.check", "undo.share"
 
@@ -139,16 +145,11 @@ class Coordinator:
         """What is not as it was shown; empty if nothing, None if this worker leaves (Y1)."""
         submitted = submission.submitted
         try:
-            selection = msgspec.convert(submitted.selection, Selection)
-            steps = (
-                scope_of(self._journal, selection).records
-                if selection.cascade
-                else select_steps(self._journal, selection)
-            )
+            steps = self._count_steps(submission)
         except (UsageError, msgspec.ValidationError) as error:
             return f"what was selected cannot be found here: {error}"
-        if len(steps) != submitted.steps:
-            return f"{submitted.steps:,} steps were selected when it was shown, and now it is {len(steps):,}"
+        if steps != submitted.steps:
+            return f"{submitted.steps:,} steps were selected when it was shown, and now it is {steps:,}"
         groups: defaultdict[tuple[str, bool], list[PlanShare]] = defaultdict(list)
         for share in submission.shares:
             groups["+".join(share.actions), share.alone].append(share)
@@ -169,6 +170,15 @@ class Coordinator:
             return f"its targets cannot be looked at: {failed[0]}"
         stale = sum(len(report.result.get("stale", ())) for report in results)
         return f"{stale} of {len(submission.shares)} shares are not as they were shown" if stale else ""
+
+    def _count_steps(self, submission: Submission) -> int:
+        """How many steps are selected now. Raises: UsageError, ValidationError."""
+        if submission.redoes is not None:
+            return len(redo_steps(self._journal, find_applied(self._journal, submission.redoes)))
+        selection = msgspec.convert(submission.submitted.selection, Selection)
+        if selection.cascade:
+            return len(scope_of(self._journal, selection).records)
+        return len(select_steps(self._journal, selection))
 
     def _begin(self, submission: Submission) -> Submission:
         submitted = submission.submitted
@@ -228,28 +238,32 @@ class Coordinator:
         person = {share.steps[place] for share in submission.shares for place in share.left}
         held = {step for step, each in left.items() if each.reason in _HELD_BACK} - person
         steps = [(step, "") for share in ended for step in share.steps if step not in left]
-        results = results_of(self._journal, submission.submitted.plan_digest, steps)
+        results = results_of(self._journal, submission.submitted.plan_digest, submission.way, steps)
         return held | {result.step for result in results if result.disposition is None}
 
     def _together(self, submission: Submission, rest: set[StepRef]) -> list[PlanShare]:
         """The rest in one share, if one worker can do all of it; else in one for each kind of worker."""
         parts = [(share, [step for step in share.steps if step in rest]) for share in submission.shares]
         parts = [(share, steps) for share, steps in parts if steps]
+        forced = forced_of(submission.shares)
         actions = tuple(sorted({action for share, _ in parts for action in share.actions}))
         groups: defaultdict[tuple[str, ...], list[tuple[PlanShare, list[StepRef]]]] = defaultdict(list)
         for share, steps in parts:
             groups[actions if self._able(submission, actions) else share.actions].append((share, steps))
-        return [
-            PlanShare(
+        shares: list[PlanShare] = []
+        for number, (needed, group) in enumerate(sorted(groups.items())):
+            together = tuple(step for _, steps in group for step in steps)
+            share = PlanShare(
                 plan_digest=submission.submitted.plan_digest,
                 number=number,
                 digest="",
-                steps=tuple(step for _, steps in group for step in steps),
+                steps=together,
                 actions=needed,
                 alone=any(share.alone for share, _ in group),
+                forces=forces_at(together, forced),
             )
-            for number, (needed, group) in enumerate(sorted(groups.items()))
-        ]
+            shares.append(share)
+        return shares
 
     # --- jobs ---
 
@@ -300,7 +314,7 @@ class Coordinator:
         return due
 
     def _able(self, submission: Submission, actions: Sequence[str]) -> bool:
-        return any(can(worker, actions, submission.submitted.signatures) for worker in self._workers())
+        return any(submission.demand.is_met_by(worker, actions) for worker in self._workers())
 
     # --- the end ---
 
@@ -375,7 +389,7 @@ def _share_task(share: PlanShare) -> Task:
 
 
 def _queue_for(number: int, task: Task, submission: Submission, workers: Sequence[WorkerInfo]) -> str | None:
-    able = sorted({worker.queue for worker in workers if can(worker, task.actions, submission.submitted.signatures)})
+    able = sorted({worker.queue for worker in workers if submission.demand.is_met_by(worker, task.actions)})
     return able[number % len(able)] if able else None
 
 

@@ -9,7 +9,9 @@ from rescind.compensation.decision import Plan, PlanItem, Review
 from rescind.compensation.paperwork import Paperwork
 from rescind.compensation.result import UndoResult
 from rescind.compensation.sharing.carrying import Left
-from rescind.compensation.sharing.submission import Submission, results_of
+from rescind.compensation.sharing.results import results_of
+from rescind.compensation.sharing.submission import Submission
+from rescind.compensation.way import Way
 from rescind.journal.port import Appended, Draft, Journal
 from rescind.model.entry import Event, PlanFinished, PlanLeft
 
@@ -20,8 +22,8 @@ class EndingPaper(Paperwork):
     So of two that end the same plan, one opens its tasks. The other one gets `SequenceConflict`, and reads again.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, clock: Clock, *, position: int, plan_run: str) -> None:
-        super().__init__(plan, journal, clock)
+    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way, *, position: int, plan_run: str) -> None:
+        super().__init__(plan, journal, clock, way)
         self._position, self._plan_run = position, plan_run
 
     def append(self, events: Iterable[tuple[str, Event]]) -> Appended:
@@ -35,8 +37,7 @@ class EndingPaper(Paperwork):
                 position += 1
                 expected = position
             drafts.append(Draft(run_id=run_id, event=event, recorded_at_us=now_us, expected_position=expected))
-        appended = self._journal.append(drafts)
-        assert isinstance(appended, Appended), "nothing here claims a slot"
+        appended = self.append_drafts(drafts)
         self._position = position
         return appended
 
@@ -56,9 +57,11 @@ def end(journal: Journal, clock: Clock, submission: Submission, left: Sequence[L
     submitted = submission.submitted
     digest = submitted.plan_digest
     steps = [(step, "") for share in submission.shares for step in share.steps]
-    results = {result.step: result for result in results_of(journal, digest, steps)}
+    results = {result.step: result for result in results_of(journal, digest, submission.way, steps)}
     plan = Plan(digest=digest, items=(), tenant=submission.tenant)
-    paper = EndingPaper(plan, journal, clock, position=submission.position, plan_run=submission.plan_run)
+    paper = EndingPaper(
+        plan, journal, clock, submission.way, position=submission.position, plan_run=submission.plan_run
+    )
     reviews = [(_item(each), Review(each.reason, each.detail)) for each in left]
     for result in paper.open_tasks(
         (item, review) for item, review in reviews if results[item.step].disposition is None

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, PlanItem
 from rescind.compensation.result import StepResult, UndoResult, result_of
-from rescind.compensation.sharing.submission import Submission, results_of
+from rescind.compensation.sharing.results import results_of
+from rescind.compensation.sharing.submission import Submission
 from rescind.journal.port import Journal
 from rescind.model.entry import Disposition
 
 
 def result_of_submission(journal: Journal, plan: Plan, ended: Submission) -> UndoResult:
     """What the workers did of this plan, and what was over before; the steps in the order of the plan."""
-    found = results_of(journal, plan.digest, [(item.step, item.action) for item in plan.items])
+    found = results_of(journal, plan.digest, ended.way, [(item.step, item.action) for item in plan.items])
     return result_from(ended, [_before(item) or now for item, now in zip(plan.items, found, strict=True)])
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from rescind.clock import Clock
-from rescind.compensation.sharing.coordinator import look_after_job
+from rescind.compensation.sharing.coordinator import PLAN_QUEUE, look_after_job
 from rescind.compensation.sharing.submission import OpenSubmissions, Submission, append
 from rescind.errors import SequenceConflict
 from rescind.journal.port import Journal
@@ -68,8 +68,12 @@ class Keeper:
     def _look_after(self, submission: Submission, reports: Mapping[str, JobReport]) -> None:
         prefix = f"{submission.prefix}plan."
         mine = {int(name.removeprefix(prefix)): each for name, each in reports.items() if name.startswith(prefix)}
-        if any(not each.is_over for each in mine.values()) or self._is_leaving():
+        # One that waits where only workers of an older rescind listen may wait for ever: they may be gone.
+        lost = {name for name, each in mine.items() if each.state is JobState.WAITING and each.queue != PLAN_QUEUE}
+        if any(not each.is_over for name, each in mine.items() if name not in lost) or self._is_leaving():
             return
+        for name in sorted(lost):
+            self._engine.cancel(mine[name].job_id)
         problems = [each.problem for each in mine.values() if each.problem]
         if len(problems) >= _FAILURES_MAX:
             stopped = PlanLeft(plan_digest=submission.submitted.plan_digest, why="failed", detail=problems[-1])

@@ -5,10 +5,12 @@ SH2. *All of it.* Every step of the plan is in one share, except where a whole g
 SH3. *The same again.* A share has the digest of what is to be done about its steps, in whatever order it is planned.
 SH4. *Alone means alone.* Steps whose handlers were not declared parallel are never in a share with only parallel ones:
     the shares that hold them are carried out one after the other.
+SH5. *Only what was shown* (CF2). A share says which versions of somebody else's its restores may overwrite. Whoever
+    carries it out plans anew, and what he would overwrite then and is not among them goes to a person.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -19,6 +21,7 @@ from rescind.compensation.decision import (
     PlanItem,
     Review,
     digest_of_plan,
+    forced_over,
     is_undo,
 )
 from rescind.compensation.port import ReviewReason
@@ -58,14 +61,17 @@ def split(
     for (alone, _), parts in groups.items():
         for items in _packed(parts, size):
             needed = tuple(sorted({item.action for item in items if item.action in tools}))
+            steps = tuple(item.step for item in items)
+            overwritten = ((item.step, forced_over(item.decision)) for item in items)
             share = PlanShare(
                 plan_digest=plan.digest,
                 number=len(shares),
                 digest=digest_of_share(items),
-                steps=tuple(item.step for item in items),
+                steps=steps,
                 left=tuple(place for place, item in enumerate(items) if isinstance(item.decision, Review)),
                 actions=needed,
                 alone=alone,
+                forces=forces_at(steps, {step: version for step, version in overwritten if version is not None}),
             )
             shares.append(share)
     return tuple(shares)
@@ -103,21 +109,45 @@ def digest_of_share(items: Iterable[PlanItem]) -> str:
 
 
 def held_to(share: PlanShare, fresh: Plan, digest: str) -> Plan:
-    """A share as it is planned now, held to what was shown: what was left to a person then is not undone now.
+    """A share as it is planned now, held to what was shown.
 
-    It has the digest of the whole plan, which is what its records name.
+    What was left to a person then is not undone now, and nothing is overwritten but what was shown (SH5). It has the
+    digest of the whole plan, which is what its records name.
     """
     left = {share.steps[place] for place in share.left}
-    items = tuple(
-        msgspec.structs.replace(item, decision=_CHANGED) if item.step in left and is_undo(item.decision) else item
-        for item in fresh.items
-    )
-    return msgspec.structs.replace(fresh, items=items, digest=digest)
+    forced = {share.steps[place]: version for place, version in share.forces or ()}
+
+    def held(item: PlanItem) -> PlanItem:
+        if item.step in left and is_undo(item.decision):
+            return msgspec.structs.replace(item, decision=_CHANGED)
+        if forced_over(item.decision) not in (None, forced.get(item.step)):
+            return msgspec.structs.replace(item, decision=_CHANGED_AGAIN)
+        return item
+
+    return msgspec.structs.replace(fresh, items=tuple(map(held, fresh.items)), digest=digest)
+
+
+def forced_of(shares: Iterable[PlanShare]) -> dict[StepRef, str]:
+    """The steps whose restore overwrites a later change, each with the version that may be overwritten."""
+    return {share.steps[place]: version for share in shares for place, version in share.forces or ()}
+
+
+def forces_at(
+    steps: Sequence[StepRef], versions: Mapping[StepRef, str]
+) -> tuple[tuple[int, str], ...] | msgspec.UnsetType:
+    """What a share of these steps says of the versions that may be overwritten."""
+    return tuple((place, versions[step]) for place, step in enumerate(steps) if step in versions) or msgspec.UNSET
 
 
 _CHANGED = Review(
     ReviewReason.CONFLICT,
     "the plan that was shown leaves it to a person; its target has changed since then, so plan again to undo it",
+)
+
+
+_CHANGED_AGAIN = Review(
+    ReviewReason.CONFLICT,
+    "the target was changed since the plan was shown, and not as it says; plan again to overwrite that, too",
 )
 
 

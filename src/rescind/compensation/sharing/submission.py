@@ -8,39 +8,36 @@ Z3. *Ended once.* A submission ends as finished or as stopped, in one entry, how
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
 from rescind.clock import Clock, IdSource, to_us
-from rescind.compensation.decision import AlreadyInReview, Plan
+from rescind.compensation.decision import AlreadyInReview, Plan, forced_over, refuse_forced_without_reason
 from rescind.compensation.paperwork import plan_run_of
+from rescind.compensation.planning.redo import FORTH, redone_by
 from rescind.compensation.port import Compensator
-from rescind.compensation.result import StepResult
+from rescind.compensation.sharing.able import Demand, refuse_unable
 from rescind.compensation.sharing.shares import split
+from rescind.compensation.way import BACK, Way
 from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import (
-    CompensationEnded,
-    Disposition,
     Entry,
     Event,
     PlanFinished,
     PlanLeft,
+    PlanNeeds,
     PlanShare,
     PlanStarted,
     PlanSubmitted,
     ReviewOpened,
     RunOpened,
-    StepRef,
 )
-from rescind.model.history import fold_steps
-from rescind.model.outcome import Failed
 from rescind.model.step import RunInfo
 from rescind.recovery.control import UNDO_AGENT
 from rescind.recovery.reading import every_entry, readable_entries
-from rescind.recovery.review import resolved_tasks
 from rescind.recovery.toolset import ToolInfo, tool_info
 from rescind.recovery.workers import WorkerInfo
 
@@ -61,6 +58,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         position: The last position of the run that was read.
         sequence: Where in the journal it was submitted.
         submitted_at: When.
+        needs: What a worker's rescind has to know of: see `workers.KNOWS`.
         started: Whether what was shown was found to be so, and the work has begun.
         finished: Whether every write is accounted for.
         stopped: How it ended otherwise.
@@ -75,6 +73,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     submitted: PlanSubmitted
     shares: tuple[PlanShare, ...]
+    needs: tuple[str, ...] = ()
     started: bool = False
     finished: bool = False
     stopped: PlanLeft | None = None
@@ -89,6 +88,21 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         """Seconds for which steps may still be begun; None if there is no such deadline."""
         within_s = self.submitted.within_s
         return None if within_s is None else within_s - (now_us - to_us(self.submitted_at)) / 1e6
+
+    @property
+    def redoes(self) -> str | None:
+        """The digest of the undo that it takes back; None if it is an undo itself."""
+        return redone_by(self.submitted.selection)
+
+    @property
+    def way(self) -> Way:
+        """Which way its steps are taken."""
+        return BACK if self.redoes is None else FORTH
+
+    @property
+    def demand(self) -> Demand:
+        """What it asks of workers."""
+        return Demand(self.submitted.signatures, self.needs)
 
     @property
     def prefix(self) -> str:
@@ -112,8 +126,15 @@ def submit(
 ) -> Submission:
     """Leave a plan to the workers; durable on return (Z1). Ring for them afterwards.
 
-    Raises: UsageError, if no live worker can execute some of the plan's actions; nothing was changed then.
+    What the plan overwrites of somebody else's is overwritten if it is still what was shown, and nothing that came
+    after it. Whether `actor` may have that done is for the caller to know.
+
+    Args: as `apply_plan`; `compensators` are the declared actions, not mirrored ones, also for a redo.
+
+    Raises: UsageError, if no live worker can execute some of the plan's actions, or if the plan overwrites later
+        changes without a reason; nothing was changed then.
     """
+    refuse_forced_without_reason(plan, reason)
     shares = shares_of(plan, compensators, workers)
     submitted = PlanSubmitted(
         plan_digest=plan.digest,
@@ -130,15 +151,16 @@ def submit(
     )
     info = RunInfo(run_id=plan_run_of(plan), agent_name=UNDO_AGENT, tenant=plan.tenant)
     opening = RunOpened(run=info, guard_id=ids.new_id("submit"))
+    needs = needs_of(plan)
+    stated = [PlanNeeds(plan_digest=plan.digest, needs=needs)] if needs else []
     for _ in range(_ATTEMPTS_MAX):
         there = read_submission(journal, info.run_id)
         if there is not None and not there.is_over:
             return there  # Z2
         head = journal.head(info.run_id)
         try:
-            append(
-                journal, clock, info.run_id, [opening, submitted, *shares], after=-1 if head is None else head.position
-            )
+            last = -1 if head is None else head.position
+            append(journal, clock, info.run_id, [opening, submitted, *stated, *shares], after=last)
         except SequenceConflict:
             continue
         done = read_submission(journal, info.run_id)
@@ -155,9 +177,16 @@ def shares_of(
     Raises: UsageError, if they cannot execute all of it; it names the actions, and what the workers have instead.
     """
     tools = _tools_of(plan, compensators)
-    shares = split(plan, tools, workers=len(workers), able=lambda actions: _who(actions, tools, workers))
-    _refuse_unable(shares, {name: tool.signature for name, tool in tools.items()}, workers)
+    demand = Demand({name: tool.signature for name, tool in tools.items()}, needs_of(plan))
+    shares = split(plan, tools, workers=len(workers), able=lambda actions: demand.able(actions, workers))
+    refuse_unable(shares, demand, workers)
     return shares
+
+
+def needs_of(plan: Plan) -> tuple[str, ...]:
+    """What a worker's rescind has to know of to carry out this plan."""
+    force = any(forced_over(item.decision) is not None for item in plan.items)
+    return ("force",) * force + ("redo",) * (redone_by(plan.selection) is not None)
 
 
 def _tools_of(plan: Plan, compensators: Mapping[str, Compensator]) -> dict[str, ToolInfo]:
@@ -203,6 +232,8 @@ def fold_submission(entries: Iterable[Entry]) -> Submission | None:
                     submitted=event,
                     shares=(),
                 )
+            case PlanNeeds(needs=needs) if found is not None:
+                found = msgspec.structs.replace(found, needs=needs)
             case PlanShare() if found is not None:
                 found = msgspec.structs.replace(found, shares=(*found.shares, event))
             case PlanStarted() if found is not None and not found.is_over:
@@ -252,113 +283,3 @@ def _settled(plan: Plan, shares: Iterable[PlanShare]) -> dict[str, int]:
     shared = {step for share in shares for step in share.steps}
     rest = [item for item in plan.items if item.step not in shared]
     return dict(Counter("review" if isinstance(item.decision, AlreadyInReview) else "already_undone" for item in rest))
-
-
-# --- who can ---
-
-
-def can(worker: WorkerInfo, actions: Iterable[str], signatures: Mapping[str, str]) -> bool:
-    """Whether this worker declares all these actions as the plan's maker did."""
-    has = {tool.action: tool.signature for tool in worker.tools}
-    return all(has.get(action) == signatures.get(action) for action in actions)
-
-
-def _refuse_unable(shares: Iterable[PlanShare], signatures: Mapping[str, str], workers: Sequence[WorkerInfo]) -> None:
-    if not workers:
-        raise UsageError(
-            "no worker lives here; start one where the tools and their credentials are: `rescind worker MODULE`. "
-            "Nothing was changed"
-        )
-    problems: dict[str, None] = {}
-    for share in shares:
-        if not any(can(worker, share.actions, signatures) for worker in workers):
-            problems |= dict.fromkeys(_why_unable(share.actions, signatures, workers))
-    if problems:
-        there = ", ".join(f"{worker.worker_id} ({worker.module})" for worker in workers)
-        raise UsageError(
-            "no live worker can execute this plan; nothing was changed:\n  "
-            + "\n  ".join(problems)
-            + f"\nLive workers: {there}. `rescind worker --list` shows what each can do"
-        )
-
-
-def _why_unable(actions: Sequence[str], signatures: Mapping[str, str], workers: Sequence[WorkerInfo]) -> Iterable[str]:
-    alone = [action for action in actions if not any(can(worker, [action], signatures) for worker in workers)]
-    for action in alone:
-        other = [worker for worker in workers if any(tool.action == action for tool in worker.tools)]
-        if other:
-            names = ", ".join(
-                f"{worker.worker_id} ({worker.module} {worker.version}".rstrip() + ")" for worker in other
-            )
-            yield f"{action}: declared otherwise by {names}; that is another version of the tools than the plan's"
-        else:
-            yield f"{action}: declared by none of them"
-    if not alone:
-        yield f"{', '.join(actions)}: their steps depend on each other, and no one worker has all of these actions"
-
-
-def _who(actions: frozenset[str], tools: Mapping[str, ToolInfo], workers: Sequence[WorkerInfo]) -> Hashable:
-    signatures = {name: tool.signature for name, tool in tools.items()}
-    return frozenset(worker.queue for worker in workers if can(worker, actions, signatures))
-
-
-# --- what became of it ---
-
-
-def results_of(journal: Journal, digest: str, steps: Iterable[tuple[StepRef, str]]) -> list[StepResult]:
-    """Where these steps, each with its action, stand now: what an undo with this digest did, and what others did.
-
-    What another undo did counts as long as it stands: not if a redo or a reviewer's `retry` has opened it again.
-    """
-    wanted = dict(steps)
-    ends: dict[StepRef, CompensationEnded] = {}
-    failed: dict[StepRef, str] = {}
-    for run_id in dict.fromkeys(step.run_id for step in wanted):
-        _read_ends(journal, run_id, digest, ends, failed)
-    return [_result(step, action, ends.get(step), failed.get(step), digest) for step, action in wanted.items()]
-
-
-def _read_ends(
-    journal: Journal, run_id: str, digest: str, ends: dict[StepRef, CompensationEnded], failed: dict[StepRef, str]
-) -> None:
-    """Add the ends of a run that stand; and the steps that need none since they failed themselves, each with why."""
-    found: dict[StepRef, CompensationEnded] = {}
-
-    def noting(entries: Iterable[Entry]) -> Iterable[Entry]:
-        for entry in entries:
-            if isinstance(entry.event, CompensationEnded):
-                found[StepRef(run_id, entry.event.step_id)] = entry.event
-            yield entry
-
-    records = fold_steps(noting(every_entry(journal, Query(run_id=run_id))))
-    opened_again = {record.ref for record in records if record.disposition is None}
-    if any(end.task_id is not None for end in found.values()):
-        retried = resolved_tasks(journal).retried
-        opened_again |= {step for step, end in found.items() if end.task_id in retried}
-    ends |= {step: end for step, end in found.items() if end.plan_digest == digest or step not in opened_again}
-    for record in records:
-        if record.disposition is None and isinstance(record.outcome, Failed):
-            failed[record.ref] = record.outcome.reason
-
-
-def _result(step: StepRef, action: str, end: CompensationEnded | None, failed: str | None, digest: str) -> StepResult:
-    if end is None and failed is not None:
-        return StepResult(
-            step=step,
-            action=action,
-            disposition=Disposition.NEVER_TOOK_EFFECT,
-            detail=f"it failed and changed nothing: {failed}",
-            earlier=True,
-            failed=True,
-        )
-    if end is None:
-        return StepResult(step=step, action=action, disposition=None)
-    return StepResult(
-        step=step,
-        action=action,
-        disposition=end.disposition,
-        reason=end.reason,
-        detail=end.detail,
-        task_id=end.task_id,
-        earlier=end.plan_digest != digest,
-    )

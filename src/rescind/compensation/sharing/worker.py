@@ -24,7 +24,7 @@ from rescind.journal.port import Journal
 from rescind.recovery.engine import Engine, Job
 from rescind.recovery.locks import Locks
 from rescind.recovery.toolset import tool_infos
-from rescind.recovery.workers import BEAT_S, WorkerInfo, Workers, working
+from rescind.recovery.workers import BEAT_S, KNOWS, WorkerInfo, Workers, working
 
 PLANS_AT_ONCE, SHARES_AT_ONCE = 16, 1
 """Jobs of a worker at once. Who looks after a plan mostly waits; who carries out a share has threads of its own."""
@@ -73,6 +73,7 @@ class UndoWorker:
             version=version,
             since_us=clock.now_us(),
             tools=tool_infos(compensators),
+            knows=KNOWS,
         )
         self._register = register
         self._wanted = threading.Event()
