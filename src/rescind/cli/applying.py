@@ -45,13 +45,10 @@ class Applying(msgspec.Struct, frozen=True, kw_only=True):
             "--workers": self.workers,
             "--no-wait": self.no_wait,
         }
-        given = [name for name, value in only_applied.items() if value]
-        if given and not self.apply:
-            raise UsageError(f"{' and '.join(given)} only mean something with --apply; add it, or leave them out")
+        refuse_without_apply(self.apply, only_applied)
         if self.no_wait and self.workers is False:
             raise UsageError("--no-wait leaves it to the workers, and --here does it here; give one of them")
-        if self.shown is not None:
-            refuse_no_digest("--plan", self.shown)
+        refuse_no_digest("--plan", self.shown)
         fields = msgspec.structs.asdict(self)
         del fields["no_wait"]
         return fields | {
@@ -62,10 +59,17 @@ class Applying(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def refuse_no_digest(name: str, text: str) -> None:
+def refuse_no_digest(name: str, text: str | None) -> None:
     """Refuse what was given under this name, if it cannot be the beginning of a digest. Raises: UsageError."""
-    if len(text) < DIGITS_MIN or not set(text.lower()) <= set("0123456789abcdef"):
+    if text is not None and (len(text) < DIGITS_MIN or not set(text.lower()) <= set("0123456789abcdef")):
         raise UsageError(f"{name} {text!r} is no digest; give {DIGITS_MIN} or more of the digits that were shown")
+
+
+def refuse_without_apply(apply: bool, options: dict[str, object]) -> None:
+    """Refuse options that say how to apply, without `--apply`. Raises: UsageError."""
+    given = [name for name, value in options.items() if value]
+    if given and not apply:
+        raise UsageError(f"{' and '.join(given)} only mean something with --apply; add it, or leave them out")
 
 
 def _read_within(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:

@@ -3,11 +3,11 @@
 import click
 
 from rescind.cli.app import APP_VARIABLE
+from rescind.cli.applying import refuse_no_digest, refuse_without_apply
 from rescind.cli.identity import whoami
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.selecting import Chosen, selecting
-from rescind.cli.undo import refuse_no_digest, refuse_without_apply
 
 
 @click.command(
