@@ -18,7 +18,7 @@ class Line:
         self._server = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.needle, self.mishap, self.closed = b"append(", "", False
+        self.needle, self.mishap, self.closed = b"append_batch(", "", False
         self.mishaps = 0
         self.answered = threading.Event()  # The server has answered what was late.
         self.late: list[tuple[socket.socket, bytes]] = []

@@ -74,6 +74,8 @@ class Batch:
         touched: The heads that moved.
         opened: The heads of new runs.
         slot_changes: What becomes of slots, in order.
+        seen_heads: The runs that were asked for, by their id: key and hash before this batch; None for unknown runs.
+        seen_slots: The slots that were asked for, by tenant and key, as they were before this batch.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -100,15 +102,17 @@ class Batch:
         positions = tuple([self._place(prepared) for prepared in drafts])
         return Appended(tuple(range(first, first + len(positions))), positions)
 
-    def committed(self) -> int:
-        """What was placed is durable. How many entries that were."""
+    def committed(self, *, moved_by: int = 0) -> int:
+        """What was placed is durable, under numbers that are so many higher. How many entries that were."""
         entries = len(self.rows)
+        if moved_by:
+            self._renumber(moved_by)
         self._clear_pending()
         return entries
 
     def forget(self) -> None:
         """Throw away what was placed and everything known."""
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, Head | None] = {}
         self._held: dict[tuple[str, str], Held | None] = {}
         self._held_by: dict[tuple[int, str], Held | None] = {}
         self._clear_pending()
@@ -138,9 +142,10 @@ class Batch:
                 steps.add((head.run_key, event.step_id))
         return keys - self._held.keys(), steps - self._held_by.keys()
 
-    def learn_heads(self, heads: Iterable[Head]) -> None:
-        """What was found of the runs that were asked for."""
-        for head in heads:
+    def learn_heads(self, runs: Iterable[str], found: Iterable[Head]) -> None:
+        """What was found of the runs that were asked for; the others are unknown."""
+        self._heads |= dict.fromkeys(runs)
+        for head in found:
             self._heads[head.run.run_id] = head
 
     def learn_slots(self, keys: set[tuple[str, str]], steps: set[tuple[int, str]], found: Iterable[Held]) -> None:
@@ -154,7 +159,9 @@ class Batch:
 
     def run_and_position(self, run_id: str) -> tuple[RunInfo, int] | None:
         """See `admission.Standing`."""
-        head = self._heads.get(run_id) or self._load_head(run_id)
+        head = self._find_head(run_id)
+        if run_id not in self.seen_heads:
+            self.seen_heads[run_id] = None if head is None else (head.run_key, head.hash)
         return None if head is None else (head.run, head.position + 1)
 
     def held(self, claim: SlotClaim) -> Slot | None:
@@ -223,24 +230,30 @@ class Batch:
 
     # --- looking up, through the caches ---
 
-    def _load_head(self, run_id: str) -> Head | None:
-        head = self._tables.find_head(run_id)
-        if head is not None:
-            self._heads[run_id] = head
-        return head
+    def _find_head(self, run_id: str) -> Head | None:
+        try:
+            return self._heads[run_id]
+        except KeyError:
+            head = self._heads[run_id] = self._tables.find_head(run_id)
+            return head
 
     def _find_held(self, tenant: str, key: str) -> Held | None:
         # A change of this batch is in the caches and not yet in the tables, so whatever is not cached is as on disk.
         try:
-            return self._held[tenant, key]
+            held = self._held[tenant, key]
         except KeyError:
-            return self._tables.find_held(tenant, key)
+            held = self._tables.find_held(tenant, key)
+        self.seen_slots.setdefault((tenant, key), held)
+        return held
 
     def _find_held_by(self, run_key: int, step_id: str) -> Held | None:
         try:
-            return self._held_by[run_key, step_id]
+            held = self._held_by[run_key, step_id]
         except KeyError:
-            return self._tables.find_held_by(run_key, step_id)
+            held = self._tables.find_held_by(run_key, step_id)
+        if held is not None:
+            self.seen_slots.setdefault((held.tenant, held.key), held)
+        return held
 
     def _remember(self, held: Held) -> None:
         self._held[held.tenant, held.key] = held
@@ -251,8 +264,31 @@ class Batch:
             return self.rows[sequence - self._first_pending][7]
         return self._tables.find_body(sequence)
 
+    def _renumber(self, moved_by: int) -> None:
+        """Give what this batch brought into the caches the numbers that it got."""
+
+        def actual(number: int) -> int:
+            return number + moved_by if number >= self._first_pending else number
+
+        def as_it_is(held: Held | None) -> Held | None:
+            if held is None:
+                return None
+            outcome = None if held.outcome is None else actual(held.outcome)
+            return msgspec.structs.replace(
+                held, run_key=actual(held.run_key), intent=actual(held.intent), outcome=outcome
+            )
+
+        for head in self.opened:
+            head.run_key = actual(head.run_key)
+        for name in {(held.tenant, held.key) for _, held in self.slot_changes}:
+            self._held[name] = as_it_is(self._held[name])
+        for run_key, step_id in {(held.run_key, held.step_id) for _, held in self.slot_changes}:
+            self._held_by[actual(run_key), step_id] = as_it_is(self._held_by.pop((run_key, step_id)))
+
     def _clear_pending(self) -> None:
         self.rows: list[EntryRow] = []
         self.touched: set[Head] = set()
         self.opened: list[Head] = []
         self.slot_changes: list[tuple[SlotChange, Held]] = []
+        self.seen_heads: dict[str, tuple[int, bytes] | None] = {}
+        self.seen_slots: dict[tuple[str, str], Held | None] = {}

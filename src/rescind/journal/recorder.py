@@ -14,6 +14,7 @@ from rescind.journal.codec import Prepared
 from rescind.journal.connection import retry_while_busy, translate, translating
 from rescind.journal.port import Appended
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, SPAN_SHIFT, Held, row_of, run_of
+from rescind.journal.writer import Committed
 
 _INSERT_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -81,10 +82,10 @@ class SqliteRecorder:
         assert self._placing is not None
         return self._placing.batch.append(drafts)
 
-    def commit(self) -> int:
+    def commit(self) -> Committed:
         """See `Recorder`."""
         assert self._placing is not None
-        return self._placing.commit()
+        return Committed(self._placing.commit())
 
     def rollback(self) -> None:
         """See `Recorder`."""

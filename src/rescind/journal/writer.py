@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rescind.errors import JournalUnavailable, RescindError
 from rescind.journal.admission import Refusal
@@ -45,6 +45,13 @@ class Overtaken(Exception):
     """Raised by a recorder: nothing of the batch was recorded, nor will be, and it is to be judged once more."""
 
 
+class Committed(NamedTuple):
+    """A durable batch: how many entries it had, and by how much their sequences are higher than `append` said."""
+
+    entries: int
+    moved_by: int = 0
+
+
 class Recorder(Protocol):
     """Places appends in a store, one transaction at a time, on one connection of its own. Not thread-safe.
 
@@ -63,11 +70,11 @@ class Recorder(Protocol):
         ...
 
     def append(self, drafts: Sequence[Prepared]) -> Appended | Refusal:
-        """Place all drafts, or say why not and place none."""
+        """Place all drafts, or say why not and place none. The sequences are good once `commit` has moved them."""
         ...
 
-    def commit(self) -> int:
-        """Make the batch durable. How many entries it had.
+    def commit(self) -> Committed:
+        """Make the batch durable.
 
         Raises: Overtaken; or whatever went wrong, and then nothing of the batch will appear (J7).
         """
@@ -250,7 +257,9 @@ class Writer:
             try:
                 self._recorder.begin()
                 self._place(batch, more)
-                return self._recorder.commit()
+                committed = self._recorder.commit()
+                _move(batch, committed.moved_by)
+                return committed.entries
             except Overtaken as overtaken:
                 self._recorder.rollback()
                 attempt += 1
@@ -329,6 +338,13 @@ class Writer:
 
 def _nobody(entries: int) -> list[_Ticket]:
     return []
+
+
+def _move(batch: Sequence[_Ticket], moved_by: int) -> None:
+    for ticket in batch:
+        answer = ticket.answer
+        if moved_by and isinstance(answer, Appended):
+            ticket.answer = Appended(tuple([number + moved_by for number in answer.sequences]), answer.positions)
 
 
 def _open_answer(answer: _Answer | None) -> Appended | SlotTaken:

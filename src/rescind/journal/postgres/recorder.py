@@ -1,20 +1,24 @@
-"""How a batch comes into PostgreSQL: one call of the function `append`, and what is done when its answer is lost.
+"""How a batch comes into PostgreSQL: one call of the function `append_batch`, and what is done when its answer is lost.
 
 Sequences are given in the order of commits, without gaps, over the writers of all machines (J1). So all batches pass
-through the lock of one row. While a writer is alone, it does not take that lock before it judges: it places its batch
-behind the last sequence that it knows, and `append` does nothing if that is not the last one any more. A batch then
-costs one journey to the server. When somebody came between, the batch is judged anew, now with the lock held from the
-first look to the commit, and so are the next ones, until nobody else has written for a while.
+through the lock of one row, and what counts is how little is done while somebody has it. A batch is judged without the
+lock, by what this writer knows or has just looked up, and sent together with what it was judged by: the heads of its
+runs and the slots it asked for. `append_batch` takes the lock, sees whether all that is as it was, and gives the
+entries their sequences; if anything is not, it does nothing. So a batch costs one journey, however many others write,
+as long as nobody else writes to its runs or takes its keys. Where somebody did, it is judged anew, now with the lock
+held from the first look to the commit: nobody can come between twice.
+
+In a batch, entries have numbers that no entry has, from 2^62 upwards, until the answer says which they got.
 
 A request whose connection breaks may have been recorded, or may be on its way still. Whoever waits for it must be told
-which (J7), so the writer connects again and asks `settle_batch`: it is there, or from now on it never will be, because
-`append` does nothing for a batch that was voided. Only if the server cannot be asked in time is the doubt handed on,
-in words; it is settled before the next batch. What was handed on as doubtful may then turn out to be recorded: to an
-undo, an intent whose effect never ran is a step in doubt, which is looked at, and never a reason to do anything.
+which (J7), so the writer connects again and asks `resolve_batch`: it is there, or from now on it never will be, because
+`append_batch` does nothing for a batch that was voided. Only if the server cannot be asked in time is the doubt handed
+on, in words; it is settled before the next batch. What was handed on as doubtful may then turn out to be recorded: to
+an undo, an intent whose effect never ran is a step in doubt, which is looked at, and never a reason to do anything.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,7 +33,7 @@ from rescind.journal.codec import Prepared
 from rescind.journal.port import Appended
 from rescind.journal.postgres.connection import explain
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, row_of, run_of
-from rescind.journal.writer import Overtaken
+from rescind.journal.writer import Committed, Overtaken
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,10 +44,12 @@ _DOUBT_PAUSE_S = (
 )
 _TIDY_EVERY_S = 3_600.0  # How often to look whether a partition is missing; they are made two months ahead.
 
+_UNNUMBERED = 1 << 62  # Where the numbers of entries begin that have no sequence yet.
+
 _BEGIN = "BEGIN; SELECT lock_journal()"
 _APPEND = (
-    "SELECT append(%s::bigint, %s, %s::bigint, %b::bigint[], %b::bigint[], %b::bigint[], %b::text[], %b::bytea[],"
-    " %b::bytea[], %b::bytea[], %s::json, %s::json, %s::json)"
+    "SELECT append_batch(%s, %s::bigint, %b::bigint[], %b::bytea[], %b::text[], %s::json, %b::bigint[], %b::bigint[],"
+    " %b::bigint[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[], %s::json, %s::json, %s::json)"
 )
 _FIND_HEADS = (
     f"SELECT {RUN_COLUMNS}, h.position, h.hash, EXISTS (SELECT 1 FROM slots s WHERE s.run_key = r.run_key)"  # noqa: S608  # our own constants
@@ -75,23 +81,23 @@ class PostgresRecorder:
         self._address, self._connect = address, connect
         self._clock, self._ids, self._doubt_timeout_s = clock, ids, doubt_timeout_s
         self._batch = Batch(self)
+        self._batch.last_sequence = _UNNUMBERED
         self._connection: Connection | None = None
         self._writer = ids.new_id("wrt")
         self._number = 0  # Of the last batch that was sent.
         self._doubted: int | None = None  # The number of a batch that could not be settled yet.
-        self._alone = False  # Whether nobody else has appended since our last batch, as far as we know.
-        self._known = -1  # The last sequence when we last held the lock or appended.
+        self._overtaken = False  # Whether what the last batch was judged by had changed: the next one takes the lock.
         self._tidied_s: float | None = None
 
     def begin(self) -> None:
-        """See `Recorder`. Takes the lock, unless this writer has been alone so far."""
+        """See `Recorder`. Takes the lock only if somebody came between the last time."""
         if self._connection is None:
             self._connection = self._connect()
         try:
             if self._doubted is not None:
                 self._settle_old_doubt(self._doubted)
-            if not self._alone:
-                self._lock()
+            if self._overtaken:
+                self._ask_here().execute(_BEGIN)
         except psycopg.Error as error:
             self._raise_overtaken_if_lost(error)
             raise
@@ -113,28 +119,27 @@ class PostgresRecorder:
             self._raise_overtaken_if_lost(error)
             raise
 
-    def commit(self) -> int:
+    def commit(self) -> Committed:
         """See `Recorder`. If this raises something else than `JournalUnavailable`, nothing was recorded for certain."""
-        expected = self._batch.last_sequence - len(self._batch.rows)
         self._number += 1
         try:
-            before = self._send(expected)
+            before = self._send()
+            self._overtaken = before is None
         except psycopg.Error as error:
             if not self._is_lost():
                 raise  # The server itself said no, and has rolled it back.
             self.disconnect()
-            if not self._is_recorded(self._number, error):
+            before = self._resolve_in_time(self._number, error)
+            if before is None:
                 raise Overtaken from error
-            before = expected
-        if before != expected:
-            self._alone = False
+        if before is None:
             raise Overtaken
-        return self._batch.committed()
+        moved_by = before - self._start()
+        return Committed(self._batch.committed(moved_by=moved_by), moved_by)
 
     def rollback(self) -> None:
         """See `Recorder`."""
         self._batch.forget()
-        self._alone = False
         if self._connection is None:
             return
         try:
@@ -148,13 +153,12 @@ class PostgresRecorder:
     def disconnect(self) -> None:
         """See `Recorder`."""
         connection, self._connection = self._connection, None
-        self._alone = False
         if connection is not None:
             connection.close()
 
     def abandon(self) -> None:
         """See `Recorder`. The child is a writer of its own."""
-        self._connection, self._alone, self._known, self._tidied_s = None, False, -1, None
+        self._connection, self._overtaken, self._tidied_s = None, False, None
         self._writer, self._number, self._doubted = self._ids.new_id("wrt"), 0, None
         self._batch.forget()
 
@@ -183,7 +187,7 @@ class PostgresRecorder:
     def _look_up(self, drafts: Sequence[Prepared]) -> None:
         runs = self._batch.unknown_runs(drafts)
         if runs:
-            self._batch.learn_heads(self._find_heads(list(runs)))
+            self._batch.learn_heads(runs, self._find_heads(list(runs)))
         keys, steps = self._batch.unknown_slots(drafts)
         found: list[Held] = []
         if keys:
@@ -192,40 +196,37 @@ class PostgresRecorder:
             found += self._find_slots(_FIND_HELD_BY, *zip(*steps, strict=True))
         self._batch.learn_slots(keys, steps, found)
 
-    def _lock(self) -> None:
-        cursor = self._ask_here().execute(_BEGIN)
-        cursor.nextset()
-        row = cursor.fetchone()
-        assert row is not None
-        last = int(row[0])
-        if last != self._known:
-            self._batch.forget()
-        self._alone = self._known in (-1, last)  # At first nobody is known of.
-        self._batch.last_sequence = self._known = last
+    def _start(self) -> int:
+        """The number before the first of this batch."""
+        return self._batch.last_sequence - len(self._batch.rows)
 
-    def _send(self, expected: int) -> int | None:
-        connection, batch = self._ask_here(), self._batch
-        locked = connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
-        before: int | None = expected
-        if batch.rows or not locked:
-            before = self._one(_APPEND, self._arguments(expected))
-        if locked:
-            connection.execute("COMMIT")
-        if before == expected:
-            self._known = batch.last_sequence
+    def _send(self) -> int | None:
+        """The last sequence before the batch; None, if it is to be judged anew."""
+        connection = self._ask_here()
+        if connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+            return self._number_of(_APPEND, self._arguments())
+        before: int | None = self._start()
+        if self._batch.rows:  # A batch of refusals has nothing to write, and was judged with the lock held.
+            before = self._number_of(_APPEND, self._arguments())
+        connection.execute("COMMIT")
         return before
 
-    def _arguments(self, expected: int) -> tuple[Any, ...]:
-        batch = self._batch
+    def _arguments(self) -> tuple[Any, ...]:
+        batch, start = self._batch, self._start()
+        known = [seen for seen in batch.seen_heads.values() if seen is not None]
+        unknown = [run_id for run_id, seen in batch.seen_heads.items() if seen is None]
         columns: list[list[Any]] = (
             [list(column) for column in zip(*batch.rows, strict=True)] if batch.rows else [[]] * 8
         )
-        slots = _slots_json(batch.slot_changes)
-        # Without the sequences: the server counts for itself.
-        return (expected, self._writer, self._number, *columns[1:], _runs_json(batch.opened), *slots)
+        run_keys = [_relative(run_key, start) for run_key in columns[1]]
+        return (
+            self._writer, self._number, [run_key for run_key, _ in known], [digest for _, digest in known], unknown,
+            _seen_json(batch.seen_slots), run_keys, *columns[2:], _runs_json(batch.opened, start),
+            *_slots_json(batch.slot_changes, start),
+        )  # fmt: skip
 
-    def _is_recorded(self, number: int, cause: Exception) -> bool:
-        """What became of a batch whose answer was lost. If it is not recorded, it never will be.
+    def _resolve_in_time(self, number: int, cause: Exception) -> int | None:
+        """What became of a batch whose answer was lost, as `_resolve` says it.
 
         Raises: JournalUnavailable, if the server cannot be asked: then nobody knows.
         """
@@ -233,7 +234,7 @@ class PostgresRecorder:
         while True:
             try:
                 self._connection = self._connect()
-                return self._settle(number)
+                return self._resolve(number)
             except psycopg.Error as error:
                 self.disconnect()
                 if self._clock.monotonic_s() >= give_up_s:
@@ -246,16 +247,21 @@ class PostgresRecorder:
                 self._clock.sleep(_DOUBT_PAUSE_S)
 
     def _settle_old_doubt(self, number: int) -> None:
-        recorded = self._settle(number)
+        recorded = self._resolve(number) is not None
         self._doubted = None
         outcome = "is recorded" if recorded else "is not recorded, and never will be"
         _LOG.warning("the journal %s: a batch that was in doubt %s", self.name, outcome)
 
-    def _settle(self, number: int) -> bool:
-        return bool(self._one("SELECT settle_batch(%s, %s)", (self._writer, number)))
+    def _resolve(self, number: int) -> int | None:
+        """The last sequence before a batch that is recorded; None for one that is not, and then never will be."""
+        return self._number_of("SELECT resolve_batch(%s, %s)", (self._writer, number))
 
     def _is_lost(self) -> bool:
         return self._connection is None or self._connection.closed
+
+    def _number_of(self, sql: str, values: tuple[Any, ...]) -> int | None:
+        number = self._one(sql, values)
+        return None if number is None else int(number)
 
     def _one(self, sql: str, values: tuple[Any, ...]) -> Any:
         """The one value that a question is answered with."""
@@ -294,12 +300,26 @@ class PostgresRecorder:
         return [Held(*row) for row in rows]
 
 
-def _runs_json(opened: Sequence[Head]) -> str | None:
-    rows = [dict(zip(_RUN_NAMES, row_of(head.run_key, head.run), strict=True)) for head in opened]
-    return msgspec.json.encode(rows).decode() if rows else None
+def _relative(number: int, start: int) -> int:
+    """A sequence, or the number of an entry in the batch that begins after `start`, below 0."""
+    return start - number if number > start else number
 
 
-def _slots_json(changes: Sequence[tuple[SlotChange, Held]]) -> tuple[str | None, str | None]:
+def _runs_json(opened: Sequence[Head], start: int) -> str | None:
+    rows = [dict(zip(_RUN_NAMES, row_of(_relative(head.run_key, start), head.run), strict=True)) for head in opened]
+    return _json_or_none(rows)
+
+
+def _seen_json(seen: Mapping[tuple[str, str], Held | None]) -> str | None:
+    rows: list[dict[str, Any]] = [
+        {"tenant": tenant, "key": key}
+        | ({} if held is None else {"intent_sequence": held.intent, "outcome_sequence": held.outcome})
+        for (tenant, key), held in seen.items()
+    ]
+    return _json_or_none(rows)
+
+
+def _slots_json(changes: Sequence[tuple[SlotChange, Held]], start: int) -> tuple[str | None, str | None]:
     """Which slots are to be removed, and then which are to be as they stand here."""
     freed: set[tuple[str, str]] = set()
     put: dict[tuple[str, str], Held] = {}
@@ -313,8 +333,9 @@ def _slots_json(changes: Sequence[tuple[SlotChange, Held]]) -> tuple[str | None,
     free_rows = [{"tenant": tenant, "key": key} for tenant, key in freed]
     put_rows = [
         {
-            "tenant": held.tenant, "key": held.key, "digest": held.digest, "run_key": held.run_key,
-            "step_id": held.step_id, "intent_sequence": held.intent, "outcome_sequence": held.outcome,
+            "tenant": held.tenant, "key": held.key, "digest": held.digest, "step_id": held.step_id,
+            "run_key": _relative(held.run_key, start), "intent_sequence": _relative(held.intent, start),
+            "outcome_sequence": None if held.outcome is None else _relative(held.outcome, start),
         }
         for held in put.values()
     ]  # fmt: skip
