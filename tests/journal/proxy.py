@@ -12,6 +12,7 @@ class Line:
     `mishap` says what happens to the next request that holds `needle`: `answer lost` (the server does it, and its
     answer is lost), `request lost`, or `request late` (the client loses its connection; the server gets the request
     when `deliver` is called). With `closed`, no further connections come about, and those that are there break.
+    `journeys` counts what clients have sent, in one piece each.
     """
 
     def __init__(self, port: int) -> None:
@@ -19,7 +20,7 @@ class Line:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.needle, self.mishap, self.closed = b"append_batch(", "", False
-        self.mishaps = 0
+        self.mishaps = self.journeys = 0
         self.answered = threading.Event()  # The server has answered what was late.
         self.late: list[tuple[socket.socket, bytes]] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -55,6 +56,7 @@ class _Pair:
     def requests(self) -> None:
         with contextlib.suppress(OSError):
             while data := self._client.recv(1 << 20):
+                self._line.journeys += 1
                 mishap = self._line.mishap if self._line.needle in data or self._line.needle == b"" else ""
                 if mishap:
                     self._line.mishap = ""

@@ -5,20 +5,26 @@ import contextlib
 import functools
 import itertools
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+import rescind.journal.postgres
 from builders import a_step, at_once, ended, intended, opened
 from journal.proxy import Line, line_to
 from journal.stores import CLAIM, everything, journal_database, keyed
 from journal.test_processes import an_appender, in_a_process, output, steps_of
+from rescind.database.address import Address
+from rescind.database.migrating import Part, ensure
 from rescind.errors import JournalUnavailable, StoreFormatError, UsageError
 from rescind.journal.audit import verify
+from rescind.journal.chain import entry_hash
 from rescind.journal.port import Appended, Query, SlotClaim, SlotTaken
 from rescind.journal.postgres import PostgresJournal
 from rescind.model.entry import Intended
@@ -142,6 +148,87 @@ def test_j2_every_acknowledged_entry_survives_kill_9_of_its_process(url: str) ->
     assert [(name, step) for name, step in acknowledged if int(step) not in kept[name]] == []
     assert isinstance(journal.append([opened("after"), intended(a_step(), "after")]), Appended)
     whole(journal)
+    journal.close()
+
+
+def test_a_batch_costs_one_journey_however_many_others_write_to_other_runs(url: str, line: Line) -> None:
+    journal, other = by_line(url, line), PostgresJournal(url)
+    journal.append([opened("ours")])
+    other.append([opened("theirs")])
+
+    def both_append(number: int) -> None:
+        claim = SlotClaim("acme", f"key-{number}", "d")
+        other.append([intended(a_step(str(number)), "theirs")])
+        assert isinstance(
+            journal.append([intended(a_step(f"{number}", **keyed(claim)), "ours", claim=claim)]), Appended
+        )
+        other.append([ended(str(number), run_id="theirs")])
+        journal.append([ended(str(number), run_id="ours")])
+
+    for number in range(10):
+        both_append(number)  # until the driver has prepared its statements
+    before = line.journeys
+    for number in range(10, 15):
+        both_append(number)
+
+    assert line.journeys - before == 5 * (2 + 1)  # one for each append, and one that looks up key and step
+    assert whole(journal) == 2 + 15 * 4
+    assert [each.recorded_at for each in everything(other)] == [each.recorded_at for each in everything(journal)]
+    journal.close()
+    other.close()
+
+
+def test_what_was_learned_of_another_run_s_key_is_not_believed_for_longer_than_it_holds(url: str) -> None:
+    ours, theirs = PostgresJournal(url), PostgresJournal(url)
+    theirs.append([opened("holder"), opened("next"), opened("asking")])
+    theirs.append([intended(a_step("1", **keyed(CLAIM)), "holder", claim=CLAIM)])
+    assert isinstance(ours.append([intended(a_step("2"), "asking", claim=CLAIM)]), SlotTaken)
+    theirs.append([ended("1", Failed("no"), "holder")])
+    theirs.append([intended(a_step("3", **keyed(CLAIM)), "next", claim=CLAIM)])
+
+    ours.append([ended("1", Failed("said twice"), "holder")])  # whose run it has not met before
+
+    held = ours.slot(CLAIM.tenant, CLAIM.key)
+    assert held is not None
+    assert (held.run_id, held.step_id) == ("next", "3")
+    whole(ours)
+    ours.close()
+    theirs.close()
+
+
+def test_two_writers_that_open_one_run_or_take_one_key_at_once_are_told_of_each_other(url: str) -> None:
+    writers = [PostgresJournal(url) for _ in range(3)]
+    answers: list[Any] = []
+
+    def work(number: int) -> None:
+        for each in range(15):
+            claim = SlotClaim("acme", f"key-{each}", "d")
+            step = a_step(f"{number}-{each}", **keyed(claim))
+            answers.append(writers[number].append([opened(f"run-{each}"), intended(step, f"run-{each}", claim=claim)]))
+
+    at_once(functools.partial(work, number) for number in range(3))
+
+    assert sum(isinstance(answer, Appended) for answer in answers) == 15
+    assert whole(writers[0]) == 30
+    for writer in writers:
+        writer.close()
+
+
+def test_a_program_of_before_goes_on_beside_newer_ones_and_they_hear_of_each_other(url: str) -> None:
+    journal = PostgresJournal(url)
+    journal.append([opened()])
+    body, digest = sql(url, "SELECT convert_from(body, 'UTF8'), encode(hash, 'hex') FROM entries")[0]
+    chained = entry_hash(bytes.fromhex(digest), 1, 7, body.encode()).hex()
+    older = (
+        "SELECT append(%d, 'old', %d, '{1}', '{1}', '{7}', '{run_opened}', '{NULL}',"
+        f" ARRAY['\\x{chained}'::bytea], ARRAY[convert_to('{body}', 'UTF8')], NULL, NULL, NULL)"
+    )
+
+    assert sql(url, older % (0, 1)) == [(1,)]  # it is not the last one: nothing happens
+    assert sql(url, older % (1, 2)) == [(1,)]
+
+    assert journal.append([intended(a_step())]) == Appended((3,), (2,))
+    assert whole(journal) == 3
     journal.close()
 
 
@@ -423,6 +510,40 @@ def test_a_journal_of_a_newer_rescind_is_left_alone(url: str) -> None:
 
     with pytest.raises(StoreFormatError, match="newer rescind"):
         PostgresJournal(url)
+
+
+def test_a_database_of_before_is_brought_up_to_date_with_the_rights_it_gave_and_refuses_older_programs(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    ours = Path(rescind.journal.postgres.__file__).parent
+    for name in ("versions/r0001_journal.py", "schema/0001_journal.sql"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ours / name, tmp_path / name)
+    first = Part("journal", "0001", tmp_path / "versions")
+    url = postgres.new_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        ensure(connection, Address.parse(url), first)
+        sql(
+            url,
+            "DROP ROLE IF EXISTS older_agent",
+            "CREATE ROLE older_agent LOGIN",
+            "GRANT USAGE ON SCHEMA rescind TO older_agent",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO older_agent",
+            "GRANT EXECUTE ON FUNCTION lock_journal, append, settle_batch, make_partitions TO older_agent",
+        )
+        as_agent = url.replace("test@", "older_agent@")
+
+        with pytest.raises(JournalUnavailable, match="right"):
+            PostgresJournal(as_agent)  # it may not change tables
+        PostgresJournal(url).close()
+        journal = PostgresJournal(as_agent)
+
+        assert journal.append([opened(), intended(a_step(**keyed(CLAIM)), claim=CLAIM)]) == Appended((1, 2), (0, 1))
+        assert whole(journal) == 2
+        with pytest.raises(StoreFormatError, match="newer rescind"):
+            ensure(connection, Address.parse(url), first)
+    journal.close()
+    sql(url, "DROP OWNED BY older_agent", "DROP ROLE older_agent")
 
 
 def test_journals_in_two_schemas_of_one_database_do_not_meet(postgres: Postgres, url: str) -> None:

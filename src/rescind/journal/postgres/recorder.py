@@ -104,7 +104,7 @@ class PostgresRecorder:
         self._batch.begin()
 
     def look_ahead(self, drafts: Sequence[Prepared]) -> None:
-        """See `Recorder`. At most three questions, however many drafts there are."""
+        """See `Recorder`. At most two questions, however many drafts there are."""
         try:
             self._look_up(drafts)
         except psycopg.Error as error:
@@ -190,10 +190,10 @@ class PostgresRecorder:
             self._batch.learn_heads(runs, self._find_heads(list(runs)))
         keys, steps = self._batch.unknown_slots(drafts)
         found: list[Held] = []
-        if keys:
-            found += self._find_slots(_FIND_HELD, *zip(*keys, strict=True))
-        if steps:
-            found += self._find_slots(_FIND_HELD_BY, *zip(*steps, strict=True))
+        if keys or steps:
+            tenants, names = zip(*keys, strict=True) if keys else ((), ())
+            run_keys, step_ids = zip(*steps, strict=True) if steps else ((), ())
+            found = self._find_slots(f"{_FIND_HELD} UNION ALL {_FIND_HELD_BY}", tenants, names, run_keys, step_ids)
         self._batch.learn_slots(keys, steps, found)
 
     def _start(self) -> int:
