@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from rescind.cli.safe import safe, short
+from rescind.cli.safe import ELLIPSIS, columns_of, middle, safe, short
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,20 @@ def test_anything_becomes_one_printable_line(text: str) -> None:
 @given(st.text(), st.integers(min_value=1, max_value=20))
 def test_short_is_never_longer_than_asked(text: str, width: int) -> None:
     assert len(short(text, width)) <= width
+
+
+@given(st.text(), st.integers(min_value=1, max_value=40))
+def test_a_name_cut_in_the_middle_takes_no_more_columns_than_asked(text: str, columns: int) -> None:
+    cut = middle(text, columns)
+
+    assert columns_of(cut) <= columns
+    assert cut.isprintable()
+    assert cut == safe(text) or ELLIPSIS in cut
+
+
+def test_wide_characters_take_two_columns_and_combining_ones_none() -> None:
+    assert (columns_of("発票"), columns_of("e\u0301"), columns_of("abc")) == (4, 1, 3)
+    assert middle("発票発票発票", 7) == "発…票"
 
 
 def test_markup_in_a_name_is_drawn_as_it_is_written() -> None:

@@ -34,7 +34,8 @@ def impact(*, chosen: Chosen, svg: str | None, html: str | None, every: bool, ou
     After a read, whatever its run goes on to write counts as depending on it. Nothing is changed. To undo all of it
     together: rescind undo … --cascade.
     """
-    from rescind.cli.impact_picture import html_of, svg_of
+    from rescind.cli.impact_page import html_of
+    from rescind.cli.impact_picture import svg_of
     from rescind.cli.impact_view import reach_lines, tree_lines
     from rescind.cli.stores import find_store, journal_of
     from rescind.cli.why_nothing import why_nothing
@@ -52,11 +53,11 @@ def impact(*, chosen: Chosen, svg: str | None, html: str | None, every: bool, ou
     if why:
         out.say(f"{why}, so nothing depends on it")
     else:
-        for line, style in reach_lines(found):
+        for line, style in reach_lines(found, width=out.columns):
             out.tell(line, behind=11, style=style)
     if found.affected or found.readers:
         out.say()
-        for line, style in tree_lines(found, every=every, width=out.width):
+        for line, style in tree_lines(found, every=every, width=out.columns):
             out.say(line, style=style)
     files: dict[str, str] = {}
     for kind, path, draw in (("svg", svg, svg_of), ("html", html, html_of)):

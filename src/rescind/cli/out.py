@@ -79,6 +79,11 @@ class Out:
 
         return min(WIDTH_MAX, shutil.get_terminal_size((80, 24)).columns)
 
+    @property
+    def columns(self) -> int:
+        """Columns that a line for people may have: `width` on a terminal; elsewhere any number, for grep."""
+        return self.width if (sys.stderr if self.json else answers()).isatty() else sys.maxsize
+
     def console(self) -> "Console":
         """What draws receipts and progress while they come in. It reads no markup: all text is taken literally."""
         from rich.console import Console
