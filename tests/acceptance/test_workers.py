@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -73,16 +73,19 @@ UNDO = ("undo", "--trace", TRACE, "--app", "till_tools", "--apply", "--parallel"
 class Till:
     """A till in a folder, whose agent has paid, and the workers beside it."""
 
+    files: ClassVar = {"till_tools.py": TOOLS, "agent.py": AGENT}
+    schema = (
+        "CREATE TABLE payments (number INTEGER); CREATE TABLE refunds (key TEXT UNIQUE, number INTEGER);"
+        "CREATE TABLE calls (number INTEGER, key TEXT);"
+    )
+
     def __init__(self, folder: Path, store: str = "") -> None:
         self.folder, self.store = folder, store or str(folder / "store")
         self._programs = Programs()
-        (folder / "till_tools.py").write_text(TOOLS)
-        (folder / "agent.py").write_text(AGENT)
+        for name, text in self.files.items():
+            (folder / name).write_text(text)
         with self.till() as till:
-            till.executescript(
-                "CREATE TABLE payments (number INTEGER); CREATE TABLE refunds (key TEXT UNIQUE, number INTEGER);"
-                "CREATE TABLE calls (number INTEGER, key TEXT);"
-            )
+            till.executescript(self.schema)
         agent = self._programs.start(folder, sys.executable, "agent.py", RESCIND_STORE=self.store)
         assert agent.wait(DEADLINE_S) == 0, agent.communicate()
 

@@ -19,7 +19,7 @@ from rescind.journal.port import Journal, Query
 from rescind.recovery.locks import UndoLocks
 from rescind.recovery.reading import every_entry
 from rescind.recovery.toolset import tool_infos
-from rescind.recovery.workers import KNOWS, Seen, WorkerEntry, WorkerInfo
+from rescind.recovery.workers import KNOWS, Seen, WorkerEntry, WorkerInfo, Workers
 
 RUN = Selection(run_ids=("run-1",))
 
@@ -40,14 +40,15 @@ class Crew:
         compensators: Mapping[str, Compensator] | None = None,
         module: str = "shop:guard",
         knows: tuple[str, ...] = KNOWS,
+        fuse: Fuse | None = None,
     ) -> "Hand":
-        """A new process, with these tools, of a rescind that knows of so much."""
+        """A new process, with these tools, of a rescind that knows of so much; by default all share one fuse."""
         tools = self.shop.compensators if compensators is None else compensators
         worker_id = f"worker_{len(self.infos) + 1}"
         self.infos[worker_id] = WorkerInfo(
             worker_id=worker_id, host="here", pid=1, module=module, since_us=0, tools=tool_infos(tools), knows=knows
         )
-        return Hand(self, worker_id, tools)
+        return Hand(self, worker_id, tools, fuse or self.fuse)
 
     def living(self) -> list[WorkerInfo]:
         return [info for name, info in self.infos.items() if name not in self.dead]
@@ -56,9 +57,6 @@ class Crew:
         return self.live_runs
 
     # --- the register ---
-
-    def enter(self, info: WorkerInfo, on_ring: Callable[[], None]) -> WorkerEntry:
-        raise AssertionError("hands are hired")
 
     def look(self, *, now_us: int) -> list[Seen]:
         return [
@@ -70,9 +68,6 @@ class Crew:
         pass
 
     def ring(self) -> None:
-        pass
-
-    def close(self) -> None:
         pass
 
     # --- undoing ---
@@ -106,12 +101,35 @@ class Crew:
         raise AssertionError("it does not end")
 
 
+class FusedRegister(Workers):
+    """The register as one process sees it, which may die at each call."""
+
+    def __init__(self, crew: Crew, fuse: Fuse) -> None:
+        self._crew, self._fuse = crew, fuse
+
+    def enter(self, info: WorkerInfo, on_ring: Callable[[], None]) -> WorkerEntry:
+        raise AssertionError("hands are hired")
+
+    def look(self, *, now_us: int) -> list[Seen]:
+        seen: list[Seen] = self._fuse.around(lambda: self._crew.look(now_us=now_us))
+        return seen
+
+    def remove(self, worker_id: str) -> None:
+        self._fuse.around(lambda: self._crew.remove(worker_id))
+
+    def ring(self) -> None:
+        self._fuse.around(self._crew.ring)
+
+    def close(self) -> None:
+        pass
+
+
 class Hand:
     """One process of a crew."""
 
-    def __init__(self, crew: Crew, worker_id: str, tools: Mapping[str, Compensator]) -> None:
+    def __init__(self, crew: Crew, worker_id: str, tools: Mapping[str, Compensator], fuse: Fuse) -> None:
         self.crew, self.worker_id = crew, worker_id
-        shop, fuse = crew.shop, crew.fuse
+        shop, self.fuse = crew.shop, fuse
         journal = FusedJournal(shop.journal, fuse)  # type: ignore[arg-type]  # it is one
         self.engine = MemoryEngine(crew.kept, worker_id, fuse.around)
         self.is_leaving = False
@@ -130,7 +148,8 @@ class Hand:
             lambda: crew.live_runs,
         )
         self.engine.listen({PLAN_QUEUE: 1, crew.infos[worker_id].queue: 1}, coordinator.perform)
-        self.keeper = Keeper(worker_id, journal, self.engine, crew, shop.clock, leaving)
+        register = FusedRegister(crew, fuse)
+        self.keeper = Keeper(worker_id, journal, self.engine, register, shop.clock, leaving)
 
     def work(self, *, until: Callable[[], bool], rounds: int = 30) -> None:
         for _ in range(rounds):

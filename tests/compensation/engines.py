@@ -26,6 +26,8 @@ class MemoryEngine(Engine):
         self.kept, self.worker_id, self._around = kept, worker_id, around
         self._perform: Perform | None = None
         self._queues: Collection[str] = ()
+        self.while_waiting: Callable[[], Any] = self.run_next
+        """What happens while this worker waits for a job: by default, it carries out another one."""
 
     def start(self, jobs: Collection[Job]) -> None:
         for job in jobs:
@@ -44,7 +46,7 @@ class MemoryEngine(Engine):
         return found
 
     def wait(self, prefix: str, seen: Mapping[str, JobState], *, timeout_s: float) -> dict[str, JobReport]:
-        self.run_next()
+        self.while_waiting()
         return self.reports(prefix)
 
     def cancel(self, job_id: str) -> None:
