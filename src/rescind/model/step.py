@@ -208,3 +208,13 @@ def canonical_json(value: Any) -> bytes:
 def digest_of(action: str, arguments: Arguments) -> str:
     """SHA-256, in hexadecimal, over an action's name and its arguments. Redacted arguments must be left out."""
     return hashlib.sha256(canonical_json([action, arguments])).hexdigest()
+
+
+class StepRef(msgspec.Struct, frozen=True, gc=False, order=True):
+    """A step, named from outside its run."""
+
+    run_id: str
+    step_id: str
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.step_id}"
