@@ -85,7 +85,7 @@ class SystemIds:
 
 def from_us(moment_us: int) -> datetime:
     """The aware UTC datetime of a number of microseconds since 1970."""
-    return EPOCH + timedelta(microseconds=moment_us)
+    return EPOCH + timedelta(0, 0, moment_us)  # by place: by name it takes half as long again, a million times over
 
 
 def to_us(moment: datetime) -> int:

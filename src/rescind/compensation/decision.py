@@ -4,6 +4,7 @@ import enum
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from rescind.errors import PlanOutdated, UsageError
 from rescind.model.action import OnConflict
 from rescind.model.entry import Disposition, StepRef
 from rescind.model.step import Target, canonical_json
+
+_DIGESTED_AT_ONCE = 256  # Items of a plan: some 100 KB of JSON.
 
 
 class Asks(enum.StrEnum):
@@ -228,10 +231,13 @@ def digest_of_plan(items: Iterable[PlanItem], gates: Iterable[Gate]) -> str:
     Words for people stay out of it: the text of a target's exception may name an address that changes at each look,
     and a plan that is never the same twice could never be applied.
     """
-    # The canonical JSON of [items, gates], piece by piece: as one text it would be as large as the plan.
+    # The canonical JSON of [items, gates], some items at a time: as one text it would be as large as the plan.
     digest = hashlib.sha256(b"[[")
-    for number, item in enumerate(items):
-        digest.update((b"," if number else b"") + canonical_json(_essence(item)))
+    rest = iter(items)
+    comma = b""
+    while some := [_essence(item) for item in islice(rest, _DIGESTED_AT_ONCE)]:
+        digest.update(comma + canonical_json(some)[1:-1])
+        comma = b","
     digest.update(b"]," + canonical_json(list(gates)) + b"]")
     return digest.hexdigest()
 

@@ -26,6 +26,8 @@ class Staying:
 
     def blocker_of(self, ref: StepRef) -> StepRef | None:
         """A step that was declared to depend on this one, and whose effect may stay; None if there is none."""
+        if not self._steps:
+            return None
         direct = next((each for each in self._blocks_on.get(ref, ()) if each in self._steps), None)
         return direct or next(filter(None, map(self._behind_gate, self._gates_of.get(ref, ()))), None)
 

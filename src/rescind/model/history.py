@@ -117,18 +117,18 @@ StepEvent = (
 
 def fold_steps(entries: Iterable[Entry]) -> list[StepRecord]:
     """The steps that the entries tell of, in order of intent. Entries come in order of sequence, of any runs."""
-    records: dict[StepRef, StepRecord] = {}
+    records: dict[tuple[str, str], StepRecord] = {}
     for entry in entries:
         event, run_id = entry.event, entry.run.run_id
         if isinstance(event, Intended):
-            records[StepRef(run_id, event.step.step_id)] = StepRecord(
+            records[run_id, event.step.step_id] = StepRecord(
                 run=entry.run,
                 step=event.step,
                 intended_sequence=entry.sequence,
                 intended_at=entry.recorded_at,
             )
         elif isinstance(event, StepEvent):
-            record = records.get(StepRef(run_id, event.step_id))
+            record = records.get((run_id, event.step_id))
             if record is not None:
                 _apply(record, event, entry)
     return list(records.values())

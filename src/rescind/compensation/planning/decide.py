@@ -55,7 +55,7 @@ def decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> D
         return already
     if record.is_held:
         return Drop()
-    if record.ref in known.given:
+    if known.given and record.ref in known.given:
         return known.given[record.ref]
     if in_cycle:
         return Review(ReviewReason.CYCLE, "its declared dependencies form a cycle, so there is no right order")
@@ -69,7 +69,7 @@ def decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> D
     if recorded is not action.effect_class:
         was = f"was {recorded.value}" if recorded else "had no effect class"
         return Review(ReviewReason.NOT_DECLARED, f"it {was} when it was made, and is {action.effect_class.value} now")
-    misfit = known.misfits.get(record.ref)
+    misfit = known.misfits.get(record.ref) if known.misfits else None
     if recorded is EffectClass.COMPENSATABLE:
         decision = _compensatable(record, action, known)
         return Review(ReviewReason.NOT_DECLARED, misfit) if misfit and is_undo(decision) else decision

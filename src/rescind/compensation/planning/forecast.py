@@ -22,7 +22,7 @@ from rescind.compensation.decision import (
     Review,
     Settle,
 )
-from rescind.compensation.planning.order import Place, place_of
+from rescind.compensation.planning.order import ALONE
 from rescind.model.entry import Disposition
 from rescind.model.history import StepRecord
 
@@ -66,7 +66,9 @@ class Site:
 
     def view_of(self, action: str, seen: str | None) -> View | None:
         """The view of a step of this action that saw this version; None if it did not look, and no one before it."""
-        view = self._latest_of.get(action, self._latest) if seen is None else self.views.setdefault(seen, View(seen))
+        view = self._latest_of.get(action, self._latest) if seen is None else self.views.get(seen)
+        if view is None and seen is not None:
+            view = self.views[seen] = View(seen)
         if view is not None:
             self._latest = self._latest_of[action] = view
         return view
@@ -98,9 +100,13 @@ class Forecast:
     """The sites of a plan. Ask in the order in which the steps are undone."""
 
     def __init__(self) -> None:
-        self._sites: dict[Place, Site] = {}
+        self._sites: dict[int, Site] = {}
 
-    def site_of(self, record: StepRecord) -> Site:
-        """The site of the step's target; one of its own if it shares none."""
-        place = place_of(record)
-        return Site() if place is None else self._sites.setdefault(place, Site())
+    def site_of(self, place: int) -> Site:
+        """The site with this number, as in `Order`; one of its own for a step that shares none."""
+        if place == ALONE:
+            return Site()
+        site = self._sites.get(place)
+        if site is None:
+            site = self._sites[place] = Site()
+        return site

@@ -20,9 +20,13 @@ from rescind.model.entry import StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
 from rescind.model.probe import Probe, ProbeResult
-from rescind.model.step import Snapshot
+from rescind.model.step import Arguments, Snapshot
 
 V = TypeVar("V")
+
+# What is left of arguments and results, one for all steps.
+_NOTHING: Arguments = {}
+_COMPLETED = Completed()
 
 
 class Handlers:
@@ -93,10 +97,10 @@ def _slim(record: StepRecord) -> None:
     """Let go of images and arguments. The step was looked at and will not be again, and planning goes by versions."""
     step = record.step
     before = step.before and msgspec.structs.replace(step.before, image=None)
-    record.step = msgspec.structs.replace(step, before=before, requested={}, approved=None)
+    record.step = msgspec.structs.replace(step, before=before, requested=_NOTHING, approved=None)
     record.after = record.after and msgspec.structs.replace(record.after, image=None)
     if isinstance(record.outcome, Completed):
-        record.outcome = Completed()
+        record.outcome = _COMPLETED
 
 
 class _Line:

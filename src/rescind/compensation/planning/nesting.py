@@ -7,7 +7,6 @@ the outer one does not know. So the outer one comes first, and the inner ones ar
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,28 +17,30 @@ from rescind.model.entry import Disposition, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed
 
-if TYPE_CHECKING:
-    from rescind.model.step import Target
-
 
 def end_of(record: StepRecord) -> int:
     """Where in the journal the step had its effect, at the latest; its intent, if no end was recorded."""
     return record.intended_sequence if record.ended_sequence is None else record.ended_sequence
 
 
-def containers_of(steps: Sequence[StepRecord]) -> dict[StepRef, StepRef]:
+def containers_of(steps: Sequence[StepRecord], places: Sequence[int]) -> dict[StepRef, StepRef]:
     """For each step that was made inside another one of its run, at the same target: the nearest such step.
 
     Inside means by time and by cause: it began and ended while the other one was under way, and came of it. Only what
-    can be restored counts. `steps` are in any order.
+    can be restored counts.
+
+    Args:
+        steps: In any order.
+        places: For each of them a number that it shares with those at the same target; negative if there are none.
     """
-    by_place: defaultdict[tuple[str, Target], list[StepRecord]] = defaultdict(list)
-    for record in steps:
-        if record.step.target is not None and _is_restorable(record) and record.ended_sequence is not None:
-            by_place[record.run.run_id, record.step.target].append(record)
+    groups: defaultdict[tuple[str, int], list[StepRecord]] = defaultdict(list)
+    for record, place in zip(steps, places, strict=True):
+        has_target = place >= 0 and record.step.target is not None
+        if has_target and record.ended_sequence is not None and _is_restorable(record):
+            groups[record.run.run_id, place].append(record)
     found: dict[StepRef, StepRef] = {}
     known: dict[StepRef, StepRecord] | None = None
-    for group in by_place.values():
+    for group in groups.values():
         under_way: list[StepRecord] = []
         for record in sorted(group, key=lambda each: each.intended_sequence):
             under_way = [each for each in under_way if end_of(each) > record.intended_sequence]

@@ -13,7 +13,7 @@ newer neighbour, and an action's `after` goes through gates.
 import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 
 import msgspec
 
@@ -30,38 +30,44 @@ Edge = tuple[int, int]
 Place = Target | str
 """What steps have in common that touch the same thing."""
 
+ALONE = -1
+"""In the place of a number: no other step has this place."""
+
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """The order of some steps.
 
     Attributes:
         records: The steps, first to be undone first.
-        waits_for: For each step, the steps that must be finished before, in this order.
-        blocks_on: Those of them that were declared to depend on the step.
-        gates_of: For each step, the gates that must be open before.
+        places: For each of `records`, in their order: the number of its place if others have the same, else `ALONE`.
+        waits_for: For each of `records`, in their order: the steps that must be finished before, in this order.
+        blocks_on: Those of them that were declared to depend on the step; steps without such are left out.
+        gates_of: For each step, the gates that must be open before; steps without such are left out.
         gates: The gates that `gates_of` counts, each after the one beyond it.
         cyclic: Steps whose declared dependencies lead back to them.
         inside: See `containers_of`.
     """
 
     records: tuple[StepRecord, ...]
-    waits_for: Mapping[StepRef, tuple[StepRef, ...]]
+    places: Sequence[int]
+    waits_for: Sequence[tuple[StepRef, ...]]
     blocks_on: Mapping[StepRef, tuple[StepRef, ...]]
     gates_of: Mapping[StepRef, tuple[int, ...]]
     gates: tuple[Gate, ...]
     cyclic: frozenset[StepRef]
-    inside: Mapping[StepRef, StepRef] = {}
+    inside: Mapping[StepRef, StepRef]
 
 
 def order_steps(records: Iterable[StepRecord], actions: Mapping[str, Action]) -> Order:
     """Order the steps, each of which may appear once. The order of `records` makes no difference."""
-    steps = sorted(records, key=lambda record: -record.intended_sequence)
+    steps = sorted(records, key=lambda record: record.intended_sequence, reverse=True)
     graph = _Graph(steps)
-    inside = containers_of(steps)
+    places = _places(steps)
+    inside = containers_of(steps, places)
     gates, gate_edges = _gates(steps, actions)
     size = len(steps) + len(gates)
     declared, knots, cyclic = [*_declared(graph), *gate_edges], list[Edge](), frozenset[StepRef]()
-    causal, same_target = list(_causal(graph, inside)), list(_same_target(steps))
+    causal, same_target = list(_causal(graph, inside)), list(_same_target(steps, places))
     order = _sorted(size, len(steps), chain(declared, causal, same_target))
     if len(order) < size:  # they contradict each other, which is rare: then kind by kind
         declared, knots, cyclic = _without_cycles(declared, graph, size=size)
@@ -69,8 +75,7 @@ def order_steps(records: Iterable[StepRecord], actions: Mapping[str, Action]) ->
         same_target = _consistent(size, len(steps), declared + knots + causal, same_target)
         order = _sorted(size, len(steps), declared + knots + causal + same_target)
     assert len(order) == size
-    found = _as_order(graph, gates, order, declared, causal + same_target, cyclic)
-    return msgspec.structs.replace(found, inside=inside)
+    return _as_order(steps, order, chain(declared, causal, same_target), declared, places, gates, cyclic, inside)
 
 
 def place_of(record: StepRecord) -> Place | None:
@@ -85,26 +90,42 @@ def place_of(record: StepRecord) -> Place | None:
     return step.action if step.effect_class is EffectClass.REVERSIBLE else None
 
 
+def _places(steps: Sequence[StepRecord]) -> list[int]:
+    """For each step the number of its place, or `ALONE`: what only one step touches is not worth remembering."""
+    places = [ALONE] * len(steps)
+    first: dict[Place, int] = {}
+    for number, record in enumerate(steps):
+        place = place_of(record)
+        if place is not None:
+            found = first.setdefault(place, number)
+            if found != number:
+                places[found] = places[number] = found
+    return places
+
+
 class _Graph:
     """The steps as nodes: newest is 0."""
 
     def __init__(self, steps: Sequence[StepRecord]) -> None:
         self.steps = steps
-        self.node = {record.ref: number for number, record in enumerate(steps)}
-        assert len(self.node) == len(steps), "a step is given twice"
+        # By run and then by step: most names are of the same run, and need no reference made to be found.
+        self._nodes: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        for number, record in enumerate(steps):
+            self._nodes[record.run.run_id][record.step.step_id] = number
+        assert sum(map(len, self._nodes.values())) == len(steps), "a step is given twice"
 
     def find(self, run_id: str, name: str) -> int | None:
         """The node of a step as another step of `run_id` names it: `STEP`, or `RUN/STEP`; None if it is not here."""
-        found = self.node.get(StepRef(run_id, name))
+        found = self._nodes[run_id].get(name)
         if found is None and "/" in name:
             other_run, _, step_id = name.rpartition("/")
-            found = self.node.get(StepRef(other_run, step_id))
+            found = self._nodes[other_run].get(step_id) if other_run in self._nodes else None
         return found
 
 
 def _declared(graph: _Graph) -> Iterator[Edge]:
     for number, record in enumerate(graph.steps):
-        for name in dict.fromkeys(record.step.depends_on):
+        for name in dict.fromkeys(record.step.depends_on) if record.step.depends_on else ():
             earlier = graph.find(record.run.run_id, name)
             if earlier is not None:
                 yield number, earlier
@@ -113,7 +134,7 @@ def _declared(graph: _Graph) -> Iterator[Edge]:
 def _causal(graph: _Graph, inside: Mapping[StepRef, StepRef]) -> Iterator[Edge]:
     outer = set(inside.values())
     for number, record in enumerate(graph.steps):
-        for name in dict.fromkeys(record.step.causal_parents):
+        for name in dict.fromkeys(record.step.causal_parents) if record.step.causal_parents else ():
             earlier = graph.find(record.run.run_id, name)
             if earlier is not None and earlier != number and not _is_made_inside(record, graph.steps[earlier], outer):
                 yield number, earlier
@@ -124,14 +145,14 @@ def _is_made_inside(record: StepRecord, cause: StepRecord, outer: Collection[Ste
     return cause.ref in outer and record.run.run_id == cause.run.run_id and end_of(record) < end_of(cause)
 
 
-def _same_target(steps: Sequence[StepRecord]) -> Iterator[Edge]:
-    newer: dict[Place, int] = {}
-    for number in sorted(range(len(steps)), key=lambda each: -end_of(steps[each])):
-        place = place_of(steps[number])
-        if place is not None:
-            if place in newer:
-                yield newer[place], number
-            newer[place] = number
+def _same_target(steps: Sequence[StepRecord], places: Sequence[int]) -> Iterator[Edge]:
+    newer: dict[int, int] = {}
+    shared = [number for number, place in enumerate(places) if place != ALONE]
+    for number in sorted(shared, key=lambda each: -end_of(steps[each])):
+        place = places[number]
+        if place in newer:
+            yield newer[place], number
+        newer[place] = number
 
 
 def _gates(steps: Sequence[StepRecord], actions: Mapping[str, Action]) -> tuple[list[Gate], list[Edge]]:
@@ -210,16 +231,17 @@ def _sorted(size: int, step_count: int, edges: Iterable[Edge]) -> list[int]:
         followers[first].append(then)
         missing[then] += 1
     # A gate opens at once, and not when its turn as a node of some age comes: hence the keys below every step's.
-    ready = [(node if node < step_count else node - size - 1, node) for node in range(size) if not missing[node]]
+    ready = [node if node < step_count else node - size - 1 for node in range(size) if not missing[node]]
     heapq.heapify(ready)
     order: list[int] = []
     while ready:
-        _, node = heapq.heappop(ready)
+        key = heapq.heappop(ready)
+        node = key if key >= 0 else key + size + 1
         order.append(node)
         for follower in followers[node]:
             missing[follower] -= 1
             if not missing[follower]:
-                heapq.heappush(ready, (follower if follower < step_count else follower - size - 1, follower))
+                heapq.heappush(ready, follower if follower < step_count else follower - size - 1)
     return order
 
 
@@ -262,38 +284,46 @@ def _finishing_order(forward: list[list[int]]) -> list[int]:
 
 
 def _as_order(
-    graph: _Graph,
-    gates: list[Gate],
+    steps: Sequence[StepRecord],
     order: list[int],
-    declared: list[Edge],
-    inferred: list[Edge],
+    edges: Iterable[Edge],
+    declared: Iterable[Edge],
+    places: Sequence[int],
+    gates: list[Gate],
     cyclic: frozenset[StepRef],
+    inside: Mapping[StepRef, StepRef],
 ) -> Order:
-    count = len(graph.steps)
-    rank = {node: place for place, node in enumerate(order)}
-    waits: defaultdict[int, set[int]] = defaultdict(set)
-    blocks: defaultdict[int, set[int]] = defaultdict(set)
+    count = len(steps)
+    records = tuple(steps[node] for node in order if node < count)
+    rank = [0] * count
+    for place, node in enumerate(node for node in order if node < count):
+        rank[node] = place
+    waits_for: list[tuple[StepRef, ...]] = [()] * count
+    for then, firsts in _firsts(edges, rank):
+        waits_for[then] = tuple([records[first].ref for first in firsts])
     gates_of: defaultdict[int, list[int]] = defaultdict(list)
     for first, then in declared:
-        if then < count and first < count:
-            waits[then].add(first)
-            blocks[then].add(first)
-        elif then < count:
+        if then < count <= first:
             gates_of[then].append(first - count)
-    for first, then in inferred:
-        waits[then].add(first)
-
-    def named(edges: Mapping[int, set[int]]) -> dict[StepRef, tuple[StepRef, ...]]:
-        return {
-            graph.steps[node].ref: tuple(graph.steps[each].ref for each in sorted(firsts, key=rank.__getitem__))
-            for node, firsts in edges.items()
-        }
-
     return Order(
-        records=tuple(graph.steps[node] for node in order if node < count),
-        waits_for=named(waits),
-        blocks_on=named(blocks),
-        gates_of={graph.steps[node].ref: tuple(sorted(found)) for node, found in gates_of.items()},
+        records=records,
+        places=[places[node] for node in order if node < count],
+        waits_for=waits_for,
+        blocks_on={
+            records[then].ref: tuple([records[first].ref for first in firsts])
+            for then, firsts in _firsts(declared, rank)
+        },
+        gates_of={steps[node].ref: tuple(sorted(found)) for node, found in gates_of.items()},
         gates=tuple(gates),
         cyclic=cyclic,
+        inside=inside,
     )
+
+
+def _firsts(edges: Iterable[Edge], rank: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """For each step that others come before: its place in the order, and theirs, all in order. Gates are left out."""
+    count = len(rank)
+    # One number for an edge: a hundred thousand of them are sorted, and freed of doubles, in no time.
+    numbers = sorted({rank[then] * count + rank[first] for first, then in edges if first < count and then < count})
+    for then, group in groupby(numbers, lambda number: number // count):
+        yield then, [number % count for number in group]

@@ -27,6 +27,8 @@ class Outside:
 
     def dependent_of(self, record: StepRecord) -> StepRecord | None:
         """A step outside that depends on this one; None if there is none."""
+        if not self._named and not self._newest:
+            return None
         newest = self._newest.get((record.run.run_id, record.step.action))
         if newest is not None and newest.intended_sequence < record.intended_sequence:
             newest = None

@@ -49,7 +49,11 @@ def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[st
         known: Everything else.
         selection: What was asked for; kept with the plan, and no part of its digest.
     """
-    order = order_steps(records, known.actions)
+    return plan_ordered(order_steps(records, known.actions), known, selection=selection or {})
+
+
+def plan_ordered(order: Order, known: Known, *, selection: dict[str, Any]) -> Plan:
+    """Plan the undo of steps whose order is known; it depends on nothing that looking at their targets could change."""
     items = tuple(_items(order, known))
     tenants = {record.run.tenant for record in order.records}
     return Plan(
@@ -57,7 +61,7 @@ def plan_undo(records: Iterable[StepRecord], known: Known, *, selection: dict[st
         items=items,
         gates=order.gates,
         tenant=tenants.pop() if len(tenants) == 1 else "",
-        selection=selection or {},
+        selection=selection,
     )
 
 
@@ -66,10 +70,10 @@ def _items(order: Order, known: Known) -> Iterable[PlanItem]:
     staying = Staying(order.blocks_on, order.gates_of, order.gates, order.cyclic)
     outside = Outside(known)
     nested = WithOuter(order.inside)
-    for record in order.records:
+    for record, place, waits_for in zip(order.records, order.places, order.waits_for, strict=True):
         seen = known.version_seen(record.ref)
-        site = forecast.site_of(record)
-        decision = decide(record, site, known, in_cycle=record.ref in order.cyclic)
+        site = forecast.site_of(place)
+        decision = decide(record, site, known, in_cycle=bool(order.cyclic) and record.ref in order.cyclic)
         decision = nested.decide(record, decision, seen)
         if is_undo(decision):
             decision = _held_back(record, staying, outside) or decision
@@ -77,7 +81,7 @@ def _items(order: Order, known: Known) -> Iterable[PlanItem]:
             staying.add(record.ref)
         nested.note(record, decision, seen)
         site.foresee(record, decision, seen)
-        yield _item(record, decision, order)
+        yield _item(record, decision, waits_for, order)
 
 
 def _held_back(record: StepRecord, staying: Staying, outside: Outside) -> Review | None:
@@ -97,16 +101,16 @@ def blocked_by(dependent: StepRef) -> Review:
     return Review(ReviewReason.BLOCKED, f"blocked by {dependent}, which was declared to depend on it and is not undone")
 
 
-def _item(record: StepRecord, decision: Decision, order: Order) -> PlanItem:
+def _item(record: StepRecord, decision: Decision, waits_for: tuple[StepRef, ...], order: Order) -> PlanItem:
     ref = record.ref
     return PlanItem(
         step=ref,
         action=record.step.action,
         target=record.step.target,
         decision=decision,
-        waits_for=order.waits_for.get(ref, ()),
-        blocks_on=order.blocks_on.get(ref, ()),
-        gates=order.gates_of.get(ref, ()),
+        waits_for=waits_for,
+        blocks_on=order.blocks_on.get(ref, ()) if order.blocks_on else (),
+        gates=order.gates_of.get(ref, ()) if order.gates_of else (),
         intended_sequence=record.intended_sequence,
         outcome=outcome_word(record),
         attempts=record.compensation_attempts,

@@ -18,10 +18,10 @@ from rescind.compensation.decision import Asks, Plan, PlanItem, Restore, Review,
 from rescind.compensation.doubt import whom_to_ask
 from rescind.compensation.planning.known import ForeignStep, Known, Observation
 from rescind.compensation.planning.looking import Handlers
-from rescind.compensation.planning.nesting import containers_of, end_of
-from rescind.compensation.planning.order import Place, place_of
+from rescind.compensation.planning.nesting import end_of
+from rescind.compensation.planning.order import ALONE, Place, order_steps, place_of
 from rescind.compensation.planning.others import foreign_steps, put_back_before
-from rescind.compensation.planning.plan import plan_undo
+from rescind.compensation.planning.plan import plan_ordered
 from rescind.compensation.planning.scope import scope_of
 from rescind.compensation.planning.selection import Selection, read_steps
 from rescind.compensation.port import Compensator, ReviewReason
@@ -189,6 +189,7 @@ class _Survey:
             and (problem := compensators[record.step.action].accepts(record.step.arguments))
         }
         self._actions: dict[str, Action] = {name: each.action for name, each in compensators.items()}
+        self._order = order_steps(records, self._actions)
         self._now = from_us(clock.now_us())
         self._handlers = handlers
         self._resolved = resolved_tasks(journal)
@@ -232,21 +233,25 @@ class _Survey:
             live_runs=self._live_runs,
             may_force=self._may_force,
         )
-        return plan_undo(self._records, known, selection=selection)
+        return plan_ordered(self._order, known, selection=selection)
 
     # --- whom to look at ---
 
     def _first_looks(self) -> list[StepRecord]:
         """The newest step of each action at each target, and every step without a target of its own, or nested."""
-        inside = containers_of(self._records)
-        nested = {*inside, *inside.values()}
-        newest: dict[object, StepRecord] = {}
-        for record in sorted(self._records, key=end_of):  # so the newest is kept
-            if self._may_be_restored(record):
-                target = record.step.target
-                alone = target is None or record.ref in nested
-                newest[record.ref if alone else (target, record.step.action)] = record
-        return list(newest.values())
+        nested = {*self._order.inside, *self._order.inside.values()}
+        looks: list[StepRecord] = []
+        newest: dict[tuple[int, str], StepRecord] = {}
+        for record, place in zip(self._order.records, self._order.places, strict=True):
+            if not self._may_be_restored(record):
+                continue
+            if place == ALONE or record.step.target is None or record.ref in nested:
+                looks.append(record)
+                continue
+            other = newest.setdefault((place, record.step.action), record)
+            if end_of(other) < end_of(record):
+                newest[place, record.step.action] = record
+        return [*looks, *newest.values()]
 
     def _uncertain(self, items: Iterable[PlanItem]) -> set[StepRef]:
         return {item.step for item in items if _is_uncertain(item) and item.step not in self._observations}
