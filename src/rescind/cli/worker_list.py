@@ -20,7 +20,7 @@ from rescind.journal.port import Journal, Query
 from rescind.recovery.control import UNDO_AGENT
 from rescind.recovery.places import register_of
 from rescind.recovery.reading import every_run, the_one_meant
-from rescind.recovery.workers import DEAD_AFTER_S, Seen
+from rescind.recovery.workers import Seen
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
@@ -47,7 +47,7 @@ def list_workers(given: "StoreAt | None", out: Out) -> int:
     out.emit(
         {
             "workers": [
-                {"worker_id": each.worker_id, "state": _state(each), "silent_s": each.silent_s, "info": each.info}
+                {"worker_id": each.worker_id, "state": each.state, "silent_s": each.silent_s, "info": each.info}
                 for each in seen
             ],
             "plans": [
@@ -60,7 +60,7 @@ def list_workers(given: "StoreAt | None", out: Out) -> int:
 
 
 def _say_worker(each: Seen, out: Out) -> None:
-    state = _state(each)
+    state = each.state
     style = {"works": "green", "dead": "red", "stuck": "red"}.get(state, "yellow")
     out.say(f"{safe(each.worker_id)}  {state}", style=style)
     info = each.info
@@ -73,14 +73,6 @@ def _say_worker(each: Seen, out: Out) -> None:
         out.say(f"    {tool.signature[:8]}  {safe(tool.action)}{'' if tool.parallel else '  (one at a time)'}")
     if len(info.tools) > _ACTIONS_SHOWN:
         out.say(f"    and {len(info.tools) - _ACTIONS_SHOWN:,} more; --json has them all")
-
-
-def _state(each: Seen) -> str:
-    if not each.living:
-        return "dead"
-    if each.silent_s >= DEAD_AFTER_S:
-        return "stuck"
-    return "leaving" if each.info is not None and each.info.leaving else "works"
 
 
 def follow_plan(given: "StoreAt | None", name: str, out: Out) -> int:

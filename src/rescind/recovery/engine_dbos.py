@@ -139,12 +139,7 @@ class DbosEngine:
             _prepare_file(Path(url.removeprefix("sqlite:///")))
         with _translated():
             self._dbos = _launch(self._url, worker_id, self._carry_out)
-            self._client = DBOSClient(
-                system_database_url=self._url,
-                dbos_system_schema=_SCHEMA,
-                application_name=_APPLICATION,
-                serializer=DBOSPortableJSONSerializer(),
-            )
+            self._client = _client(self._url)
 
     # --- jobs ---
 
@@ -167,9 +162,7 @@ class DbosEngine:
 
     def reports(self, prefix: str) -> dict[str, JobReport]:
         """See `Engine`."""
-        with _translated():
-            found = self._client.list_workflows(workflow_id_prefix=prefix, load_input=False)
-        return {status.workflow_id: _report_of(status) for status in found}
+        return _reports(self._client, prefix)
 
     def wait(self, prefix: str, seen: Mapping[str, JobState], *, timeout_s: float) -> dict[str, JobReport]:
         """See `Engine`. A ring ends the waiting early; what it tells of is looked for a few times."""
@@ -258,6 +251,50 @@ class DbosEngine:
             return {"problem": f"{type(error).__name__}: {error}"}
         finally:
             self.wake()
+
+
+class DbosReports:
+    """Looks at the jobs of a store without carrying out any: see `Engine.reports`. It connects when it must.
+
+    Args:
+        url: As for `DbosEngine`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+        self._url = _driver_url(url)
+        self._lock = threading.Lock()
+        self._client: DBOSClient | None = None
+
+    def reports(self, prefix: str) -> dict[str, JobReport]:
+        """See `Engine`; none, if no worker has ever run here. Raises: EngineUnavailable."""
+        if self._file is not None and not self._file.exists():
+            return {}  # and looking makes none
+        with self._lock, _translated():
+            if self._client is None:
+                _quiet()
+                self._client = _client(self._url)
+        return _reports(self._client, prefix)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._client is not None:
+            self._client.destroy()
+
+
+def _client(url: str) -> DBOSClient:
+    return DBOSClient(
+        system_database_url=url,
+        dbos_system_schema=_SCHEMA,
+        application_name=_APPLICATION,
+        serializer=DBOSPortableJSONSerializer(),
+    )
+
+
+def _reports(client: DBOSClient, prefix: str) -> dict[str, JobReport]:
+    with _translated():
+        found = client.list_workflows(workflow_id_prefix=prefix, load_input=False)
+    return {status.workflow_id: _report_of(status) for status in found}
 
 
 def _launch(url: str, worker_id: str, carry_out: _CarryOut) -> DBOS:

@@ -202,9 +202,20 @@ class UndoFollower:
 
     def __init__(self, journal: Journal, plan: str) -> None:
         self._journal = journal
-        self._fold = _UndoFold(journal, plan_run_meant(journal, plan))
+        self._turn_to(plan)
+
+    def _turn_to(self, plan: str) -> None:
+        self._fold = _UndoFold(self._journal, plan_run_meant(self._journal, plan))
         self._plans_seen: list[str] = []
         self._is_superseded = False
+
+    def look_on(self) -> UndoStatus:
+        """As `look`, and how far the later plan is, as soon as one goes on with this."""
+        status = self.look()
+        while status.state == "continued" and (later := continuation_of(self._journal, status)) is not None:
+            self._turn_to(later)
+            status = self.look()
+        return status
 
     def look(self) -> UndoStatus:
         """How far it is now."""

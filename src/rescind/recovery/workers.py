@@ -87,6 +87,15 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         """Whether jobs may be left to it."""
         return self.living and self.silent_s < DEAD_AFTER_S and self.info is not None and not self.info.leaving
 
+    @property
+    def state(self) -> str:
+        """For people: `works`, `leaving`, `stuck` or `dead`."""
+        if not self.living:
+            return "dead"
+        if self.silent_s >= DEAD_AFTER_S:
+            return "stuck"
+        return "leaving" if self.info is not None and self.info.leaving else "works"
+
 
 _decoder = msgspec.json.Decoder(WorkerInfo)
 

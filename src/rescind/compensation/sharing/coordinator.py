@@ -20,7 +20,7 @@ Y6. *A cancel needs no worker.* What was cancelled, or is out of time, ends also
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -366,6 +366,21 @@ class _Tries(msgspec.Struct, frozen=True, kw_only=True):
         if self.last is None or not self.last.problem:
             return 0.0
         return float(min(_PAUSE_FIRST_S * 2 ** (self.failures - 1), _PAUSE_MAX_S))
+
+
+def share_numbers(submission: Submission, reports: Iterable[JobReport]) -> dict[int, list[JobReport]]:
+    """Of these jobs, those that carry out the shares as they were submitted: by share, the last attempt last."""
+    found: defaultdict[int, list[tuple[int, JobReport]]] = defaultdict(list)
+    for report in reports:
+        stage, _, rest = report.job_id.removeprefix(submission.prefix).partition("-")
+        words = rest.split(".")
+        if stage == "share0" and len(words) == 3 and words[1].isdigit() and words[2].isdigit():
+            found[int(words[1])].append((int(words[2]), report))
+    return {number: [report for _, report in sorted(each, key=_attempt)] for number, each in found.items()}
+
+
+def _attempt(each: tuple[int, JobReport]) -> int:
+    return each[0]
 
 
 def look_after_job(submission: Submission, attempt: int) -> Job:
