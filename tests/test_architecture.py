@@ -30,6 +30,7 @@ FLOORS = (
     "compensation.sharing",
     "recovery.course",  # drives an incident through all of them
     "recovery.chores",  # what a worker does between undos
+    "plane",  # the control plane: the same over HTTP
     "testing",
     "demo",
     "cli",

@@ -25,6 +25,7 @@ COMMANDS = [
     *(("incidents", name) for name in ("list", "show", "recover", "report", "close")),
     ("verdict",),
     ("worker",),
+    ("serve",),
     ("baseline", "learn"),
     *(("audit", name) for name in ("verify", "log", "orders", "export", "import", "seal")),
 ]

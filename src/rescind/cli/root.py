@@ -40,14 +40,13 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Prove": {
         "audit": ("verify|log|orders…", "check, read and export what was recorded"),
+        "demo": ("", "watch an agent go wrong, be stopped and be undone"),
     },
     "Serve": {
         "worker": ("MODULE[:GUARD]", "hold tools and credentials; carry out undos"),
+        "serve": ("", "undos, review tasks and incidents over HTTP"),
         "switch": ("", "a stop service of its own; any one can stop you"),
         "token": ("create|list|revoke", "who may stop, lift and look"),
-    },
-    "Try": {
-        "demo": ("", "watch an agent go wrong, be stopped and be undone"),
     },
 }
 """Every command: where help lists it, what it takes, and what it is for."""
@@ -75,6 +74,7 @@ MODULES = {
     "reconcile": "rescind.cli.reconcile:reconcile",
     "review": "rescind.cli.review:review",
     "audit": "rescind.cli.audit:audit",
+    "serve": "rescind.cli.serve:serve",
     "supervise": "rescind.cli.supervise:supervise",
     "switch": "rescind.cli.switch:switch",
     "token": "rescind.cli.token:token",

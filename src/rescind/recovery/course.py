@@ -32,7 +32,7 @@ from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import Compensator
 from rescind.containment.incident import incident_of, note
 from rescind.containment.timeline import Incident
-from rescind.errors import PlanOutdated, PlanUnknown, RescindError, SequenceConflict, UsageError
+from rescind.errors import AlreadySettled, PlanOutdated, PlanUnknown, RescindError, SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, PlanStarted, StageApproved, StageEnded
 from rescind.model.level import Level
@@ -163,7 +163,7 @@ def approve(
         course = read_course(journal, incident_id)
         if course.next is not stage or not course.waits_for_approval(stage):
             at = "every stage is done" if course.next is None else f"its next stage is {course.next.value}"
-            raise UsageError(f"incident {incident_id} does not wait for {stage.value} to be approved; {at}")
+            raise AlreadySettled(f"incident {incident_id} does not wait for {stage.value} to be approved; {at}")
         current = course.subject_of(stage)
         if len(subject) < 8 or not current.startswith(subject.lower()):
             raise _other_plan(journal, incident_id, subject.lower(), current)

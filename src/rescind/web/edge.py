@@ -1,12 +1,13 @@
 """The framework as our servers use it: bodies are read and looked at before it, refusals are problem documents."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from litestar import Litestar, Request, Response, get
-from litestar.datastructures import State
+from litestar.datastructures import ResponseHeader, State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
@@ -24,10 +25,35 @@ logger = logging.getLogger("rescind.web")
 REQUEST_RATE, REQUEST_BURST = 50.0, 200.0
 """Requests a second by one token or address. A person with a console needs two."""
 
+_HEADERS = (
+    ResponseHeader(name="cache-control", value="no-store"),  # it tells what agents did to customers' data
+    ResponseHeader(name="x-content-type-options", value="nosniff"),
+)
+
 AnyRequest = Request[Any, Any, State]
 
 SeenAs = Callable[[RescindError], Refused]
 """What an error of ours means to whoever asked."""
+
+
+def ascii_json(value: object) -> bytes:
+    """The value as JSON in plain ASCII, so that nothing in it reaches a terminal unescaped."""
+    return json.dumps(builtins_of(value), ensure_ascii=True, separators=(",", ":")).encode("ascii")
+
+
+def builtins_of(value: object) -> Any:
+    """The value as JSON values."""
+    return msgspec.to_builtins(value, str_keys=True)
+
+
+class AsciiResponse(Response[Any]):
+    """An answer whose JSON is plain ASCII."""
+
+    def render(self, content: Any, media_type: str, enc_hook: Any = None) -> bytes:
+        """See `ascii_json`; text and bytes are sent as they are."""
+        if isinstance(content, str | bytes) or "json" not in media_type:
+            return super().render(content, media_type, enc_hook)
+        return ascii_json(content)
 
 
 async def pass_on(app: Litestar, scope: answers.Scope, receive: answers.Receive, send: answers.Send) -> None:
@@ -66,6 +92,8 @@ def application(
     given: Mapping[str, object],
     caller_of: Callable[[str, str], Caller],
     seen_as: SeenAs,
+    admitted: Mapping[str, Callable[[Caller], None]] | None = None,
+    response_class: type[Response[Any]] = Response,
 ) -> Litestar:
     """An application that describes itself at `/openapi.json`.
 
@@ -75,6 +103,8 @@ def application(
         given: What they may ask for as parameters, by name, besides `caller`.
         caller_of: Who sends a request with this `Authorization` header from this address; may raise `Refused`.
         seen_as: What an error of ours means to whoever asked.
+        admitted: Parameters that are the caller as well, by name: each lets it in, or raises `Refused`.
+        response_class: What answers are.
     """
 
     def caller(request: AnyRequest) -> Caller:
@@ -91,10 +121,13 @@ def application(
         [*handlers, describe],
         dependencies={
             **{name: _provide(value) for name, value in given.items()},
+            **{name: _admit(check) for name, check in (admitted or {}).items()},
             "caller": Provide(caller, sync_to_thread=False),
         },
         exception_handlers={RescindError: refused, HTTPException: _bad_request, Exception: _unexpected},
         openapi_config=_openapi(title),
+        response_class=response_class,
+        response_headers=_HEADERS,
         request_max_body_size=answers.BODY_BYTES_MAX,
         logging_config=None,
         debug=False,
@@ -104,6 +137,14 @@ def application(
 
 def _provide(value: object) -> Provide:
     return Provide(lambda: value, sync_to_thread=False)
+
+
+def _admit(check: Callable[[Caller], None]) -> Provide:
+    def admit(caller: Caller) -> Caller:
+        check(caller)
+        return caller
+
+    return Provide(admit, sync_to_thread=False)
 
 
 def _openapi(title: str) -> OpenAPIConfig:
@@ -134,7 +175,9 @@ def _unexpected(_: AnyRequest, error: Exception) -> Response[Any]:
 
 
 def _problem(refused: Refused, **headers: str) -> Response[Any]:
-    body = msgspec.json.encode(refused.problem)
     return Response(
-        body, status_code=refused.status, media_type=answers.PROBLEM.decode(), headers={**headers, **refused.headers}
+        ascii_json(refused.problem),
+        status_code=refused.status,
+        media_type=answers.PROBLEM.decode(),
+        headers={**headers, **refused.headers},
     )

@@ -2,8 +2,8 @@
 
     agent     subscribe and acknowledge; say what it notices; place orders that hold nobody but its own identity
     viewer    look
-    operator  look and stop
-    approver  look, stop and lift
+    operator  look and stop; pause, cancel and start undos, and decide review tasks
+    approver  look, stop and lift; as an operator, and let the plan of an incident begin
     peer      exchange records, as another switch
     verifier  post verdicts, and look at nothing
 
@@ -50,13 +50,15 @@ class Power(enum.Enum):
     EXCHANGE = enum.auto()
     NOTICE = enum.auto()
     JUDGE = enum.auto()
+    UNDO = enum.auto()
+    APPROVE = enum.auto()
 
 
 POWERS: dict[Role, frozenset[Power]] = {
     Role.AGENT: frozenset({Power.SUBSCRIBE, Power.STOP, Power.NOTICE}),
     Role.VIEWER: frozenset({Power.LOOK}),
-    Role.OPERATOR: frozenset({Power.LOOK, Power.STOP, Power.JUDGE}),
-    Role.APPROVER: frozenset({Power.LOOK, Power.STOP, Power.LIFT, Power.JUDGE}),
+    Role.OPERATOR: frozenset({Power.LOOK, Power.STOP, Power.JUDGE, Power.UNDO}),
+    Role.APPROVER: frozenset({Power.LOOK, Power.STOP, Power.LIFT, Power.JUDGE, Power.UNDO, Power.APPROVE}),
     Role.PEER: frozenset({Power.EXCHANGE}),
     Role.VERIFIER: frozenset({Power.JUDGE}),
 }

@@ -1,0 +1,151 @@
+"""How far an undo is, as a stream of events, until it has ended.
+
+LP1. *All in each.* An event tells all that there is to know of an undo at one moment, so whoever has missed some has
+    lost nothing. Two events in a row differ.
+LP2. *From where one was.* An event's id follows from what it tells, at whichever server and after whichever restart.
+    Who comes back with the last one is told nothing again, and is told the next change.
+LP3. *It ends.* The event `end` tells of the end, once, and nothing follows; who comes back with its id is sent away
+    (204), so that no browser knocks for ever.
+LP4. *Never silent.* While nothing changes, a comment says now and then that somebody is there. What does not read costs
+    a bounded amount of memory: events are not queued, the newest takes the place of the older.
+LP5. *One look for all.* However many follow one undo, the journal is read once for them.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+import msgspec
+
+from rescind.errors import RescindError
+from rescind.journal.port import Journal
+from rescind.plane.documents import UndoDoc
+from rescind.recovery.undos import UndoFollower, plan_run_meant
+from rescind.web.edge import ascii_json
+from rescind.web.problems import Refused
+
+LOOK_EVERY_S, BEAT_EVERY_S = 0.5, 15.0
+
+STREAMS_MAX = 1_000
+"""Each takes a connection and a few KiB."""
+
+_BEAT = b": beat\n\n"
+
+_log = logging.getLogger("rescind.plane")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What is told at one moment. `is_end`: nothing follows."""
+
+    event_id: str
+    data: bytes
+    is_end: bool
+
+    @property
+    def encoded(self) -> bytes:
+        """As it goes over the wire."""
+        name = b"end" if self.is_end else b"progress"
+        return b"id: %s\nevent: %s\ndata: %s\n\n" % (self.event_id.encode(), name, self.data)
+
+
+class Progress:
+    """The streams of one server. Everything but the looks happens in its event loop."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._watches: dict[str, _Watch] = {}
+        self._streams = 0
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """End all streams."""
+        self._closing.set()
+        for watch in self._watches.values():
+            watch.news.set()
+
+    async def look(self, plan: str) -> "Look":
+        """One look, from which `events` goes on.
+
+        Raises: NameUnknown, if there is no such undo; Refused (503), if too many look; JournalUnavailable.
+        """
+        if self._streams >= STREAMS_MAX or self._closing.is_set():
+            raise Refused(503, f"{STREAMS_MAX:,} streams are open at this server; ask again later", retry_after_s=5)
+        return await asyncio.to_thread(self._begin, plan)
+
+    def _begin(self, plan: str) -> "Look":
+        plan_run = plan_run_meant(self._journal, plan)
+        follower = UndoFollower(self._journal, plan_run)
+        return Look(plan_run, follower, _event_of(follower))
+
+    async def events(self, look: "Look", last_id: str) -> AsyncGenerator[bytes]:
+        """What is told from this look on, to somebody who was told the event of that id last (LP1 to LP4)."""
+        watch = self._join(look)
+        told = last_id
+        try:
+            while not self._closing.is_set():
+                event, news = watch.event, watch.news
+                if event.event_id != told:
+                    told = event.event_id
+                    yield event.encoded
+                if event.is_end:
+                    return
+                try:
+                    async with asyncio.timeout(BEAT_EVERY_S):
+                        await news.wait()
+                except TimeoutError:
+                    yield _BEAT
+        finally:
+            self._leave(look.plan_run, watch)
+
+    def _join(self, look: "Look") -> "_Watch":
+        self._streams += 1
+        watch = self._watches.get(look.plan_run)
+        if watch is None or watch.event.is_end:  # an undo may be begun again
+            watch = self._watches[look.plan_run] = _Watch(look)
+        watch.listeners += 1
+        return watch
+
+    def _leave(self, plan_run: str, watch: "_Watch") -> None:
+        self._streams -= 1
+        watch.listeners -= 1
+        if watch.listeners == 0:
+            watch.task.cancel()
+            if self._watches.get(plan_run) is watch:
+                del self._watches[plan_run]
+
+
+class Look(NamedTuple):
+    """What was seen of an undo, and what goes on looking."""
+
+    plan_run: str
+    follower: UndoFollower
+    event: Event
+
+
+class _Watch:
+    """Looks at one undo for all who follow it (LP5)."""
+
+    def __init__(self, look: Look) -> None:
+        self.event: Event = look.event
+        self.news, self.listeners = asyncio.Event(), 0
+        self.task = asyncio.get_running_loop().create_task(self._watch(look))
+
+    async def _watch(self, look: Look) -> None:
+        while not self.event.is_end:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                event = await asyncio.to_thread(_event_of, look.follower)
+            except RescindError as error:  # the journal cannot be read now; who follows is told what comes then
+                _log.warning("the undo %s cannot be followed now, and is looked at again: %s", look.plan_run, error)
+                continue
+            if event.event_id != self.event.event_id:
+                self.event, news, self.news = event, self.news, asyncio.Event()
+                news.set()
+
+
+def _event_of(follower: UndoFollower) -> Event:
+    status = follower.look_on()
+    data = ascii_json(UndoDoc.of(status))
+    return Event(hashlib.sha256(data).hexdigest()[:16], data, status.has_ended)
