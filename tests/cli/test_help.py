@@ -16,6 +16,7 @@ COMMANDS = [
     *(("breaker", name) for name in ("list", "force-open", "reset")),
     ("undo",),
     ("redo",),
+    ("reconcile",),
     ("impact",),
     ("checkpoints",),
     *(("held", name) for name in ("list", "drop", "release")),
@@ -50,6 +51,14 @@ def test_every_command_explains_itself_and_takes_store_json_and_debug(
     assert shown.status == 0
     assert all(option in shown.out for option in ("--store", "--json", "--debug"))
     assert max(map(len, shown.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_line_of_a_groups_help_is_cut(rescind: Rescind, name: str) -> None:
+    lines = rescind(name, "--help").out.splitlines()
+
+    assert not [line for line in lines if line.endswith("...") and not line.startswith("Usage:")]
+    assert max(map(len, lines)) <= 80
 
 
 def test_no_command_is_help(rescind: Rescind) -> None:

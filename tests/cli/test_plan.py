@@ -1,15 +1,19 @@
 """`rescind plan`: how far undos are, and pause, resume and cancel from another terminal."""
 
+import io
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from rich.console import Console
 
 from cli.conftest import Rescind
+from rescind.cli.progress import drawn_progress
 from rescind.clock import SystemClock
+from rescind.compensation.result import StepResult
 from rescind.journal.port import Draft
 from rescind.journal.sqlite import SqliteJournal
-from rescind.model.entry import PlanStarted, RunOpened
+from rescind.model.entry import Disposition, PlanStarted, RunOpened, StepRef
 from rescind.model.step import RunInfo
 
 UNDO = ("undo", "--run", "run-1", "--app", "desk")
@@ -100,3 +104,16 @@ def test_an_undo_has_its_time(rescind: Rescind, shop: ModuleType) -> None:
     assert rescind(*UNDO, "--within", "10m").status == 2
     assert rescind(*UNDO, "--apply", "--within", "soon").status == 2
     assert rescind(*UNDO, "--apply", "--within", "10m").status == 0
+
+
+def test_the_bars_are_drawn_without_markup() -> None:
+    screen = io.StringIO()
+    systems = {StepRef("run-1", str(number)): "erp" for number in range(4)}
+    console = Console(file=screen, force_terminal=True, width=80, markup=False, emoji=False, highlight=False)
+
+    with drawn_progress(systems, console) as progress:
+        for step in systems:
+            progress.advance(StepResult(step=step, action="x", disposition=Disposition.RESTORED))
+
+    assert "100%" in screen.getvalue()
+    assert "[progress" not in screen.getvalue()

@@ -51,11 +51,12 @@ class _Log(msgspec.Struct, frozen=True):
 
 
 @click.command(
+    short_help="List what each switch was told.",
     epilog="""\b
 Examples:
   rescind audit orders
   rescind audit orders --switch https://stop-1:7443 --after 1200 --json
-"""
+""",
 )
 @click.option("--after", type=click.IntRange(min=0), metavar="N", help="From this line on, instead of the newest.")
 @click.option(

@@ -35,7 +35,7 @@ def held() -> None:
     """Effects that are held: journaled, and not done yet."""
 
 
-@held.command("list")
+@held.command("list", short_help="List what is held, and what each waits for.")
 @click.option("--all", "every", is_flag=True, help="List all, however many they are.")
 @common
 def list_(*, every: bool, out: Out) -> int:

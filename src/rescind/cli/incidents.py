@@ -158,7 +158,7 @@ def recover(*, incident_id: str, app: str | None, approve: str | None, note: str
     return recover_incident(meant, app=app, digest=approve, note=note, actor=actor or whoami(), out=out)
 
 
-@incidents.command()
+@incidents.command(short_help="Tell all of one, in Markdown or JSON.")
 @click.argument("incident_id", metavar="ID")
 @click.option("--out", "file", type=click.Path(), metavar="FILE", help="Write it there, as Markdown; or .json.")
 @common

@@ -85,7 +85,7 @@ def _progress(console: "Console") -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
-        TaskProgressColumn(markup=False),
+        TaskProgressColumn("{task.percentage:>3.0f}%", markup=False),  # its own text is markup, which is not read here
         MofNCompleteColumn(),
         _Rate(),
         TimeRemainingColumn(),

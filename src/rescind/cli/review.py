@@ -43,7 +43,14 @@ _RESOLUTIONS = {
 }
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  rescind review list --overdue
+  rescind review show review_2645
+  rescind review resolve review_2645 --as done --note "refunded by hand"
+"""
+)
 def review() -> None:
     """What an undo left to a person."""
 

@@ -12,7 +12,7 @@ INTENTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Stop": {
         "stop": ("SCOPE", "hold agents back, now; --wait for the receipt"),
         "resume": ("SCOPE|ORDER|RUN", "give power back, or carry a run on; takes a reason"),
-        "status": ("", "what stands, who obeys it, what is in flight"),
+        "status": ("", "what stands, what is unfinished, who obeys"),
         "supervise": ("-- CMD…", "run an agent in any language; kill it if halted"),
     },
     "Detect": {

@@ -67,8 +67,8 @@ def token() -> None:
     epilog="""\b
 Examples:
   rescind token create --role operator --name alice
-  rescind token create --role agent --name billing --identity agent:billing-agent > agent.token
-  rescind token create --data switch-a --data switch-b --role peer --name federation > peer.token
+  rescind token create --role agent --name b --identity agent:billing > b.token
+  rescind token create --data switch-a --data switch-b --role peer --name peer
 """
 )
 @click.option("--role", type=click.Choice(ROLES), required=True, help="What it is good for.")

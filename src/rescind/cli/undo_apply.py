@@ -19,7 +19,7 @@ from rescind.cli.shown import forget_shown, last_shown, was_shown
 from rescind.cli.stopping import order_as_json, resume_command
 from rescind.cli.stores import local_folder
 from rescind.cli.undo_request import DIGITS_SHOWN
-from rescind.cli.undo_result import FAULT, result_as_json, result_status, say_comparison, say_result
+from rescind.cli.undo_result import FAULT, result_as_json, result_status, say_result
 from rescind.cli.undo_session import Session, apply_command, show_plan
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
@@ -87,8 +87,7 @@ def apply_undo(session: Session, out: Out) -> int:
         comparison = compare_after(
             plan, result, session.journal, session.tools, parallel=session.parallel, way=session.way
         )
-    say_result(session, plan, result, standing=session.orders.standing().orders, took_s=took_s, out=out)
-    say_comparison(comparison, out)
+    say_result(session, plan, result, comparison, standing=session.orders.standing().orders, took_s=took_s, out=out)
     out.emit(result_as_json(session, plan, result, held=held, took_s=took_s) | {"comparison": comparison})
     return result_status(plan, result) or (FAULT if comparison.differs else 0)
 

@@ -52,9 +52,16 @@ def _is_fault(item: PlanItem, step: StepResult) -> bool:
 
 
 def say_result(
-    session: Session, plan: Plan, result: UndoResult, *, standing: Sequence[Order], took_s: float, out: Out
+    session: Session,
+    plan: Plan,
+    result: UndoResult,
+    comparison: Comparison,
+    *,
+    standing: Sequence[Order],
+    took_s: float,
+    out: Out,
 ) -> None:
-    """Say what became of every step, which review tasks there are, and what to run next."""
+    """Say what became of every step and target, which review tasks there are, and what to run next."""
     counts = result.counts
     accounted = sum(count for word, count in counts.items() if word != "not_reached")
     out.say()
@@ -67,20 +74,20 @@ def say_result(
         words = words_of(word) if session.request.verb == "undo" else _REDONE.get(word, words_of(word))
         out.say(f"  {count:>7,}  {words}", style=_STYLES.get(word, ""))
     _say_unfinished(result, out)
+    _say_comparison(comparison, out)
     tasks = _open_tasks(result)
     _say_tasks(tasks, out)
     _say_next(session, plan, standing, out, has_tasks=bool(tasks))
 
 
-def say_comparison(comparison: Comparison, out: Out) -> None:
+def _say_comparison(comparison: Comparison, out: Out) -> None:
     """Say whether the targets are as they were to be, if any was restored."""
     if not comparison.compared:
         return
-    out.say()
     whole = f"the world is as planned at {comparison.as_before:,} of {count_of(comparison.compared, 'target')}"
     moved = f"; {comparison.moved_on:,} moved on since" if comparison.moved_on else ""
     differ = f"; {len(comparison.differs):,} differ:" if comparison.differs else ""
-    out.say(f"{whole}{moved}{differ}", style="red" if comparison.differs else "")
+    out.say(f"{whole}{moved}{differ}", style="red" if comparison.differs else "green")
     for each in comparison.differs[:_TASKS_SHOWN]:
         why = safe(each.problem) if each.problem else "it is not at the version that the undo left"
         out.say(f"  {safe(each.target or each.step)}: {why}", style="red")
