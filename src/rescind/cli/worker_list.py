@@ -13,7 +13,8 @@ from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
 from rescind.compensation.sharing.followed import result_from
 from rescind.compensation.sharing.results import results_of
-from rescind.compensation.sharing.submission import OpenSubmissions, Submission, read_submission
+from rescind.compensation.sharing.submission import Submission, read_submission
+from rescind.compensation.sharing.under_way import OpenSubmissions
 from rescind.config import JOURNAL_NAME
 from rescind.errors import UsageError
 from rescind.journal.port import Journal, Query

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rescind.clock import Clock
 from rescind.compensation.sharing.coordinator import PLAN_QUEUE, look_after_job
-from rescind.compensation.sharing.submission import OpenSubmissions, Submission, append
+from rescind.compensation.sharing.submission import Submission, append
+from rescind.compensation.sharing.under_way import OpenSubmissions
 from rescind.errors import SequenceConflict
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanLeft

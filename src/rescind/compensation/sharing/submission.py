@@ -21,7 +21,7 @@ from rescind.compensation.port import Compensator
 from rescind.compensation.sharing.able import Demand, refuse_unable
 from rescind.compensation.sharing.shares import split
 from rescind.compensation.way import BACK, Way
-from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
+from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import (
     Entry,
@@ -37,7 +37,7 @@ from rescind.model.entry import (
 )
 from rescind.model.step import RunInfo
 from rescind.recovery.control import UNDO_AGENT
-from rescind.recovery.reading import every_entry, readable_entries
+from rescind.recovery.reading import every_entry
 from rescind.recovery.toolset import ToolInfo, tool_info
 from rescind.recovery.workers import WorkerInfo
 
@@ -215,68 +215,71 @@ def read_submission(journal: Journal, plan_run: str) -> Submission | None:
 
 def fold_submission(entries: Iterable[Entry]) -> Submission | None:
     """The last submission that these entries of one run tell of."""
-    found: Submission | None = None
-    number, position = 0, -1
+    fold = SubmissionFold()
     for entry in entries:
-        event, position = entry.event, entry.position
+        fold.take(entry)
+    return fold.submission
+
+
+class SubmissionFold:
+    """The last submission of one run, folded entry by entry, in order. `earlier` are those before the first entry."""
+
+    def __init__(self, *, earlier: int = 0) -> None:
+        self.number = earlier
+        self._last: Submission | None = None
+        self._position = -1
+        self._shares: list[PlanShare] = []
+        self._tasks: list[str] = []
+
+    @property
+    def submission(self) -> Submission | None:
+        """As it stands; None if there is none."""
+        if self._last is None:
+            return None
+        return msgspec.structs.replace(
+            self._last, position=self._position, shares=tuple(self._shares), tasks=tuple(self._tasks)
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has to look after it any more."""
+        return self._last is None or self._last.is_over
+
+    def take(self, entry: Entry) -> None:
+        """Take in the next entry of the run."""
+        self._position = entry.position
+        if isinstance(entry.event, PlanSubmitted):
+            self.number += 1
+            self._shares, self._tasks = [], []
+            self._last = Submission(
+                plan_run=entry.run.run_id,
+                number=self.number,
+                position=entry.position,
+                sequence=entry.sequence,
+                submitted_at=entry.recorded_at,
+                tenant=entry.run.tenant,
+                submitted=entry.event,
+                shares=(),
+            )
+        elif self._last is not None:
+            self._go_on(self._last, entry.event)
+
+    def _go_on(self, last: Submission, event: Event) -> None:
         match event:
-            case PlanSubmitted():
-                number += 1
-                found = Submission(
-                    plan_run=entry.run.run_id,
-                    number=number,
-                    position=position,
-                    sequence=entry.sequence,
-                    submitted_at=entry.recorded_at,
-                    tenant=entry.run.tenant,
-                    submitted=event,
-                    shares=(),
-                )
-            case PlanNeeds(needs=needs) if found is not None:
-                found = msgspec.structs.replace(found, needs=needs)
-            case PlanShare() if found is not None:
-                found = msgspec.structs.replace(found, shares=(*found.shares, event))
-            case PlanStarted() if found is not None and not found.is_over:
-                found = msgspec.structs.replace(found, started=True)
-            case PlanFinished() if found is not None and not found.is_over:
-                found = msgspec.structs.replace(found, finished=True)
-            case PlanLeft(why=why) if found is not None and not found.is_over and why in _ENDS:
-                found = msgspec.structs.replace(found, stopped=event)
-            case ReviewOpened() if found is not None and not found.is_over:
-                found = msgspec.structs.replace(found, tasks=(*found.tasks, event.task_id))
+            case PlanShare():
+                self._shares.append(event)
+            case _ if last.is_over:
+                pass
+            case PlanStarted():
+                self._last = msgspec.structs.replace(last, started=True)
+            case PlanFinished():
+                self._last = msgspec.structs.replace(last, finished=True)
+            case PlanLeft(why=why) if why in _ENDS:
+                self._last = msgspec.structs.replace(last, stopped=event)
+            case ReviewOpened():
+                self._tasks.append(event.task_id)
             case _:
                 pass
-    return None if found is None else msgspec.structs.replace(found, position=position)
-
-
-class OpenSubmissions:
-    """The submissions that somebody has to look after. Reads on from where it was."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._after = 0
-        self._runs: set[str] = set()
-
-    def read(self) -> list[Submission]:
-        """Those that are under way now, by the name of their run."""
-        gaps: list[EntryUnreadable] = []
-        for entry in readable_entries(self._journal, Query(agent_name=UNDO_AGENT), gaps, after=self._after):
-            self._after = entry.sequence
-            if isinstance(entry.event, PlanSubmitted):
-                self._runs.add(entry.run.run_id)
-        for gap in gaps:
-            _log.error("what was left to the workers there cannot be told: %s", gap)
-        found = [self._read(run_id) for run_id in sorted(self._runs)]
-        under_way = [each for each in found if each is not None and not each.is_over]
-        self._runs = {each.plan_run for each in under_way}
-        return under_way
-
-    def _read(self, run_id: str) -> "Submission | None":
-        try:
-            return read_submission(self._journal, run_id)
-        except EntryUnreadable as gap:  # what it asks for cannot be told, and the others need not wait for that
-            _log.error("the undo of %s is left alone, since nobody can tell how far it is: %s", run_id, gap)
-            return None
 
 
 def _settled(plan: Plan, shares: Iterable[PlanShare]) -> dict[str, int]:
