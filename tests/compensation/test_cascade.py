@@ -8,9 +8,11 @@ from compensation.undo_world import Shop, decisions, row_of
 from rescind.compensation.decision import Dependents
 from rescind.compensation.planning import scope
 from rescind.errors import UsageError
+from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Query
 from rescind.model.action import Action, EffectClass, OnConflict
 from rescind.model.entry import Read
+from rescind.recovery.reading import last_sequence
 
 
 @pytest.fixture
@@ -135,5 +137,9 @@ def test_the_last_sequence_is_found_wherever_it_is(more: int) -> None:
         shop.mail(run="run-2")
     last = shop.journal.entries(Query(), limit=1_000)[-1].sequence
 
-    for known in range(1, last + 1):
-        assert scope._last_sequence(shop.journal, at_least=known) == last
+    for known in range(last + 1):
+        assert last_sequence(shop.journal, at_least=known) == last
+
+
+def test_an_empty_journal_has_no_last_sequence() -> None:
+    assert last_sequence(MemoryJournal()) == 0

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 HELD_AGENT = "rescind-held"
 """The agent name of the runs that list what others hold."""
 
+HELD_RUN_PREFIX = "held_"
+"""What the ids of those runs begin with, before the id of the run that holds."""
+
 HOLD_MAX = timedelta(days=30)
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -52,7 +55,7 @@ class HeldEffect(msgspec.Struct, frozen=True):
 
 def held_run_of(info: "RunInfo") -> str:
     """The id of the run that lists what this one holds."""
-    return f"held_{info.run_id}"
+    return f"{HELD_RUN_PREFIX}{info.run_id}"
 
 
 def check_hold(tool: "WriteTool", function: Callable[..., Any]) -> None:

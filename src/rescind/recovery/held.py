@@ -11,16 +11,16 @@ from datetime import datetime, timedelta
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import RescindError, SequenceConflict, UsageError
+from rescind.errors import EntryUnreadable, RescindError, SequenceConflict, UsageError
 from rescind.guard.gate import Allow, AwaitApproval, Deny, Halt, Verdict
-from rescind.guard.held import HELD_AGENT, HOLD_MAX
+from rescind.guard.held import HELD_AGENT, HELD_RUN_PREFIX, HOLD_MAX
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import EffectHeld, Ended
 from rescind.model.history import fold_steps
 from rescind.model.outcome import Failed
 from rescind.model.step import HeldUntil
 from rescind.recovery.held_run import Held, HeldRun, RunEnd
-from rescind.recovery.reading import every_entry, the_one_meant
+from rescind.recovery.reading import every_entry, last_sequence, readable_entries, the_one_meant
 
 KEPT_MAX = HOLD_MAX + timedelta(days=5)
 """What nobody released within this time is dropped: a mail of last month does more harm than none."""
@@ -51,10 +51,15 @@ def list_held(journal: Journal, *, now: datetime) -> list[Held]:
 
 
 class HeldWatch:
-    """What is held, for whoever looks again and again: of runs that still hold something, what is new is read."""
+    """What is held, for whoever looks again and again: each entry of the journal is read once.
+
+    Thousands of runs may hold something for days. To ask each of them for news costs a query for each, whether or not
+    anything happens; to follow the journal costs one, and what is new.
+    """
 
     def __init__(self, journal: Journal) -> None:
-        self._journal, self._read_up_to = journal, 0
+        self._journal = journal
+        self._followed = self._listed = 0  # up to where the journal was followed, and what is held was listed
         self._holding: dict[str, HeldRun] = {}
 
     def held(self, *, now: datetime) -> list[Held]:
@@ -63,16 +68,55 @@ class HeldWatch:
         return sorted(found, key=lambda each: each.record.intended_sequence)
 
     def by_run(self, *, now: datetime) -> list[tuple[HeldRun, list[Held]]]:
-        """The runs that hold something now, each with what it holds, in the order of the intents."""
-        query = Query(agent_name=HELD_AGENT, since=now - LOOKED_BACK)
-        for entry in every_entry(self._journal, query, after=self._read_up_to):
-            self._read_up_to = entry.sequence
-            if isinstance(entry.event, EffectHeld):
-                run_id = entry.event.step.run_id
-                self._holding.setdefault(run_id, HeldRun(self._journal, run_id))
-        found = [(run, run.held()) for run in self._holding.values()]
+        """The runs that hold something now, each with what it holds, in the order of the intents.
+
+        Raises: EntryUnreadable, at each look, if what a run holds cannot be told.
+        """
+        if self._holding:
+            self._follow()
+        else:
+            self._list_anew(now)
+        found = [(run, run.held_so_far()) for run in self._holding.values()]
         self._holding = {run.run_id: run for run, held in found if held}
         return [(run, held) for run, held in found if held]
+
+    def _list_anew(self, now: datetime) -> None:
+        """Nothing is held, as far as is known: then only what is listed matters, and not what others do."""
+        end = last_sequence(self._journal, at_least=self._followed)  # first: what is listed after it, is followed
+        listed, runs = self._listed, dict[str, None]()
+        query = Query(agent_name=HELD_AGENT, since=now - LOOKED_BACK)
+        for entry in every_entry(self._journal, query, after=listed):
+            listed = entry.sequence
+            if isinstance(entry.event, EffectHeld):
+                runs[entry.event.step.run_id] = None
+        self._holding = {run_id: self._read(run_id) for run_id in runs}
+        self._followed, self._listed = end, listed
+
+    def _follow(self) -> None:
+        gaps: list[EntryUnreadable] = []
+        for entry in readable_entries(self._journal, Query(), gaps, after=self._followed):
+            self._mind(gaps)
+            if isinstance(entry.event, EffectHeld):
+                run_id = entry.event.step.run_id
+                if run_id not in self._holding:
+                    self._holding[run_id] = self._read(run_id)
+                self._listed = max(self._listed, entry.sequence)
+            elif entry.run.run_id in self._holding:
+                self._holding[entry.run.run_id].take([entry])
+            self._followed = entry.sequence
+        self._mind(gaps)
+
+    def _read(self, run_id: str) -> HeldRun:
+        run = HeldRun(self._journal, run_id)
+        run.read_on()
+        return run
+
+    def _mind(self, gaps: list[EntryUnreadable]) -> None:
+        """Raise the first of these that may tell of something held: not passed over, and so raised again next time."""
+        for gap in gaps:
+            if gap.run_id in self._holding or gap.run_id.startswith(HELD_RUN_PREFIX):
+                raise gap
+        gaps.clear()
 
 
 def held_of_run(journal: Journal, run_id: str) -> list[Held]:

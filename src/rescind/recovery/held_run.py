@@ -4,6 +4,7 @@ A run may hold thousands of effects, and each release or drop of one moves its c
 """
 
 import enum
+from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
@@ -65,7 +66,11 @@ class HeldRun:
 
     def held(self) -> list[Held]:
         """The steps that it holds now, in the order of their intents."""
-        self._read_on()
+        self.read_on()
+        return self.held_so_far()
+
+    def held_so_far(self) -> list[Held]:
+        """The steps that it holds by what was read, or taken in, of it, in the order of their intents."""
         return [self._held(record) for record in self._records.values() if record.is_held]
 
     def held_now(self, step_id: str) -> Held | None:
@@ -75,7 +80,7 @@ class HeldRun:
 
     def record(self, step_id: str) -> StepRecord:
         """This step, which was held once, as it is now."""
-        self._read_on()
+        self.read_on()
         return self._records[step_id]
 
     def _held(self, record: StepRecord) -> Held:
@@ -83,9 +88,16 @@ class HeldRun:
         end = self._end if self._end is RunEnd.HALTED or not self._acting else RunEnd.OPEN
         return Held(record=record, run_end=end, position=self._position)
 
-    def _read_on(self) -> None:
+    def read_on(self) -> None:
+        """Read what is new of it. Raises: EntryUnreadable."""
+        self.take(every_entry(self._journal, Query(run_id=self.run_id), after=self._after))
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Take in entries of this run, in order, from whoever has read them; what is known already is passed over."""
         moved: dict[str, None] = {}
-        for entry in every_entry(self._journal, Query(run_id=self.run_id), after=self._after):
+        for entry in entries:
+            if entry.sequence <= self._after:
+                continue
             self._after, self._position = entry.sequence, entry.position + 1
             self._note_end(entry.event)
             if isinstance(entry.event, Intended):

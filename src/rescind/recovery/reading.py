@@ -48,6 +48,25 @@ def readable_entries(journal: Journal, query: Query, gaps: list[EntryUnreadable]
         after = page[-1].sequence
 
 
+def last_sequence(journal: Journal, *, at_least: int = 0) -> int:
+    """The sequence of the journal's last entry, found by halving; `at_least` is one that there is, or 0."""
+    step = 1
+    while _reaches(journal, at_least + step):
+        at_least, step = at_least + step, step * 2
+    while step > 1:
+        step //= 2
+        if _reaches(journal, at_least + step):
+            at_least += step
+    return at_least
+
+
+def _reaches(journal: Journal, sequence: int) -> bool:
+    try:
+        return bool(journal.entries(Query(), after=sequence - 1, limit=1))
+    except EntryUnreadable:  # it is there all the same
+        return True
+
+
 def every_run(journal: Journal, query: Query) -> Iterator[RunInfo]:
     """All runs with a matching entry, by run id."""
     after_run = ""

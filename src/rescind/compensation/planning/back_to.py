@@ -50,6 +50,8 @@ def find_checkpoint(journal: Journal, text: str) -> BackTo:
     steps: list[tuple[int, str, EngineCheckpoint]] = []
     for entry in every_entry(journal, Query()):
         if isinstance(entry.event, Checkpointed):
+            if entry.event.checkpoint_id == text:  # there is no other, so what comes after it need not be read
+                return BackTo(checkpoint_id=text, run_ids=(entry.run.run_id,), thread=None, after=entry.sequence)
             own[entry.event.checkpoint_id] = entry.run.run_id, entry.sequence
         elif isinstance(entry.event, Intended):
             made_from = entry.event.step.engine_checkpoint

@@ -7,9 +7,10 @@ from rescind.compensation.planning.aftermath import read_impact
 from rescind.compensation.planning.impact import Impact
 from rescind.compensation.planning.parts import leave_out
 from rescind.compensation.planning.selection import Selected, Selection, read_steps, select_and_rest
-from rescind.journal.port import Journal, Query
+from rescind.journal.port import Journal
 from rescind.model.entry import StepRef
 from rescind.model.history import StepRecord
+from rescind.recovery.reading import last_sequence
 
 LOOKED_THROUGH_MAX = 300_000
 """Entries since the first chosen step that a plan without a cascade looks through: some three seconds."""
@@ -71,16 +72,4 @@ def _may_have_dependents(journal: Journal, selected: Selected) -> bool:
 
 
 def _entries_since(journal: Journal, selected: Selected) -> int:
-    return _last_sequence(journal, at_least=max(selected.sequences)) - selected.chosen[0].intended_sequence + 1
-
-
-def _last_sequence(journal: Journal, *, at_least: int) -> int:
-    """The sequence of the journal's last entry, found by halving; `at_least` is one that there is."""
-    step = 1
-    while journal.entries(Query(), after=at_least + step - 1, limit=1):
-        at_least, step = at_least + step, step * 2
-    while step > 1:
-        step //= 2
-        if journal.entries(Query(), after=at_least + step - 1, limit=1):
-            at_least += step
-    return at_least
+    return last_sequence(journal, at_least=max(selected.sequences)) - selected.chosen[0].intended_sequence + 1
