@@ -191,6 +191,21 @@ def test_cs2_one_statement_that_left_some_rows_as_they_were_to_the_bit(engine: E
     assert content(engine) == before
 
 
+def test_a_row_that_another_undo_wrote_is_not_ours_if_nothing_says_how_we_left_it(
+    engine: Engine, effect: SqlChanges
+) -> None:
+    step = done(effect, "UPDATE folders SET name = upper(name)")
+    effect.restore(done(effect, "UPDATE folders SET name = id"))
+    with engine.connect() as connection:
+        shadow = connection.exec_driver_sql(
+            "SELECT shadow FROM rescind_changes.guarded WHERE rel = 'folders'::regclass"
+        )
+        name = shadow.scalar_one()
+    run(engine, f"UPDATE rescind_changes.{name} SET rescind_left = NULL")  # kept by an earlier version
+    with pytest.raises(Conflict, match=r"3 rows of public\.folders"):
+        effect.restore(step)
+
+
 @pytest.mark.parametrize(
     "script",
     [

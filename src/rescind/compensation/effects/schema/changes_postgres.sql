@@ -425,7 +425,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
      WHERE c.id = %12$s $q$,
     (SELECT 'concat_ws('', '', ' || string_agg(format('x.%I', k), ', ') || ')' FROM unnest(g.keys) k),
     CASE goal WHEN 'undone' THEN 'D' ELSE 'I' END, g.keys[1],
-    CASE goal WHEN 'undone' THEN g.image || ' = x.rescind_left'  -- what an undo left is what was there before
+    CASE goal WHEN 'undone' THEN g.image || ' IS NOT DISTINCT FROM x.rescind_left'  -- what an undo left is what was there before
               ELSE format('record_image_eq(ROW(%s), ROW(%s))', g.plain, rescind_changes.listed('x.', g.columns)) END,
     CASE goal WHEN 'undone' THEN 'I' ELSE 'D' END,
     g.shadow, CASE goal WHEN 'undone' THEN me ELSE -me END,
