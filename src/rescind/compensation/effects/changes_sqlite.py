@@ -8,7 +8,9 @@ While the tool runs, an authorizer on its connection refuses what would get arou
 are written to. Other connections may write before and after; in between, SQLite locks them out.
 """
 
+import functools
 import hashlib
+import secrets
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -29,6 +31,10 @@ from rescind.errors import Conflict, DeclarationError, NothingChanged, Transient
 from rescind.guard.effect import Call
 
 _BUSY_MS = 5000  # as long as the standard library's driver waits
+_NUMBER_BITS = 53  # JSON's readers elsewhere have no larger whole numbers
+_ASKED_MAX = (
+    1024  # answers of the authorizer that are kept; a tool's statements name the same few columns again and again
+)
 _KEPT = "rescind_change_set"
 _INSERT = (
     f"INSERT INTO {_KEPT} (number, run_id, step_id, action, idempotency_key, state, signature, digest, changeset) "  # noqa: S608
@@ -64,8 +70,7 @@ class SqliteChanges:
                 rows_of(connection, "BEGIN IMMEDIATE")
                 tables = Tables(connection, self._names)
                 tables.refuse_rows_without_key()
-                ((number,),) = rows_of(connection, "SELECT random() & 0x1fffffffffffff")
-            return SqliteSet(connection, tables, number, call, self._ignore, self)
+            return SqliteSet(connection, tables, secrets.randbits(_NUMBER_BITS), call, self._ignore, self)
         except BaseException:
             connection.close(True)
             raise
@@ -201,7 +206,8 @@ class SqliteSet:
         self._session = apsw.Session(connection, "main")
         for name in tables.names:
             self._session.attach(name)
-        connection.authorizer = self._authorize
+        # It is asked for each column of each statement, and a look into a cache takes half as long as the answer.
+        connection.authorizer = functools.lru_cache(maxsize=_ASKED_MAX)(self._authorize)
 
     def settle(self, *, handed_out: bool) -> Settled:
         """See `OpenSet`."""
