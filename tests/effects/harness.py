@@ -71,6 +71,13 @@ def the_way_back(step: PastStep) -> PastStep:
     return msgspec.structs.replace(step, before_snapshot=step.after_snapshot, after_snapshot=step.before_snapshot)
 
 
+def merged(effect: Effect, step: PastStep, image: Any) -> Snapshot:
+    """What a guard hands to `restore` as what is to be put there, if the action's `.merge` has returned this image."""
+    snapshot_of = getattr(effect, "snapshot_of", None)
+    made = Snapshot.of(image, absent=image is None) if snapshot_of is None else snapshot_of(step, image)
+    return recorded(made)
+
+
 class Killed(BaseException):
     """The process ends here."""
 
@@ -118,6 +125,7 @@ class World:
         cut_off: Nobody can reach the target from here on; None for a target in our own memory.
         knows_its_calls: It knows of each call what it changed, also if no end was recorded.
         undo_can_be_undone: Otherwise `restore` says so, by a conflict.
+        goes_over: It can put something over a later change; otherwise `restore` says so, by a conflict.
     """
 
     effect: Effect
@@ -129,6 +137,7 @@ class World:
     sees_aba: bool = False
     knows_its_calls: bool = False
     undo_can_be_undone: bool = True
+    goes_over: bool = True
     close: Callable[[], Any] = lambda: None  # at the end of the test
     arguments: dict[str, Any] = field(default_factory=lambda: dict[str, Any]())
     abandons: bool = True  # whether it can tell, after the tool raised, that nothing changed

@@ -1,4 +1,4 @@
-"""The laws of `Effect`, E1 to E7, over every ready-made effect.
+"""The laws of `Effect`, E1 to E8, over every ready-made effect.
 
 What an effect cannot do by its nature its world declares, and the suite checks that the effect says so.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from sqlalchemy.engine import Engine
 
@@ -16,6 +17,7 @@ from effects.harness import (
     World,
     a_past_step,
     lines_of,
+    merged,
     opened,
     perform,
     recorded,
@@ -279,3 +281,81 @@ def test_e7_the_undo_can_be_undone_or_says_that_it_cannot(world: World) -> None:
     assert world.content() == after
     world.effect.restore(step)
     assert world.content() == before
+
+
+def over_a_later_change(world: World) -> PastStep:
+    """What an undo that forces hands out: somebody has changed what the step left."""
+    step = perform(world.effect, world.tool, **world.arguments)
+    world.meddle()
+    seen = recorded(world.effect.observe(step))
+    assert step.after_snapshot
+    assert seen.version != step.after_snapshot.version
+    return msgspec.structs.replace(step, after_snapshot=seen)
+
+
+def refuses(world: World, step: PastStep) -> None:
+    content = world.content()
+    with pytest.raises(Conflict):
+        world.effect.restore(step)
+    assert world.content() == content
+
+
+def test_e8_forced_over_a_later_change_it_is_as_before_or_says_that_it_cannot(world: World) -> None:
+    before = world.content()
+    step = over_a_later_change(world)
+    theirs = world.content()
+    if not world.goes_over:
+        refuses(world, step)
+        return
+    for _ in range(2):  # twice is once
+        world.effect.restore(step)
+        assert world.content() == before
+    assert step.before_snapshot
+    assert version_now(world.effect, step) == step.before_snapshot.version
+    world.effect.restore(the_way_back(step))
+    assert world.content() == theirs
+
+
+def test_e8_what_nobody_was_shown_is_not_forced(world: World) -> None:
+    step = over_a_later_change(world)
+    world.mend()  # it is no longer what was seen
+    refuses(world, step)
+
+
+def test_e8_a_merge_puts_there_what_was_made_of_what_was_seen_and_nothing_later(world: World) -> None:
+    step = perform(world.effect, world.tool, **world.arguments)
+    wanted = world.content()
+    made = merged(world.effect, step, step.after)  # what the step left is to stand after all
+    world.meddle()
+    theirs = world.content()
+    seen = recorded(world.effect.observe(step))
+    over = msgspec.structs.replace(step, before_snapshot=made, after_snapshot=seen)
+    if not world.goes_over:
+        refuses(world, over)
+        return
+    for _ in range(2):
+        world.effect.restore(over)
+        assert world.content() == wanted
+    assert version_now(world.effect, over) == made.version
+    world.effect.restore(the_way_back(over))
+    assert world.content() == theirs
+    world.effect.restore(the_way_back(over))
+    assert version_now(world.effect, over) == seen.version
+
+
+@pytest.mark.slow
+def test_e8_a_forced_restore_that_died_anywhere_is_finished_by_the_next(world: World) -> None:
+    if not world.goes_over:
+        pytest.skip("it says that it cannot")
+    before = world.content()
+    step = over_a_later_change(world)
+    assert lines_of(functools.partial(world.effect.restore, step), die_at=10) == 10
+    world.effect.restore(step)
+    assert world.content() == before
+    world.effect.restore(the_way_back(step))
+    lines = lines_of(functools.partial(world.effect.restore, step))
+    for point in sorted({1 + number * lines // 10 for number in range(10)} | {lines}):
+        world.effect.restore(the_way_back(step))
+        assert lines_of(functools.partial(world.effect.restore, step), die_at=point) == point
+        world.effect.restore(step)
+        assert world.content() == before, f"died at line {point} of {lines}"

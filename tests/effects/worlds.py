@@ -317,6 +317,7 @@ def _changes_on_postgres(place: Place, postgres: Postgres) -> World:
         content=content,
         sees_aba=True,
         rolls_back=True,
+        goes_over=False,
     )
 
 
@@ -348,6 +349,7 @@ def _changes_on_sqlite(place: Place) -> World:
         cut_off=lambda: _lose(engine),
         content=content,
         rolls_back=True,
+        goes_over=False,
     )
 
 
@@ -391,6 +393,7 @@ def _bank(tool: Callable[[Bank], Any], meddle: Callable[[Bank], Any], mend: Call
             content=lambda: bank_content(bank),
             cut_off=None,
             knows_its_calls=True,
+            goes_over=False,
         )
 
     return build

@@ -54,6 +54,10 @@ class Blobs:
         _sync_folder(path.parent)
         return sha256, size
 
+    def holds(self, sha256: str) -> bool:
+        """Whether a copy is here; it may be damaged."""
+        return self._path(sha256).exists()
+
     def copy_to(self, sha256: str, out: int) -> None:
         """Write a blob into an open file.
 

@@ -225,6 +225,8 @@ class SqlChanges:
         if number is None:
             raise Conflict("no change set was recorded before the call, so there is nothing to put back")
         goal: Literal["undone", "done"] = "done" if _side(step.before_snapshot) == "done" else "undone"
+        if _side(step.after_snapshot) not in ("", "done", "undone"):
+            raise Conflict("not as the step left it; a change set goes back as a whole, and over no later change")
         if step.after_snapshot is None and self._store.look(number, rows=False) not in ("absent", "undone"):
             raise Conflict("how the step left the rows was not recorded, so they were not touched")
         self._store.put_back(number, goal)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rescind.compensation.effects.blobs import BlobDamaged, Blobs
 from rescind.compensation.effects.files_restore import restore_tree
-from rescind.compensation.effects.manifest import Scan, as_name, as_text, folder_below
+from rescind.compensation.effects.manifest import Manifest, Scan, as_name, as_text, folder_below
 from rescind.errors import Conflict, UsageError
 from rescind.guard.binding import Binding
 from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
@@ -95,6 +95,10 @@ class Files:
         """See `Probing`: the tree as the step left it, as it found it, or neither."""
         return probe_by_version(step, self.observe(step))
 
+    def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
+        """See `Imaging`. `entries` by path, none for a path that is not to be there; only contents that are kept."""
+        return _snapshot(step.before["path"], image["entries"] if image else {})
+
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
         before, after = step.before_snapshot, step.after_snapshot
@@ -118,6 +122,7 @@ class Files:
                         left=after.image["entries"],
                         scan=self.scan(),
                         blobs=self._blobs,
+                        bytes_max=self._bytes_max,
                     )
             except FileNotFoundError as error:
                 if before.absent and self.look(path, self.scan()).absent:
@@ -146,7 +151,7 @@ class Files:
                     os.fsync(parent)
         except FileNotFoundError:
             entries = {}
-        return Snapshot.of({"path": path, "entries": entries}, absent=not entries)
+        return _snapshot(path, entries)
 
     def _resolved_root(self) -> Path:
         try:
@@ -174,6 +179,10 @@ class Files:
         if (kept + "/").startswith(place + "/"):
             raise UsageError(f"the copies are kept in {kept}, inside the guarded path {chosen!r}; keep them elsewhere")
         return as_text(os.path.relpath(place, root))
+
+
+def _snapshot(path: str, entries: Manifest) -> Snapshot:
+    return Snapshot.of({"path": path, "entries": entries}, absent=not entries)
 
 
 def _names(path: str) -> list[str]:

@@ -13,7 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rescind.compensation.effects.blobs import Blobs
-from rescind.compensation.effects.manifest import Entry, Manifest, Scan, as_name, folder_below, opened, signature_of
+from rescind.compensation.effects.manifest import (
+    FILE,
+    Entry,
+    Manifest,
+    Scan,
+    as_name,
+    folder_below,
+    opened,
+    signature_of,
+)
 from rescind.errors import Conflict
 
 _OWNER_ALL = 0o700
@@ -21,8 +30,12 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMED_MAX = 10  # paths that a message names
 
 
-def restore_tree(parent: int, name: str, *, was: Manifest, left: Manifest, scan: Scan, blobs: Blobs) -> None:
+def restore_tree(
+    parent: int, name: str, *, was: Manifest, left: Manifest, scan: Scan, blobs: Blobs, bytes_max: int
+) -> None:
     """Make `name` in the open folder what `was` says, if it is what `left` says.
+
+    What is overwritten is copied aside first, as far as `bytes_max` goes: it may be somebody's later content.
 
     Raises: Conflict, BlobDamaged, UsageError: nothing was changed, except as the class docstring of `Files` says of
         writers in the very moment; OSError: run it again.
@@ -38,6 +51,7 @@ def restore_tree(parent: int, name: str, *, was: Manifest, left: Manifest, scan:
         os.mkdir(staging, _OWNER_ALL, dir_fd=parent)
     _empty(parent, staging)
     try:
+        work.keep(pending, blobs, bytes_max)
         work.stage(pending, blobs)
         work.check_untouched(pending)
     except BaseException:
@@ -84,6 +98,16 @@ class _Work:
             more = f" and {len(strange) - _NAMED_MAX} more" if len(strange) > _NAMED_MAX else ""
             raise Conflict(f"not as the step left it, so nothing was changed: {', '.join(strange[:_NAMED_MAX])}{more}")
         return pending
+
+    def keep(self, pending: Iterable[str], blobs: Blobs, bytes_left: int) -> None:
+        """Copy aside what goes, for the way back. What the step left there mostly is already."""
+        for path in pending:
+            here = self.scan.manifest.get(path)
+            if here is None or here["type"] != "file" or here["size"] > bytes_left or blobs.holds(here["sha256"]):
+                continue
+            *above, name = (self.name, *_names(path))
+            with folder_below(self.parent, tuple(above)) as folder, opened(name, FILE, folder) as file:
+                bytes_left -= blobs.keep(file, bytes_max=here["size"])[1]
 
     def stage(self, pending: Iterable[str], blobs: Blobs) -> None:
         """Make what is to come complete, aside."""

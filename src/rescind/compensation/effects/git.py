@@ -92,6 +92,16 @@ class GitBranch:
         """See `Probing`: the branch where the step left it, where it found it, or elsewhere."""
         return probe_by_version(step, self.observe(step))
 
+    def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
+        """See `Imaging`; without a commit, no branch. Raises: Conflict, if the commit is not here."""
+        commit = str(image["commit"]) if image else ""
+        if commit:
+            try:
+                commit = self._git("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}").strip()
+            except GitFailed as error:
+                raise Conflict(f"{commit!r} is no commit of this repository, so the branch was not moved") from error
+        return _pointing(step.before["ref"], commit)
+
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
         before, after = step.before_snapshot, step.after_snapshot
@@ -122,8 +132,7 @@ class GitBranch:
             found = self._git("for-each-ref", "--format=%(objectname)", "--count=1", ref)
         else:
             found = self._git("ls-remote", "--", self._remote, ref).partition("\t")[0]
-        commit = found.strip()
-        return Snapshot.of({"ref": ref, "commit": commit}, version=commit or "absent", absent=not commit)
+        return _pointing(ref, found.strip())
 
     def keep(self, snapshot: Snapshot) -> None:
         """Keep its commit from git's clean-up, and here if it is a remote's."""
@@ -167,6 +176,10 @@ class GitBranch:
         return done.stdout
 
 
+def _pointing(ref: str, commit: str) -> Snapshot:
+    return Snapshot.of({"ref": ref, "commit": commit}, version=commit or "absent", absent=not commit)
+
+
 def _commit(snapshot: Snapshot) -> str:
     return str(snapshot.image["commit"])
 
@@ -179,8 +192,10 @@ class _BranchTouch:
         self._effect, self._ref = effect, ref
 
     def settle(self, result: Any) -> Snapshot:
-        """See `Touch`."""
-        return self._effect.look(self._ref)
+        """See `Touch`. The commit is kept: somebody may move the branch away from it before it is undone."""
+        after = self._effect.look(self._ref)
+        self._effect.keep(after)
+        return after
 
     def abandon(self) -> bool:
         """See `Touch`. A branch here is where it is; a push to a remote whose reply was lost may still arrive."""

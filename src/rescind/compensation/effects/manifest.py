@@ -27,7 +27,7 @@ Signature = tuple[int, ...]
 
 _DEPTH_MAX = 100  # one open folder per level while scanning; a process commonly has 1024 handles
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # non-blocking: a pipe could stand there by now
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # non-blocking: a pipe could stand there by now
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Scan:
             raise UsageError(f"{name!r} is no file, folder or link, so it cannot be kept; choose a path without it")
 
     def _visit_file(self, folder: int, name: str, key: str, mode: int) -> None:
-        with opened(name, _FILE, folder) as file:
+        with opened(name, FILE, folder) as file:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{name!r} became something else while it was read; nothing was done, try again")

@@ -83,6 +83,11 @@ class MappingKey:
         """See `Probing`: the key as the step left it, as it found it, or neither."""
         return probe_by_version(step, self.observe(step))
 
+    def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
+        """See `Imaging`. An image without a value, or None, is a key that is not there."""
+        value = {"value": image["value"]} if image and "value" in image else {}
+        return Snapshot.of({"key": step.before["key"], **value}, absent=not value)
+
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
         before, after = step.before_snapshot, step.after_snapshot

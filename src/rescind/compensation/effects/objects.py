@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PLACES_MAX = 50  # that the journal lists of one call
 _NAMED_MAX = 10  # that a message names
+_SIDES = ("before", "after")  # what a call's part of the graph can be brought back to
 
 
 class ObjectGraph:
@@ -179,6 +180,11 @@ class ObjectGraph:
         if step.before_snapshot is None:
             raise Conflict("nothing was recorded of the call, so there is nothing to put back")
         token, wanted = _token_of(step.before_snapshot), step.before_snapshot.version.rpartition(":")[2]
+        left = step.after_snapshot
+        if wanted not in _SIDES or (left is not None and not left.version.endswith(_SIDES)):
+            raise Conflict(
+                "not as the step left it; what a call changed goes back as a whole, and over no later change"
+            )
         with self._lock:
             self._finish()
             if self._open:

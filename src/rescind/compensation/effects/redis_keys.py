@@ -98,6 +98,13 @@ class RedisKeys:
         """See `Probing`: the keys as the step left them, as it found them, or neither."""
         return probe_by_version(step, self.observe(step))
 
+    def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
+        """See `Imaging`. Raises: Conflict for any but the two that are recorded: only the server can read a dump."""
+        for known in (step.before_snapshot, step.after_snapshot):
+            if known is not None and known.image == image:
+                return known
+        raise Conflict(f"values of {self._system} are kept as its own dumps, so nothing can be made of two of them")
+
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
         before, after = step.before_snapshot, step.after_snapshot

@@ -119,6 +119,8 @@ class S3Objects:
             raise Conflict(f"how the step left {key} was not recorded, so it was not touched")
         if now.version != after.version:
             raise Conflict(f"{key} is not as the step left it, so it was not changed")
+        if self._blobs is not None and stored and not stored.version_id and not self._blobs.holds(stored.sha256):
+            self.look(key, keep=True)  # somebody's later content: there is a way back to it as well
         try:
             self._put_back(key, before, stored)
         except NotConditional as error:

@@ -171,6 +171,10 @@ class SqlRows:
                 return None
             return subject.snapshot(subject.look(connection, keys))
 
+    def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
+        """See `Imaging`: `rows` by key, None for one that is not to be there."""
+        return snapshot_of(step.before["table"], image["rows"])
+
     def probe(self, step: PastStep) -> Probe:
         """See `Probing`: the rows as the step left them, as it found them, or neither."""
         return probe_by_version(step, self.observe(step))
