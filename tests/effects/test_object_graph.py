@@ -409,6 +409,23 @@ def test_a_merge_of_lists_has_both_edits_or_none(base: list[Any], choices: rando
     assert merged(base, ours, base) == ours
 
 
+def test_two_calls_on_one_cell_are_done_again_in_their_order_and_not_over_anothers() -> None:
+    desk = Desk()
+    graph = ObjectGraph(desk)
+    one, two = (perform(graph, lambda value=value: desk.status.update(a=value)) for value in ("ann", "bob"))
+    for step in (two, one):
+        graph.restore(step)
+    for step in (one, two):
+        graph.restore(the_way_back(step))
+    assert desk.status["a"] == "bob"
+    for step in (two, one):
+        graph.restore(step)
+    perform(graph, lambda: desk.status.update(a="ann"))  # what the first one had left there
+    with pytest.raises(Conflict, match=r"status\['a'\]"):
+        graph.restore(the_way_back(two))
+    assert desk.status["a"] == "ann"
+
+
 OPERATIONS = ("attribute", "set", "delete", "append", "first", "make", "into", "member", "count")
 PROGRAM = st.lists(st.tuples(st.booleans(), st.sampled_from(OPERATIONS), st.integers(0, 2)), max_size=12)
 
@@ -473,4 +490,11 @@ def test_undoing_one_of_two_runs_gives_the_other_alone_or_says_where_it_does_not
                 graph.restore(step)
     if not dependent:
         assert vars(desk) == vars(alone)
-    assert whole is not None
+    for who, step in steps:
+        if who:
+            try:
+                graph.restore(the_way_back(step))
+            except Conflict:
+                assert dependent
+                return
+    assert vars(desk) == whole

@@ -26,14 +26,19 @@ class Writers:
         self._of: dict[Cell, list[tuple[int, str]]] = {}
         self._count = 0
         self._since: dict[str, int] = {}
+        self._found: dict[str, dict[Cell, str]] = {}  # by call, whose writing it found in a cell when it was made
 
     def add(self, token: str, change: Change) -> None:
         """It has been made, or put there again; twice is once."""
         self._drop(token, change)
         self._count += 1
         self._since[token] = self._count
+        found = None if token in self._found else self._found.setdefault(token, {})
         for cell, _ in self._cells(change):
-            self._of.setdefault(cell, []).append((self._count, token))
+            entries = self._of.setdefault(cell, [])
+            if found is not None and entries:
+                found[cell] = entries[-1][1]
+            entries.append((self._count, token))
 
     def take_out(self, token: str, change: Change) -> None:
         """It has been taken back; twice is once."""
@@ -44,6 +49,7 @@ class Writers:
         """Nobody needs to know of it any more."""
         self._drop(token, change)
         self._since.pop(token, None)
+        self._found.pop(token, None)
 
     def _drop(self, token: str, change: Change) -> None:
         entry = (self._since.get(token, 0), token)
@@ -56,15 +62,24 @@ class Writers:
                 self._of.pop(cell, None)
 
     def after(self, token: str, change: Change, are_related: Related) -> Iterator[str]:
-        """The cells of this change that another call has written to since it was made, or taken back."""
+        """The cells of this change that another call has written to since it was made, or taken back.
+
+        Not if they are those whose writings it had found there: those were taken back too, and put there again.
+        """
         since = self._since.get(token, 0)
         for cell, place in self._cells(change):
+            found = self._found_in(cell, token)
             for count, other in reversed(self._of.get(cell, ())):
                 if count <= since:
                     break
-                if not are_related(token, other):
+                if other == found:
+                    found = self._found_in(cell, other)
+                elif not are_related(token, other):
                     yield place()
                     break
+
+    def _found_in(self, cell: Cell, token: str) -> str:
+        return self._found.get(token, {}).get(cell, "")
 
     def _cells(self, change: Change) -> Iterator[tuple[Cell, Callable[[], str]]]:
         for part, old, new in change.edits:
