@@ -6,6 +6,7 @@ The price list's own table `trail` says what was put there, how often and under 
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -94,6 +95,10 @@ class PriceList(Till):
             rows = till.execute("SELECT key FROM trail WHERE key LIKE ?", (prefix + "%",))
             return Counter(key for (key,) in rows)
 
+    def has_put(self, enough: int) -> bool:
+        """Whether a redo has put back more than so many."""
+        return len(self.put("redo:")) > enough
+
     def set(self, name: str, price: int) -> None:
         """As somebody else does, past every guard."""
         with self.till() as till:
@@ -111,7 +116,7 @@ def test_a_redo_that_is_killed_in_the_command_goes_on_and_puts_nothing_twice(sho
     redo = ("redo", shop.undo(), "--app", "list_tools", "--apply", "--parallel", "2", "--here")
     for enough in (10, 60):
         begun = shop.start(*redo)
-        until(lambda enough=enough: len(shop.put("redo:")) > enough, "the redo is under way")
+        until(partial(shop.has_put, enough), "the redo is under way")
         begun.kill()
         begun.wait()
         assert len(shop.put("redo:")) < PRICES

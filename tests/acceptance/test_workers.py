@@ -172,6 +172,11 @@ def test_an_undo_on_two_workers_goes_on_when_one_of_them_is_killed(till: Till) -
     assert till.calls() <= PAYMENTS + 2, "what was under way in the killed one was sent again, under the same key"
     assert result["counts"] == {"compensated": PAYMENTS, "review": 3}
     assert result["complete"]
+    assert sum(result["by_worker"].values()) == PAYMENTS
+    assert set(result["by_worker"]) == {vars(first)["worker_id"], vars(second)["worker_id"]}
+    shown = till.answer("plan", "show", result["digest"], "--steps")
+    assert shown["plan"]["by_worker"] == result["by_worker"]
+    assert len(shown["steps"]) == PAYMENTS + 3
     assert [len(task["steps"]) for task in till.answer("review", "list")["tasks"]] == [3]
     assert time.monotonic() - killed_s < 20.0
     assert till.rescind("audit", "verify").returncode == 0

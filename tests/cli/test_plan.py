@@ -13,7 +13,7 @@ from rescind.clock import SystemClock
 from rescind.compensation.result import StepResult
 from rescind.journal.port import Draft
 from rescind.journal.sqlite import SqliteJournal
-from rescind.model.entry import Disposition, PlanStarted, RunOpened, StepRef
+from rescind.model.entry import Disposition, PlanLeft, PlanStarted, RunOpened, StepRef
 from rescind.model.step import RunInfo
 
 UNDO = ("undo", "--run", "run-1", "--app", "desk")
@@ -85,6 +85,51 @@ def test_an_undo_that_has_ended_is_shown_and_cannot_be_paused(rescind: Rescind, 
     assert (followed.status, followed.json["state"]) == (0, "finished")
     refused = rescind("plan", "pause", digest, "--reason", "late")
     assert (refused.status, "has ended (finished)" in refused.err) == (2, True)
+
+
+def test_a_list_says_what_each_is_about_when_it_was_begun_and_why(rescind: Rescind, shop: ModuleType) -> None:
+    digest = rescind(*UNDO, "--apply", "--yes", "--reason", "wrong prices", "--json").json["digest"]
+    rescind("redo", digest, "--app", "desk", "--apply", "--yes")
+    listed = rescind("plan", "list", "--all")
+    lines = listed.out.splitlines()
+
+    begun = rescind("plan", "show", digest, "--json").json["plan"]["begun_at"][:10]
+    assert lines[1].startswith(f"    undo of run run-1, begun {begun} ")
+    assert lines[1].endswith(": wrong prices")
+    assert lines[3].startswith(f"    redo of plan {digest[:16]}, begun {begun} ")
+    assert max(map(len, lines)) <= 80
+
+
+def test_every_step_of_one_is_shown_with_where_it_stands(rescind: Rescind, shop: ModuleType) -> None:
+    digest = rescind(*UNDO, "--apply", "--yes", "--json").json["digest"]
+    shown = rescind("plan", "show", digest, "--steps")
+    assert "about     undo of run run-1" in shown.out
+    for words in ("restored           run-1/1", "compensated        run-1/2", "review             run-1/3"):
+        assert words in shown.out
+    steps = rescind("plan", "show", digest, "--steps", "--json").json["steps"]
+    assert {(each["step"]["step_id"], each["word"], each["by"]) for each in steps} == {
+        ("1", "restored", ""),
+        ("2", "compensated", ""),
+        ("3", "review", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("incomplete", "left      the workers did not get to the end of every step: the bank is away"),
+        ("from_the_future", "left      from the future: the bank is away"),
+    ],
+)
+def test_why_one_was_left_is_said_in_words(rescind: Rescind, begun: str, why: str, words: str) -> None:
+    left = PlanLeft(plan_digest=DIGEST, why=why, detail="the bank is away", counts={"not_reached": 4})
+    store = rescind("undo", "--run", "run-1", "--app", "desk", "--json").json["store"]
+    journal = SqliteJournal(Path(store, "journal.db"))
+    run_id = f"undo_{DIGEST[:16]}"
+    journal.append([Draft(run_id=run_id, event=left, recorded_at_us=SystemClock().now_us())])
+    journal.close()
+
+    assert words in rescind("plan", "show", begun).out
 
 
 @pytest.mark.parametrize("command", ["show", "follow", "resume"])

@@ -146,6 +146,7 @@ class Hand:
             leaving,
             {},
             lambda: crew.live_runs,
+            worker_id=worker_id,
         )
         self.engine.listen({PLAN_QUEUE: 1, crew.infos[worker_id].queue: 1}, coordinator.perform)
         register = FusedRegister(crew, fuse)

@@ -18,17 +18,17 @@ from rescind.compensation.planning.selection import Selection
 from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.sharing.coordinator import PLAN_QUEUE
 from rescind.compensation.sharing.shares import components, split
-from rescind.errors import Conflict, EntryUnreadable, UsageError
+from rescind.errors import Conflict, EntryUnreadable, Transient, UsageError
 from rescind.journal.memory import MemoryJournal
 from rescind.model.action import IN_DOUBT_AFTER, EffectClass
-from rescind.model.entry import CompensationIntended, PlanFinished, PlanStarted, StepRef
+from rescind.model.entry import CompensationEnded, CompensationIntended, PlanFinished, PlanStarted, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Failed
 from rescind.recovery.control import control_undo
 from rescind.recovery.engine import JobState
 from rescind.recovery.review import list_tasks, resolve_task
 from rescind.recovery.toolset import tool_info
-from rescind.recovery.undos import list_undos, undo_status
+from rescind.recovery.undos import list_undos, undo_status, undo_steps
 
 if TYPE_CHECKING:
     from rescind.compensation.sharing.submission import Submission
@@ -437,6 +437,59 @@ def test_what_nobody_can_carry_out_ends_when_it_is_cancelled_or_its_time_is_over
     late = crew.hire()
     late.work(until=lambda: False, rounds=3)
     assert not shop.charging.refunds
+
+
+# --- who did it ---
+
+
+def test_the_journal_says_which_worker_carried_out_which_step(crew: Crew, shop: Shop) -> None:
+    shop.set("a", 1), shop.charge(), shop.mail()
+    first = crew.hire()
+    submission = crew.submit()
+    shop.charging.before_undo = raising_died
+    with pytest.raises(Died):
+        first.work(until=lambda: False)
+    crew.dead.add(first.worker_id)
+    shop.charging.before_undo = lambda record: None
+    status, steps = undo_steps(shop.journal, submission.plan_run)
+    assert {(each.step.step_id, each.word, each.by) for each in steps} >= {("2", "under_way", first.worker_id)}
+    second = crew.hire()
+    second.work(until=lambda: crew.there(submission).is_over)
+
+    status, steps = undo_steps(shop.journal, submission.plan_run)
+    assert status.state == "finished"
+    by = {each.step.step_id: (each.word, each.by) for each in steps}
+    assert by["1"] in {("restored", first.worker_id), ("restored", second.worker_id)}
+    assert by["2"] == ("review", ""), "in doubt: whether to do it is for a person, and nobody carried it out"
+    assert by["3"] == ("review", "")
+    assert status.by_worker == {by["1"][1]: 1}
+    assert {event.by for event in events(shop.journal, CompensationIntended)} <= {first.worker_id, second.worker_id}
+
+
+def test_what_was_done_without_workers_is_recorded_as_ever(shop: Shop) -> None:
+    shop.set("a", 1), shop.charge()
+    shop.apply()
+    told = [*events(shop.journal, CompensationIntended), *events(shop.journal, CompensationEnded)]
+    assert len(told) == 4
+    assert not any(b'"by"' in msgspec.json.encode(event) for event in told)
+    status, steps = undo_steps(shop.journal, list_undos(shop.journal)[0].plan_run)
+    assert status.by_worker == {}
+    assert {each.by for each in steps} == {""}
+
+
+def test_what_is_left_says_which_system_did_not_answer(crew: Crew, shop: Shop) -> None:
+    many_charges(shop, 8)
+
+    def fail(record: StepRecord) -> None:
+        raise Transient("no route to the bank")
+
+    shop.charging.before_undo = fail
+    crew.hire()
+    stopped = crew.see_to_its_end(crew.submit()).stopped
+
+    assert stopped is not None
+    assert stopped.why == "incomplete"
+    assert stopped.detail.startswith("card.charge does not answer: Transient: no route to the bank")
 
 
 # --- shares ---

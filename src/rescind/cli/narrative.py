@@ -1,7 +1,9 @@
 """Entries in words: one line each, for `rescind audit log`."""
 
+from msgspec import UnsetType
+
 from rescind.cli.safe import safe
-from rescind.cli.words import count_of
+from rescind.cli.words import count_of, why_left
 from rescind.model.action import OnConflict
 from rescind.model.entry import (
     AnswersRecorded,
@@ -91,10 +93,11 @@ def _words(event: Event) -> str:
         case CompensationIntended() | CompensationEnded() | CompensationWithdrawn():
             return f"step {event.step_id}  {_compensation(event)}"
         case RedoIntended():
-            return f"step {event.step_id}  redo begun{f', attempt {event.attempt}' if event.attempt > 1 else ''}"
+            attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            return f"step {event.step_id}  redo begun{_by(event.by)}{attempt}"
         case RedoEnded():
             how = "in effect again" if event.redone else "not redone"
-            return f"step {event.step_id}  {how}{_because(event.reason)}"
+            return f"step {event.step_id}  {how}{_by(event.by)}{_because(event.reason)}"
         case Probed():
             answer = event.answer.replace("_", " ")
             return f"step {event.step_id}  the target was asked for key {event.idempotency_key}: {answer}"
@@ -112,7 +115,7 @@ def _words(event: Event) -> str:
             counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in event.counts.items())
             return f"undo finished: {counts or 'nothing to do'}"
         case PlanLeft():
-            return f"undo left unfinished, {event.why.replace('_', ' ')}{_because(event.detail)}"
+            return f"undo left unfinished; {why_left(event.why, event.detail)}"
         case PlanControlled():
             return f"{event.what} of the undo ordered by {event.actor}{_because(event.reason)}"
         case AnswersRecorded():
@@ -173,10 +176,14 @@ def _outcome(outcome: Outcome) -> str:
 def _compensation(event: CompensationIntended | CompensationEnded | CompensationWithdrawn) -> str:
     if isinstance(event, CompensationIntended):
         attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        return f"{event.kind} begun{attempt}{_overwriting(event.overwrites or None)}"
+        return f"{event.kind} begun{_by(event.by)}{attempt}{_overwriting(event.overwrites or None)}"
     if isinstance(event, CompensationWithdrawn):
         return f"compensation withdrawn, it has not happened{_because(event.detail)}"
-    return f"accounted for: {event.disposition.replace('_', ' ')}{_because(event.reason)}"
+    return f"accounted for: {event.disposition.replace('_', ' ')}{_by(event.by)}{_because(event.reason)}"
+
+
+def _by(worker: str | UnsetType) -> str:
+    return f" by {worker}" if worker else ""
 
 
 def _overwriting(overwrites: Overwrites | None) -> str:

@@ -7,7 +7,7 @@ import click
 from rescind.cli.identity import whoami
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
-from rescind.cli.plan_status import follow_plainly, say_status, status_as_json, status_line
+from rescind.cli.plan_status import follow_plainly, line_about, say_status, say_steps, status_as_json, status_line
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line, find_store, journal_of
 
@@ -49,6 +49,7 @@ def list_(*, every: bool, out: Out) -> int:
     for status in shown:
         line, style = status_line(status)
         out.say(line, style=style)
+        out.tell(f"    {line_about(status)}", behind=4)
     if not shown:
         out.say("no undo was applied yet" if not found else "no undo is in progress; --all shows those that have ended")
     elif any(not status.has_ended for status in shown):
@@ -62,15 +63,18 @@ def list_(*, every: bool, out: Out) -> int:
 
 @plan.command()
 @click.argument("digest", metavar="PLAN")
+@click.option("--steps", "every", is_flag=True, help="Every step that was begun: when, how it ended, by which worker.")
 @common
-def show(*, digest: str, out: Out) -> int:
-    """Show how far one is, by whom it was begun, and who holds it."""
-    from rescind.recovery.undos import undo_status
+def show(*, digest: str, every: bool, out: Out) -> int:
+    """Show how far one is, what it is about, who began it, who carries it out, and who holds it."""
+    from rescind.recovery.undos import undo_steps
 
     with journal_of(find_store(given_store())) as journal:
-        status = undo_status(journal, digest)
+        status, steps = undo_steps(journal, digest)
     say_status(status, out)
-    out.emit({"plan": status_as_json(status)})
+    if every:
+        say_steps(steps, out)
+    out.emit({"plan": status_as_json(status)} | ({"steps": steps} if every else {}))
     return 0
 
 

@@ -7,14 +7,15 @@ import msgspec
 from rescind.cli.moments import spoken
 from rescind.cli.out import Out, print_json
 from rescind.cli.safe import safe
-from rescind.cli.words import count_of
+from rescind.cli.words import count_of, why_left
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from rescind.clock import Clock
     from rescind.compensation.result import StepResult
-    from rescind.recovery.undos import UndoStatus
+    from rescind.recovery.undos import StepSeen, UndoStatus
 
 TOLD_EVERY_S = 5.0
 """How often an undo says how far it is where nothing can be redrawn: a log is to stay readable."""
@@ -29,9 +30,38 @@ def status_line(status: "UndoStatus") -> tuple[str, str]:
     return line, _STYLES.get(status.state, "")
 
 
+def line_about(status: "UndoStatus") -> str:
+    """The line below it: what it is about, when it was begun, and why."""
+    because = f": {safe(status.reason)}" if status.reason else ""
+    return f"{what_it_is_about(status.selection)}, begun {spoken(_to_the_second(status.begun_at))}{because}"
+
+
+def what_it_is_about(selection: "Mapping[str, Any]") -> str:
+    """What a plan with this selection takes back, such as `undo of trace 4bf92f35, action card.charge`; safe."""
+    from rescind.cli.undo_request import conditions_of
+    from rescind.compensation.planning.redo import redone_by
+    from rescind.compensation.planning.selection import Selection
+
+    if (undone := redone_by(selection)) is not None:
+        return f"redo of plan {safe(undone)[:_DIGITS]}"
+    try:
+        chosen = msgspec.convert(selection, Selection)
+    except msgspec.ValidationError:  # a newer rescind's
+        return "undo of what this rescind knows no words for"
+    words = ", ".join(f"{name} {safe(value)}" for name, value in conditions_of(chosen))
+    return f"undo of {words or 'everything'}{', with what depends on it' if chosen.cascade else ''}"
+
+
+def say_steps(steps: "Sequence[StepSeen]", out: Out) -> None:
+    """Each step with when, where it stands, and which worker it was."""
+    for each in steps:
+        by = f"  {safe(each.by)}" if each.by else ""
+        out.say(f"  {each.at:%H:%M:%S}  {safe(each.word).replace('_', ' '):<17}  {safe(each.step)}{by}")
+
+
 def say_status(status: "UndoStatus", out: Out) -> None:
     """All that there is to say, in a few lines."""
-    out.say(f"undo of plan {status.plan_digest[:_DIGITS]}: {status.state}", style="bold")
+    out.say(f"plan {status.plan_digest[:_DIGITS]}: {status.state}", style="bold")
     for name, value in _rows(status):
         out.say(f"  {name:<9} {value}")
 
@@ -84,6 +114,10 @@ def _far(status: "UndoStatus") -> str:
     return f"{status.percent:5.1f} %  {status.done:,} of {count_of(status.total, 'step')}"
 
 
+def _to_the_second(moment: "datetime") -> "datetime":
+    return moment.replace(microsecond=0)
+
+
 def _pace(status: "UndoStatus") -> str:
     if status.has_ended or status.rate_per_s is None:
         return ""
@@ -103,13 +137,13 @@ def _rows(status: "UndoStatus") -> list[tuple[str, str]]:
     because = f": {safe(status.reason)}" if status.reason else ""
     held = {"paused": "paused", "cancelling": "cancelled", "cancelled": "cancelled"}.get(status.state, "")
     why = f": {safe(status.held_because)}" if status.held_because else ""
-    left = f"{status.left_because.replace('_', ' ')}{': ' if status.left_detail else ''}{safe(status.left_detail)}"
     rows = [
         ("done", _far(status).strip() + (f", {counts}" if counts else "")),
         ("pace", _pace(status)),
         ("begun", f"{spoken(status.begun_at)} by {safe(status.actor)}{because}"),
         (held, f"by {safe(status.held_by)}{why}" if held and status.held_by else ""),
-        ("left", left if status.left_because and status.state != "cancelled" else ""),
+        ("left", why_left(status.left_because, status.left_detail) if status.state in ("left", "continued") else ""),
+        *(("worker", f"{safe(name)}: {count_of(count, 'step')}") for name, count in status.by_worker.items()),
         ("last sign", spoken(status.last_at)),
     ]
-    return [(name, value) for name, value in rows if value]
+    return [("about", what_it_is_about(status.selection)), *((name, value) for name, value in rows if value)]

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from rescind.cli.safe import safe
+from rescind.cli.safe import ELLIPSIS, safe
 from rescind.compensation.result import StepResult
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class DrawnProgress:
     def __init__(self, progress: Progress, systems: Mapping["StepRef", str]) -> None:
         self._progress, self._systems = progress, systems
         self._all = progress.add_task("undoing", total=len(systems))
+        self._workers = _Workers(progress)
         totals: dict[str, int] = {}
         for system in systems.values():
             totals[system] = totals.get(system, 0) + 1
@@ -60,6 +61,37 @@ class DrawnProgress:
         task = self._tasks.get(self._systems.get(result.step, ""))
         if task is not None:
             self._progress.advance(task)
+        if result.by:
+            self._workers.advance(result.by)
+
+
+class _Workers:
+    """A bar for each worker: its part of what is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._done: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
+
+    def advance(self, worker: str) -> None:
+        """One more step was carried out by it."""
+        self.show({**self._done, worker: self._done.get(worker, 0) + 1})
+
+    def show(self, done: Mapping[str, int]) -> None:
+        """So many steps were carried out by each."""
+        self._done = dict(done)
+        total = sum(done.values())
+        for worker, count in done.items():
+            if worker not in self._tasks and len(self._tasks) < SYSTEMS_MAX:
+                self._tasks[worker] = self._progress.add_task(f"  {_short(worker)}", total=None)
+            if worker in self._tasks:
+                self._progress.update(self._tasks[worker], total=total, completed=count)
+
+
+def _short(worker: str) -> str:
+    """What tells a worker from another one: its id ends in what was thrown."""
+    name = safe(worker)
+    return name if len(name) <= _NAME_MAX else ELLIPSIS + name[1 - _NAME_MAX :]
 
 
 @contextmanager
@@ -73,8 +105,9 @@ def followed(statuses: "Iterator[UndoStatus]", console: "Console") -> "UndoStatu
     """Draw an undo that runs elsewhere until it has ended. Returns how it ended."""
     last = None
     with _progress(console) as progress:
-        task = progress.add_task("undoing", total=None)
+        task, workers = progress.add_task("undoing", total=None), _Workers(progress)
         for last in statuses:
+            workers.show(last.by_worker)
             held = f"{last.state} by {safe(last.held_by)[:_NAME_MAX]}" if last.held_by else last.state
             progress.update(task, description=held, total=last.total, completed=last.done, rate=last.rate_per_s)
     assert last is not None, "following begins with a look"

@@ -77,7 +77,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def _line(self, command: str, extra: Sequence[str]) -> str:
         words = ["rescind", command]
-        for name, value in _options(self.selection):
+        for name, value in conditions_of(self.selection):
             # A time of day is another moment tomorrow, so it is repeated as what it was taken for.
             words += [f"--{name}", value]
         return " ".join(shlex.quote(safe(word)) for word in [*words, *extra])
@@ -86,7 +86,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
     def conditions(self) -> list[tuple[str, str]]:
         """What was selected, as people read it, such as `("since", "2026-11-21 06:00:00 +01:00")`; safe."""
         rows: list[tuple[str, str]] = []
-        for name, value in _options(self.selection):
+        for name, value in conditions_of(self.selection):
             moment = getattr(self.selection, name, None) if name in self.as_typed else None
             if moment is None:
                 rows.append((name, safe(value)))
@@ -97,7 +97,8 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         return rows
 
 
-def _options(selection: Selection) -> list[tuple[str, str]]:
+def conditions_of(selection: Selection) -> list[tuple[str, str]]:
+    """The options, without dashes, that choose so, each with its value."""
     moments = {"since": selection.since, "until": selection.until}
     return [
         *(("run", run_id) for run_id in selection.run_ids),

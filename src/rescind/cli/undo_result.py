@@ -11,7 +11,7 @@ from rescind.cli.safe import safe
 from rescind.cli.stopping import order_as_json, resume_command
 from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
-from rescind.cli.words import count_of, list_of
+from rescind.cli.words import count_of, list_of, why_left
 from rescind.compensation.decision import Plan, PlanItem, is_undo
 from rescind.compensation.execution.comparison import Comparison
 from rescind.compensation.port import ReviewReason
@@ -73,11 +73,18 @@ def say_result(
     for word, count in counts.items():
         words = words_of(word) if session.request.verb == "undo" else _REDONE.get(word, words_of(word))
         out.say(f"  {count:>7,}  {words}", style=_STYLES.get(word, ""))
+    say_workers(result, out)
     _say_unfinished(result, out)
     _say_comparison(comparison, out)
     tasks = _open_tasks(result)
     _say_tasks(tasks, out)
     _say_next(session, plan, standing, out, has_tasks=bool(tasks))
+
+
+def say_workers(result: UndoResult, out: Out) -> None:
+    """Say which workers have carried out how many of the steps, if any have."""
+    for worker, count in result.by_worker.items():
+        out.say(f"  {count:>7,}  by {safe(worker)}", style="dim")
 
 
 def _say_comparison(comparison: Comparison, out: Out) -> None:
@@ -105,6 +112,7 @@ def result_as_json(
         "counts": result.counts,
         "complete": result.is_complete,
         "interrupted": result.interrupted,
+        "by_worker": result.by_worker,
         "left_because": result.left_because,
         "left_detail": result.left_detail,
         "lost_systems": result.lost_systems,
@@ -124,7 +132,7 @@ def _say_unfinished(result: UndoResult, out: Out) -> None:
     if result.interrupted:
         out.say("interrupted; what was done is recorded, and the same command goes on with the rest", style="yellow")
     elif result.left_because:
-        words = f"{result.left_because.replace('_', ' ')}: {safe(result.left_detail)}"
+        words = why_left(result.left_because, result.left_detail)
         out.say(f"{words}; what was done is recorded, and the same command goes on with the rest", style="yellow")
     elif left:
         out.say(f"not reached: {list_of(step.step for step in left)}; run `rescind undo` again", style="red")

@@ -4,10 +4,9 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from rescind.cli.out import Out
-from rescind.cli.safe import safe
 from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
-from rescind.cli.words import count_of
+from rescind.cli.words import count_of, why_left
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan
 from rescind.compensation.result import StepResult, UndoResult
@@ -108,10 +107,7 @@ def follow(journal: Journal, submission: Submission, register: Workers, store: "
             "Nothing was undone; look at the new plan and apply that one"
         )
     if ended.stopped is not None:
-        out.note(
-            f"the workers have left it, {ended.stopped.why.replace('_', ' ')}: {safe(ended.stopped.detail)}",
-            style="red",
-        )
+        out.note(f"the workers have left it; {why_left(ended.stopped.why, ended.stopped.detail)}", style="red")
     return ended
 
 
@@ -142,7 +138,7 @@ class _Following:
                 step = StepRef(entry.run.run_id, end.step_id)
                 if step in self._steps:
                     self._steps.discard(step)
-                    drawn.advance(StepResult(step=step, action="", disposition=end.disposition))
+                    drawn.advance(StepResult(step=step, action="", disposition=end.disposition, by=end.by or ""))
 
     def _say_if_nobody_lives(self) -> None:
         if working(self._register.look(now_us=self._clock.now_us())):

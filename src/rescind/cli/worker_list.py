@@ -8,6 +8,7 @@ from rescind.cli.moments import spoken
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import find_store, journal_of
+from rescind.cli.undo_result import say_workers
 from rescind.cli.undo_workers import follow
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
@@ -88,12 +89,14 @@ def follow_plan(given: "StoreAt | None", name: str, out: Out) -> int:
         result = result_from(ended, results_of(journal, ended.submitted.plan_digest, ended.way, steps))
     for word, count in result.counts.items():
         out.say(f"  {count:>7,}  {word.replace('_', ' ')}")
+    say_workers(result, out)
     out.emit(
         {
             "digest": result.plan_digest,
             "plan_run": result.plan_run,
             "counts": result.counts,
             "complete": result.is_complete,
+            "by_worker": result.by_worker,
             "tasks": list(result.tasks),
             "stopped": None if ended.stopped is None else ended.stopped.detail,
         }

@@ -13,11 +13,14 @@ from rescind.compensation.way import BACK, Way
 from rescind.journal.port import Appended, Draft, Journal
 from rescind.model.entry import (
     CompensationEnded,
+    CompensationIntended,
     Disposition,
     Event,
     PlanFinished,
     PlanLeft,
     PlanStarted,
+    RedoEnded,
+    RedoIntended,
     ReviewOpened,
     RunOpened,
 )
@@ -37,10 +40,18 @@ def plan_run_of(plan: Plan) -> str:
 
 
 class Paperwork:
-    """The records of one application of a plan. What a method returned is durable."""
+    """The records of one application of a plan. What a method returned is durable.
 
-    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way = BACK) -> None:
-        self._plan, self._journal, self._clock, self._way = plan, journal, clock, way
+    Args:
+        plan: The plan.
+        journal: Where they stand.
+        clock: The time.
+        way: Which way the steps are taken.
+        by: The worker that does it, which its records then name; empty for none.
+    """
+
+    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way = BACK, *, by: str = "") -> None:
+        self._plan, self._journal, self._clock, self._way, self._by = plan, journal, clock, way, by
         self.tasks: list[str] = []
 
     def open(self, runner_id: str, actor: str, reason: str, *, pending: int) -> int:
@@ -77,10 +88,15 @@ class Paperwork:
 
     def append_drafts(self, drafts: Sequence[Draft]) -> Appended:
         """As `append`."""
-        said = [msgspec.structs.replace(draft, event=self._way.say(draft.event)) for draft in drafts]
+        said = [msgspec.structs.replace(draft, event=self._signed(self._way.say(draft.event))) for draft in drafts]
         appended = self._journal.append(said)
         assert isinstance(appended, Appended), "nothing here claims a slot"
         return appended
+
+    def _signed(self, event: Event) -> Event:
+        if self._by and isinstance(event, CompensationIntended | CompensationEnded | RedoIntended | RedoEnded):
+            return msgspec.structs.replace(event, by=self._by)
+        return event
 
     def drop(self, items: Sequence[PlanItem]) -> Iterator[StepResult]:
         """Drop what is held, run by run; what is held no more has moved on."""

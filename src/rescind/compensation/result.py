@@ -20,6 +20,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
         task_id: For a review: the task.
         earlier: Whether it stood there before this undo.
         failed: Whether the step itself had failed, so that there was nothing to undo.
+        by: The worker that has carried it out; empty if none has.
     """
 
     step: StepRef
@@ -30,6 +31,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str | None = None
     earlier: bool = False
     failed: bool = False
+    by: str = ""
 
     @property
     def word(self) -> str:
@@ -69,6 +71,11 @@ class UndoResult(msgspec.Struct, frozen=True, kw_only=True):
     def counts(self) -> dict[str, int]:
         """Steps by `StepResult.word`; words without steps are left out."""
         return dict(sorted(Counter(step.word for step in self.steps).items()))
+
+    @property
+    def by_worker(self) -> dict[str, int]:
+        """Steps that this undo has brought to their end, by the worker that carried them out; empty if none did."""
+        return dict(sorted(Counter(step.by for step in self.steps if step.by and not step.earlier).items()))
 
     @property
     def is_complete(self) -> bool:

@@ -16,6 +16,8 @@ from rescind.errors import EntryUnreadable, NameUnknown, UsageError
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
+    CompensationIntended,
+    CompensationWithdrawn,
     Disposition,
     Entry,
     PlanFinished,
@@ -23,6 +25,8 @@ from rescind.model.entry import (
     PlanStarted,
     PlanSubmitted,
     RedoEnded,
+    RedoIntended,
+    StepRef,
 )
 from rescind.model.step import canonical_json
 from rescind.recovery.control import Standing, latest_plan, plan_run_id, plan_runs
@@ -33,6 +37,8 @@ RUNS_READ_ONE_BY_ONE = 16
 
 RATE_OVER_S = 30.0
 """What the rate is taken over: long enough to be steady, short enough to show a system that has come to rest."""
+
+_STEP_EVENTS = CompensationIntended | RedoIntended | CompensationWithdrawn | CompensationEnded | RedoEnded
 
 ENDED = ("finished", "cancelled", "left", "continued")
 
@@ -56,6 +62,8 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
         eta_s: Seconds that the rest will take at that rate; None if that cannot be said.
         held_by, held_because: Who paused or cancelled it, and why.
         left_because, left_detail: Why it was left, as in `PlanLeft`.
+        by_worker: Steps that are accounted for, by the worker that carried each out. Empty if it was done by no worker,
+            and in a list of undos that have ended.
     """
 
     plan_run: str
@@ -75,6 +83,7 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
     held_because: str = ""
     left_because: str = ""
     left_detail: str = ""
+    by_worker: dict[str, int] = {}
 
     @property
     def percent(self) -> float:
@@ -99,6 +108,22 @@ class OpenUndo(msgspec.Struct, frozen=True, kw_only=True):
     begun_at: datetime
     held_by: str
     held_because: str
+
+
+class StepSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of an undo, as the journal tells of it.
+
+    Attributes:
+        step: The step.
+        word: Its disposition, or `under_way`.
+        by: The worker that has carried it out, or has it under way; empty if that was none.
+        at: When that was recorded.
+    """
+
+    step: StepRef
+    word: str
+    by: str
+    at: datetime
 
 
 def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -> list[UndoStatus]:
@@ -166,6 +191,12 @@ def undo_status(journal: Journal, plan: str) -> UndoStatus:
     return UndoFollower(journal, plan).look()
 
 
+def undo_steps(journal: Journal, plan: str) -> tuple[UndoStatus, list[StepSeen]]:
+    """As `undo_status`, and its steps: those that are accounted for, in order of their ends, then those under way."""
+    follower = UndoFollower(journal, plan)
+    return follower.look(), follower.steps()
+
+
 def follow(journal: Journal, plan: str, clock: Clock, *, every_s: float = 0.5) -> Iterator[UndoStatus]:
     """How far an undo is, again and again until it has ended; the last one says how.
 
@@ -229,6 +260,10 @@ class UndoFollower:
         self._fold.read_steps()
         return self._fold.status()
 
+    def steps(self) -> list[StepSeen]:
+        """What the last look has seen of its steps: see `undo_steps`."""
+        return self._fold.steps()
+
 
 def plan_run_meant(journal: Journal, text: str) -> str:
     """The run of the plan that somebody means by its id, its digest, or the beginning of either.
@@ -264,7 +299,8 @@ class _UndoFold:
         self._plan_read_to = 0
         self._steps_read_to: dict[str | None, int] = {}
         self._total = 0
-        self._ended: dict[tuple[str, str], str] = {}
+        self._ended: dict[StepRef, StepSeen] = {}
+        self._begun: dict[StepRef, StepSeen] = {}
         self._lately: deque[tuple[datetime, int]] = deque()
 
     @property
@@ -309,10 +345,18 @@ class _UndoFold:
 
     def _take_step(self, entry: Entry) -> None:
         event = entry.event
-        if not isinstance(event, CompensationEnded | RedoEnded) or self.started is None:
+        if not isinstance(event, _STEP_EVENTS) or self.started is None:
             return
         if event.plan_digest == self.started.plan_digest:
-            self._ended[entry.run.run_id, event.step_id] = _word_of(event)
+            step = StepRef(entry.run.run_id, event.step_id)
+            self._begun.pop(step, None)
+            if isinstance(event, CompensationWithdrawn):
+                return
+            seen = StepSeen(step=step, word=_word_of(event), by=event.by or "", at=entry.recorded_at)
+            if isinstance(event, CompensationIntended | RedoIntended):
+                self._begun[step] = seen
+                return
+            self._ended[step] = seen
             self._last_at = max(self._last_at or entry.recorded_at, entry.recorded_at)
             self._lately.append((entry.recorded_at, len(self._ended)))
             while (entry.recorded_at - self._lately[0][0]).total_seconds() > RATE_OVER_S:
@@ -323,7 +367,7 @@ class _UndoFold:
         assert self.started is not None
         assert self._begun_at is not None
         assert self._last_at is not None
-        counts = Counter(self._ended.values())
+        counts = Counter(seen.word for seen in self._ended.values())
         done = sum(counts.values())
         if self._end is not None and not counts:  # not read: what it said at its end is enough
             counts = Counter({word: count for word, count in self._end.counts.items() if _is_ours(word)})
@@ -349,7 +393,12 @@ class _UndoFold:
             held_because="" if held is None else held.reason,
             left_because="" if left is None else left.why,
             left_detail="" if left is None else left.detail,
+            by_worker=dict(sorted(Counter(seen.by for seen in self._ended.values() if seen.by).items())),
         )
+
+    def steps(self) -> list["StepSeen"]:
+        """What was read of its steps: in the order of their ends, and then those under way."""
+        return [*self._ended.values(), *self._begun.values()]
 
     @property
     def _is_cancelled(self) -> bool:
@@ -381,7 +430,9 @@ class _UndoFold:
         return (last - first) / passed_s if passed_s > 0 else None
 
 
-def _word_of(event: CompensationEnded | RedoEnded) -> str:
+def _word_of(event: "CompensationIntended | RedoIntended | CompensationEnded | RedoEnded") -> str:
+    if isinstance(event, CompensationIntended | RedoIntended):
+        return "under_way"
     if isinstance(event, CompensationEnded):
         return event.disposition.value
     return (Disposition.RESTORED if event.redone else Disposition.REVIEW).value

@@ -247,6 +247,7 @@ class Forth:
             reason=event.reason,
             detail=event.detail,
             task_id=event.task_id,
+            by=event.by,
         )
 
 

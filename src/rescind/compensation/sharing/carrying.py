@@ -77,8 +77,8 @@ def out_of_time(submission: Submission, clock: Clock) -> ShareResult | None:
 class SharePaper(Paperwork):
     """The records of a share: the plan's own are written by whoever looks after it, and so are the review tasks."""
 
-    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way, *, asked_at: int) -> None:
-        super().__init__(plan, journal, clock, way)
+    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way, *, by: str, asked_at: int) -> None:
+        super().__init__(plan, journal, clock, way, by=by)
         self._asked_at = asked_at
         self.left: list[Left] = []
 
@@ -112,6 +112,7 @@ class Shares:
         is_leaving: Whether to begin no more steps.
         systems: What may be asked of each target system by all workers together.
         live_runs: Looks which runs a living process acts for: see `make_plan`.
+        worker_id: Whose process this is.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class Shares:
         is_leaving: Callable[[], bool],
         systems: Mapping[str, SystemLimits],
         live_runs: Callable[[], Container[str]] = tuple,
+        *,
+        worker_id: str,
     ) -> None:
-        self._systems, self._live_runs = systems, live_runs
+        self._systems, self._live_runs, self._worker_id = systems, live_runs, worker_id
         self._limiters: dict[int, Limiter] = {}
         self._journal, self._compensators, self._clock, self._ids = journal, compensators, clock, ids
         self._is_leaving = is_leaving
@@ -143,7 +146,7 @@ class Shares:
             return late
         fresh = held_to(share, self._plan(submission, share), submitted.plan_digest)
         plan = msgspec.structs.replace(fresh, selection=submitted.selection)
-        paper = SharePaper(plan, self._journal, self._clock, way, asked_at=submission.sequence)
+        paper = SharePaper(plan, self._journal, self._clock, way, by=self._worker_id, asked_at=submission.sequence)
         limits = Limits(self._systems, share=max(1, workers))
         limiter = self._limiters.setdefault(limits.share, TokenBuckets(limits, self._clock))
         left_s = submission.left_s(self._clock.now_us())
@@ -167,8 +170,13 @@ class Shares:
         )
         undone = sum(step.word in ("restored", "merged", "compensated") for step in result.steps)
         ended = "" if result.interrupted else result.left_because
+        lost = "; ".join(f"{system} does not answer: {heard}" for system, heard in result.lost_systems.items())
         return ShareResult(
-            left=tuple(paper.left), undone=undone, again=result.interrupted, ended=ended, detail=result.left_detail
+            left=tuple(paper.left),
+            undone=undone,
+            again=result.interrupted,
+            ended=ended,
+            detail=result.left_detail or lost,
         )
 
     def _plan(self, submission: Submission, share: PlanShare) -> Plan:

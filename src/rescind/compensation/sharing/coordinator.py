@@ -84,6 +84,7 @@ class Coordinator:
         is_leaving: Whether this worker takes nothing further.
         systems: What may be asked of each target system by all workers together.
         live_runs: Looks which runs a living process acts for: see `make_plan`.
+        worker_id: Whose process this is.
     """
 
     def __init__(
@@ -98,10 +99,12 @@ class Coordinator:
         is_leaving: Callable[[], bool],
         systems: Mapping[str, SystemLimits],
         live_runs: Callable[[], Container[str]] = tuple,
+        *,
+        worker_id: str,
     ) -> None:
         self._journal, self._engine, self._workers, self._locks = journal, engine, workers, locks
         self._clock, self._ids, self._is_leaving = clock, ids, is_leaving
-        self._shares = Shares(journal, compensators, clock, ids, is_leaving, systems, live_runs)
+        self._shares = Shares(journal, compensators, clock, ids, is_leaving, systems, live_runs, worker_id=worker_id)
 
     def perform(self, job: Job) -> dict[str, Any]:
         """Carry out one job: see `engine.Perform`."""
@@ -220,6 +223,7 @@ class Coordinator:
                 result = msgspec.convert(report.result, ShareResult)
                 left |= {each.step: each for each in result.left}
                 undone += result.undone
+                problem = problem or result.detail
                 if result.ended:
                     why, problem = result.ended, result.detail
                 ended.append(share)

@@ -73,4 +73,5 @@ def _result(step: StepRef, action: str, end: CompensationEnded | None, failed: s
         detail=end.detail,
         task_id=end.task_id,
         earlier=end.plan_digest != digest,
+        by=end.by or "",
     )

@@ -92,6 +92,7 @@ class UndoWorker:
             self._leaving.is_set,
             systems,
             live_runs,
+            worker_id=self.info.worker_id,
         )
         self._upkeep = Keeper(self.info.worker_id, journal, self._engine, self._register, clock, self._leaving.is_set)
         self._keeper = threading.Thread(target=self._keep, name="rescind-keeper", daemon=True)

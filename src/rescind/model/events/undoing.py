@@ -42,7 +42,7 @@ class CompensationIntended(msgspec.Struct, frozen=True, gc=False, tag="compensat
     """The compensation of a step is about to run. Durable before it starts.
 
     `attempt` counts from 1; the idempotency key is the same for all attempts of one step. `overwrites` is unset, and
-    not written, unless the target is not as the step left it.
+    not written, unless the target is not as the step left it. `by` is the worker that has taken it; unset if none has.
     """
 
     step_id: str
@@ -51,10 +51,14 @@ class CompensationIntended(msgspec.Struct, frozen=True, gc=False, tag="compensat
     plan_digest: str
     attempt: int = 1
     overwrites: Overwrites | msgspec.UnsetType = msgspec.UNSET
+    by: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompensationEnded(msgspec.Struct, frozen=True, gc=False, tag="compensation_ended", kw_only=True):
-    """The step is accounted for. With disposition `review`, `reason` and `detail` say what a person has to decide."""
+    """The step is accounted for. With disposition `review`, `reason` and `detail` say what a person has to decide.
+
+    `by` is the worker that has carried it out; unset, and not written, if none has.
+    """
 
     step_id: str
     disposition: Disposition
@@ -62,6 +66,7 @@ class CompensationEnded(msgspec.Struct, frozen=True, gc=False, tag="compensation
     reason: str = ""
     detail: str = ""
     task_id: str | None = None
+    by: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompensationWithdrawn(msgspec.Struct, frozen=True, gc=False, tag="compensation_withdrawn", kw_only=True):
@@ -95,16 +100,23 @@ class Probed(msgspec.Struct, frozen=True, gc=False, tag="probed", kw_only=True):
 
 
 class RedoIntended(msgspec.Struct, frozen=True, gc=False, tag="redo_intended", kw_only=True):
-    """What an undo restored is about to be put back to what the step had left. Durable before it starts."""
+    """What an undo restored is about to be put back to what the step had left. Durable before it starts.
+
+    `by`: as in `CompensationIntended`.
+    """
 
     step_id: str
     idempotency_key: str
     plan_digest: str
     attempt: int = 1
+    by: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class RedoEnded(msgspec.Struct, frozen=True, gc=False, tag="redo_ended", kw_only=True):
-    """The redo of a step has ended. If it is not `redone`, it stays undone, and a person has to decide in the task."""
+    """The redo of a step has ended. If it is not `redone`, it stays undone, and a person has to decide in the task.
+
+    `by`: as in `CompensationEnded`.
+    """
 
     step_id: str
     plan_digest: str
@@ -112,3 +124,4 @@ class RedoEnded(msgspec.Struct, frozen=True, gc=False, tag="redo_ended", kw_only
     reason: str = ""
     detail: str = ""
     task_id: str | None = None
+    by: str | msgspec.UnsetType = msgspec.UNSET
