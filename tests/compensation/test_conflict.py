@@ -10,7 +10,7 @@ from rescind.compensation.decision import Plan, Restore, Settle
 from rescind.compensation.planning.selection import read_steps
 from rescind.errors import Conflict, Transient, UsageError
 from rescind.model.action import Action, EffectClass, OnConflict
-from rescind.model.entry import CompensationIntended, Disposition, Overwrites
+from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, Overwrites
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
 from rescind.model.step import Snapshot
@@ -208,13 +208,21 @@ def test_only_what_is_in_conflict_is_forced() -> None:
     assert not overwritten(shop)
 
 
-def test_what_an_undo_of_an_older_step_has_put_back_is_not_forced() -> None:
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_an_undo_of_an_older_step_has_put_back_is_not_forced(*, recorded: bool) -> None:
     """CF2: that undo overwrote what this step had left, and forcing it would bring back what the older one had left."""
     shop = a_shop(OnConflict.FORCE)
     shop.set("tea", 1, "run-1")
     shop.set("tea", 2, "run-2")
     shop.apply(shop.plan("run-1", may_force=True), reason="the rows are ours")
     assert shop.rows["tea"] is None
+    if not recorded:  # the same, up to where the process that did it died
+        died = Shop()
+        died.setting.action = shop.setting.action
+        for entry in shop.entries():
+            if not isinstance(entry.event, CompensationEnded) and entry.run.run_id in ("run-1", "run-2"):
+                died.put(entry.run.run_id, entry.event)
+        died.rows["tea"], shop = None, died
 
     plan = shop.plan("run-2", may_force=True)
     assert decisions(plan) == (("2", "review: conflict"),)

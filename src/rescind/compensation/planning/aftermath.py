@@ -1,6 +1,8 @@
 """From the journal to an `Impact`: one walk over all entries since the first of the chosen steps.
 
-Of each step in between little is kept, some 300 bytes; what it changed, and its arguments, are not.
+Of each step in between little is kept, some 300 bytes; what it changed, and its arguments, are not. A step that was
+begun before that is found by its end; one without an end that was begun before is not, since to find it would be to
+read the whole journal. If its process lives, it is found as soon as it has ended.
 """
 
 from collections import Counter

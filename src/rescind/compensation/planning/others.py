@@ -10,7 +10,7 @@ from rescind.compensation.planning.known import ForeignStep
 from rescind.compensation.planning.nesting import end_of
 from rescind.compensation.port import ReviewReason
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
-from rescind.model.entry import CompensationEnded, Disposition, Entry, Intended, StepRef
+from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, Entry, Intended, StepRef
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.step import Target
 from rescind.recovery.reading import readable_entries
@@ -42,21 +42,15 @@ def put_back_before(
     journal: Journal, forced: Iterable[PlanItem], records: Iterable[StepRecord]
 ) -> dict[StepRef, Review]:
     """Steps to be forced whose targets an undo of an older step has put back since, and what that means (CF2)."""
-    ends = {record.ref: end_of(record) for record in records}
+    known = {record.ref: record for record in records}
     runs: dict[str, list[_PutBack]] = {}
     found: dict[StepRef, Review] = {}
     for item in forced:
-        assert isinstance(item.decision, Restore)
         for run_id in _runs_before(journal, item):
             if run_id not in runs:
                 runs[run_id] = _put_back(readable_entries(journal, Query(run_id=run_id), []))
             for each in runs[run_id]:
-                if (
-                    each.record.step.target == item.target
-                    and each.record.intended_sequence < item.intended_sequence
-                    and each.leaves == item.decision.expects
-                    and each.sequence > ends[item.step]
-                ):
+                if each.took_along(known[item.step], item):
                     words = f"the undo of {each.record.ref}, which is older, has put its target back since"
                     found[item.step] = Review(
                         ReviewReason.CONFLICT, f"{words}; to force this one would bring back what that had left"
@@ -74,19 +68,42 @@ def _runs_before(journal: Journal, item: PlanItem) -> Sequence[str]:
 
 
 class _PutBack(msgspec.Struct, frozen=True):
-    """A step that was restored, the version that this left, and where that stands in the journal."""
+    """A step that was restored, or may have been: where in the journal that stands, and whether it was forced."""
 
     record: StepRecord
-    leaves: str
     sequence: int
+    forced: bool
+
+    def took_along(self, later: StepRecord, item: PlanItem) -> bool:
+        """Whether what this later step left went with it: they see the same thing, and it was put back after that."""
+        older = self.record
+        assert isinstance(item.decision, Restore)
+        assert older.step.before is not None
+        is_before = older.intended_sequence < later.intended_sequence and self.sequence > end_of(later)
+        if not is_before or (older.step.action, older.step.target) != (later.step.action, later.step.target):
+            return False
+        if self.forced or older.step.before.version == item.decision.expects:
+            return True
+        found = later.step.before
+        return older.after is not None and found is not None and older.after.version == found.version
 
 
 def _put_back(entries: Iterable[Entry]) -> list[_PutBack]:
-    """The steps of a run that were restored, and not redone since."""
+    """The steps of a run that were restored and not redone since, or whose restore was begun and has no end."""
     story = list(entries)
-    ended = {entry.event.step_id: entry.sequence for entry in story if isinstance(entry.event, CompensationEnded)}
+    last: dict[str, int] = {}
+    forced: set[str] = set()
+    for entry in story:
+        match entry.event:
+            case CompensationIntended(step_id=step_id, overwrites=overwrites):
+                last[step_id] = entry.sequence
+                (forced.add if overwrites else forced.discard)(step_id)
+            case CompensationEnded(step_id=step_id):
+                last[step_id] = entry.sequence
+            case _:
+                pass
     return [
-        _PutBack(record, record.step.before.version, ended[record.step.step_id])
+        _PutBack(record, last[record.step.step_id], record.step.step_id in forced)
         for record in fold_steps(story)
-        if record.disposition is Disposition.RESTORED and record.step.before is not None
+        if record.step.before is not None and (record.disposition is Disposition.RESTORED or record.compensation_open)
     ]
