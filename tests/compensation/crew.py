@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from compensation.dying import Died, Fuse, FusedJournal
 from compensation.engines import Jobs, MemoryEngine
-from compensation.test_crash import Died, Fuse, FusedJournal
 from compensation.undo_world import Shop
 from rescind.clock import SystemIds
 from rescind.compensation.decision import Plan

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from compensation.test_crash import Died, World
+from compensation.dying import Died
+from compensation.test_crash import World
 from compensation.undo_world import Shop
 from rescind.clock import SystemClock
 from rescind.compensation.decision import Plan

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from compensation.crew import RUN, Crew, events, refunds
+from compensation.dying import Died
 from compensation.engines import Jobs
-from compensation.test_crash import Died
 from compensation.undo_world import Charging, Shop, row_of
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.planning.survey import make_plan

@@ -6,62 +6,25 @@ What stands in the journal then is all the next process knows.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from compensation.dying import Died, Fuse, FusedJournal
 from compensation.undo_world import Charging, Rows, RowSetting, Shop, nothing_appended, row_of
 from rescind.compensation.planning.selection import read_steps
 from rescind.errors import Conflict, Transient
 from rescind.journal.memory import MemoryJournal
-from rescind.journal.port import Draft
 from rescind.model.action import IN_DOUBT_AFTER, Action, EffectClass, OnConflict
 from rescind.model.entry import CompensationIntended, Disposition, Overwrites, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Failed, Unknown
 from rescind.model.step import Snapshot
 from rescind.recovery.review import list_tasks
-from rescind.testing.faulty import FaultyJournal
 
 LOST = Unknown("lost reply")
 NEVER = object()
 RUNS = ("run-1", "run-2", "run-3")
-
-
-class Died(BaseException):
-    """The process is gone."""
-
-
-class Fuse:
-    """Counts requests, each before and after, and dies at one of them. Everything is dead afterwards."""
-
-    def __init__(self) -> None:
-        self.left = -1  # never
-
-    def burn(self) -> None:
-        if self.left == 0:
-            raise Died
-        self.left -= 1
-
-    @property
-    def is_burnt(self) -> bool:
-        return self.left == 0
-
-    def around(self, request: Callable[[], Any]) -> Any:
-        self.burn()
-        answer = request()
-        self.burn()
-        return answer
-
-
-class FusedJournal(FaultyJournal):
-    def __init__(self, journal: MemoryJournal, fuse: Fuse) -> None:
-        super().__init__(journal, lambda drafts: False)
-        self._fuse = fuse
-
-    def append(self, drafts: Sequence[Draft]) -> Any:
-        return self._fuse.around(lambda: super(FusedJournal, self).append(drafts))
 
 
 class FusedSetting(RowSetting):
