@@ -10,7 +10,7 @@ import pytest
 
 from builders import NOON
 from compensation.undo_world import Charging, RowSetting, Shop, decisions, nothing_appended, raising
-from rescind.compensation.execution.flow import backoff_s
+from rescind.compensation.execution.trying import backoff_s
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.planning.selection import read_steps
 from rescind.compensation.result import UndoStopped

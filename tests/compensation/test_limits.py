@@ -9,9 +9,9 @@ import pytest
 
 from compensation.undo_world import Charging, RowSetting, Shop, raising
 from rescind.clock import SystemClock
-from rescind.compensation.execution.flow import backoff_s
 from rescind.compensation.execution.limits import Limits, TokenBuckets
 from rescind.compensation.execution.systems import TROUBLES_MAX
+from rescind.compensation.execution.trying import backoff_s
 from rescind.compensation.planning.selection import read_steps
 from rescind.config import SystemLimits
 from rescind.errors import Conflict, Transient, UsageError

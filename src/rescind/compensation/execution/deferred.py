@@ -4,7 +4,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 from rescind.compensation.decision import PlanItem
-from rescind.compensation.execution.flow import ForPerson
+from rescind.compensation.execution.requests import ForPerson
 
 if TYPE_CHECKING:
     from rescind.model.entry import StepRef

@@ -71,7 +71,9 @@ from rescind.compensation.decision import (
 )
 from rescind.compensation.execution.claims import Claims
 from rescind.compensation.execution.deferred import Deferred
-from rescind.compensation.execution.flow import (
+from rescind.compensation.execution.flow import undo_flow
+from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
+from rescind.compensation.execution.requests import (
     Ask,
     Done,
     Ending,
@@ -84,14 +86,12 @@ from rescind.compensation.execution.flow import (
     Request,
     Undo,
     UndoFlow,
-    late_words,
-    undo_flow,
 )
-from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
 from rescind.compensation.execution.runner import Runner
 from rescind.compensation.execution.schedule import Schedule, system_of
 from rescind.compensation.execution.stopping import Stopping
 from rescind.compensation.execution.systems import Systems
+from rescind.compensation.execution.trying import late_words
 from rescind.compensation.paperwork import Paperwork, plan_run_of
 from rescind.compensation.planning.plan import blocked_by, outcome_word
 from rescind.compensation.port import Compensator, Merger, Prober, ReviewReason

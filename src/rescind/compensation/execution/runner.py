@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from rescind.clock import Clock
 from rescind.compensation.decision import PlanItem
 from rescind.compensation.execution.crew import Crew
-from rescind.compensation.execution.flow import Ending, Go, Intend, Record, Request, UndoFlow, Wait
+from rescind.compensation.execution.requests import Ending, Go, Intend, Record, Request, UndoFlow, Wait
 from rescind.compensation.execution.schedule import Schedule, system_of
 from rescind.compensation.execution.stopping import Stop, Stopping
 from rescind.compensation.execution.systems import Systems, is_trouble

@@ -11,8 +11,8 @@ not reached, which says truly that nobody tried, and a later undo goes on with t
 decide about each, where nothing is to be decided.
 """
 
-from rescind.compensation.execution.flow import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from rescind.compensation.execution.limits import Limiter, Limits
+from rescind.compensation.execution.trying import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from rescind.errors import Transient
 
 TROUBLES_MAX = 5
