@@ -24,8 +24,9 @@ from rescind.cli.undo_session import Session, apply_command, show_plan
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan, kind_of
+from rescind.compensation.execution.account import Progress
 from rescind.compensation.execution.comparison import compare_after
-from rescind.compensation.execution.execute import Progress, apply_plan
+from rescind.compensation.execution.execute import apply_plan
 from rescind.compensation.execution.schedule import system_of
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.result import UndoResult

@@ -23,8 +23,9 @@ import msgspec
 
 from rescind.clock import Clock, IdSource
 from rescind.compensation.decision import AlreadyInReview, AlreadyUndone, Plan, Review
+from rescind.compensation.execution.account import Progress
 from rescind.compensation.execution.comparison import compare_settled
-from rescind.compensation.execution.execute import NO_LIMITS, Progress, apply_plan
+from rescind.compensation.execution.execute import NO_LIMITS, apply_plan
 from rescind.compensation.execution.limits import Limits
 from rescind.compensation.planning.plan import outcome_word
 from rescind.compensation.planning.selection import Selection, read_steps

@@ -32,80 +32,45 @@ U10 needs no lock and no expected position: positions move with every other appe
 journal is something each runner can see for itself by reading on from where it planned. A lock around planning and
 applying (the command line holds one) spares a second runner the work, and is no condition of safety.
 
-What looks like a conflict may be a matter of order that nobody declared: a row cannot be deleted while rows of another
-run refer to it. So a restore in conflict is deferred, with everything that waits for it, and tried again when nothing
-else is left to do, if anything was undone since it was begun. What is deferred and has no such hope goes to a person,
-the newest first, because the older ones may have waited for just that.
+Kept elsewhere: U8 and U9 in `trying`, U10 in `claims`, U11 in `trying` and `over_later`, U12 in `paperwork`, U14 in
+`schedule`, U16 and U17 in `stopping`, U18 in `runner`, U19 in `systems`, U20 in `stepping`.
 
 Endings that need a person are collected until the work is over, so that 340 mails that fail for one reason are one task
 and not 340. Dying before that loses nothing: each such step has an intent without an end, or was never begun, and the
 next plan decides about it again.
 """
 
-import contextvars
 import queue
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, assert_never, cast
+from collections.abc import Callable, Iterable, Mapping
 
-import msgspec
-
-from rescind.clock import Clock, IdSource, from_us
+from rescind.clock import Clock, IdSource
 from rescind.compensation.awaiting import Waiter
-from rescind.compensation.conflict import HOW_TO_FORCE, RESTORE_IN_DOUBT
 from rescind.compensation.decision import (
-    AlreadyInReview,
-    AlreadyUndone,
-    Compensate,
     Drop,
     Plan,
     PlanItem,
-    Restore,
     Review,
     Settle,
-    blocks,
-    is_undo,
     is_work,
     refuse_forced_without_reason,
 )
+from rescind.compensation.execution.account import Account, Progress
+from rescind.compensation.execution.aside import aside
 from rescind.compensation.execution.claims import Claims
-from rescind.compensation.execution.deferred import Deferred
-from rescind.compensation.execution.flow import undo_flow
 from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
-from rescind.compensation.execution.requests import (
-    Ask,
-    Done,
-    Ending,
-    ForPerson,
-    Job,
-    Merge,
-    MovedOn,
-    NotReached,
-    Observe,
-    Request,
-    Undo,
-    UndoFlow,
-)
 from rescind.compensation.execution.runner import Runner
-from rescind.compensation.execution.schedule import Schedule, system_of
+from rescind.compensation.execution.schedule import Schedule
+from rescind.compensation.execution.stepping import Stepping
 from rescind.compensation.execution.stopping import Stopping
 from rescind.compensation.execution.systems import Systems
-from rescind.compensation.execution.trying import late_words
-from rescind.compensation.paperwork import Paperwork, plan_run_of
-from rescind.compensation.planning.plan import blocked_by, outcome_word
-from rescind.compensation.port import Compensator, Merger, Prober, ReviewReason
-from rescind.compensation.result import StepResult, UndoResult, UndoStopped, moved_on, result_of
+from rescind.compensation.paperwork import Paperwork
+from rescind.compensation.port import Compensator
+from rescind.compensation.result import StepResult, UndoResult, UndoStopped
 from rescind.compensation.staying import Staying
 from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
-from rescind.journal.port import Draft, Journal
-from rescind.model.action import EffectClass, OnConflict
-from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, Event, StepRef
-from rescind.model.history import StepRecord
+from rescind.journal.port import Journal
 from rescind.recovery.control import ControlReader
-
-Progress = Callable[[StepResult], None]
 
 NO_LIMITS = Limits()
 """What systems take by themselves."""
@@ -177,52 +142,12 @@ def apply_plan(
     if undo.pending:
         systems = Systems(limits, limiter or TokenBuckets(limits, clock), rests_max=retries + 1)
         opening = (ids.new_id("undo"), actor, reason)
-        _aside(lambda: undo.run(systems, parallel, retries + 1, opening, asked_at), stopping, news, progress)
+        aside(lambda: undo.run(systems, parallel, retries + 1, opening, asked_at), stopping, news, progress)
     return undo.result
 
 
-def _aside(
-    work: Callable[[], None],
-    stopping: Stopping,
-    news: "queue.SimpleQueue[StepResult | None]",
-    progress: Progress | None,
-) -> None:
-    """Do the work in a thread of its own, where no interrupt can tear it apart, and tell its news in this one.
-
-    Raises: what the work raises; KeyboardInterrupt, at the second one.
-    """
-    failures: list[BaseException] = []
-
-    def do() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  # raised below, in the thread that asked for the work
-            failures.append(error)
-        finally:
-            news.put(None)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(do,), name="rescind-undo")
-    thread.start()
-    try:
-        while True:
-            try:
-                while (result := news.get()) is not None:
-                    if progress is not None:
-                        progress(result)
-                break
-            except KeyboardInterrupt:
-                if stopping.interrupted:
-                    raise
-                stopping.interrupt()
-    finally:
-        stopping.interrupt()  # only if something was raised here is there anything left to stop
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
 class _Undo:
-    """One application of a plan: what is known so far. Its methods are called in the runner's thread, but `perform`."""
+    """One application of a plan. Its methods are called in the runner's thread."""
 
     def __init__(
         self,
@@ -237,20 +162,11 @@ class _Undo:
         actor_and_reason: tuple[str, str],
     ) -> None:
         self._actor, self._reason = actor_and_reason
-        self._plan, self._compensators, self._clock, self._tell = plan, compensators, clock, tell
-        self._journal, self._stopping = journal, stopping
-        self.paper = paper
-        self._results: dict[StepRef, StepResult] = {}
-        self._late: dict[StepRef, tuple[PlanItem, Review]] = {}
-        self._left: dict[StepRef, str] = {}
-        self._lost: dict[str, str] = {}
-        self._deferred = Deferred()
-        self._last_words: set[StepRef] = set()
-        self._perhaps_restored: set[StepRef] = set()
-        self._undone = 0
-        self._tries: Counter[StepRef] = Counter()
+        self._plan, self._compensators, self._clock = plan, compensators, clock
+        self._journal, self._stopping, self._paper = journal, stopping, paper
         self._claims = Claims(journal, () if plan.is_settled else plan.runs, way)
-        self.pending = [item for item in plan.items if not self._is_over(item)]
+        self._account = Account(plan, self._claims.records, tell)
+        self.pending = self._account.pending
         for item in self.pending:
             if is_work(item.decision) and item.action not in compensators:
                 raise UsageError(f"the plan undoes {item.step} of action {item.action!r}, which is not declared here")
@@ -258,69 +174,21 @@ class _Undo:
             {item.step: item.blocks_on for item in plan.items},
             {item.step: item.gates for item in plan.items},
             plan.gates,
-            (item.step for item in plan.items if self._may_stay(item)),
+            (item.step for item in plan.items if self._account.may_stay(item)),
         )
-
-    # --- what was before ---
-
-    def _is_over(self, item: PlanItem) -> bool:
-        """Whether nothing is to be done for it (any more). If so, its result is known."""
-        match item.decision:
-            case AlreadyUndone(disposition, because):
-                self._results[item.step] = result_of(
-                    item, disposition, detail=because, earlier=True, failed=item.outcome == "failed"
-                )
-                return True
-            case AlreadyInReview(task_id, reason):
-                self._results[item.step] = result_of(
-                    item, Disposition.REVIEW, reason=reason, task_id=task_id, earlier=True
-                )
-                return True
-            case _:
-                record = self._claims.records.get(item.step)
-                if record is not None and _is_as_planned(record, item):
-                    return False
-                self._results[item.step] = moved_on(item, record)
-                return True
-
-    def _may_stay(self, item: PlanItem) -> bool:
-        """Whether its effect may stay: as planned, or because it has moved on since."""
-        result = self._results.get(item.step)
-        if result is None or isinstance(item.decision, AlreadyUndone | AlreadyInReview):
-            return blocks(item.decision)
-        record = self._claims.records.get(item.step)
-        if record is not None and record.step.effect_class is EffectClass.IRREVERSIBLE:
-            return False  # what stays for good holds nothing back
-        return result.disposition in (None, Disposition.REVIEW)
 
     @property
     def result(self) -> UndoResult:
         """What is known by now."""
-        steps = [self._results.get(item.step) or self._not_reached(item) for item in self._plan.items]
-        return UndoResult(
-            plan_digest=self._plan.digest,
-            plan_run=plan_run_of(self._plan) if self.pending else "",
-            steps=tuple(steps),
-            tasks=tuple(self.paper.tasks),
-            interrupted=self._stopping.why == "interrupted",
-            left_because=self._stopping.why,
-            left_detail=self._stopping.detail,
-            lost_systems=self._lost,
-        )
-
-    def _not_reached(self, item: PlanItem) -> StepResult:
-        lost = self._lost.get(system_of(item)) if is_work(item.decision) else None
-        words = "" if lost is None else f"{system_of(item)} does not answer: {lost}"
-        return result_of(item, None, detail=self._left.get(item.step, words))
-
-    # --- the whole ---
+        return self._account.result(self._paper.tasks, self._stopping)
 
     def run(
         self, systems: Systems, parallel: int, tries_max: int, opening: tuple[str, str, str], asked_at: int | None
     ) -> None:
         """Carry out what is pending. `opening` is for `Paperwork.open`. Raises: as `apply_plan`."""
+        know, paper = self._account.know, self._paper
         try:
-            begun_at = self.paper.open(*opening, pending=len(self.pending))
+            begun_at = paper.open(*opening, pending=len(self.pending))
             control = ControlReader(
                 self._journal,
                 digest=self._plan.digest,
@@ -329,10 +197,9 @@ class _Undo:
             )
             self._stopping.obey(control)
             self._drop()
-            self._know(self.paper.settle(self._settles()))
-            self._know(self.paper.open_tasks(self._reviews()))
-            self._work(systems, parallel, tries_max)
-            self._know(self.paper.open_tasks(self._late.values()))
+            know(paper.settle(self._settles()))
+            know(paper.open_tasks(self._reviews()))
+            know(paper.open_tasks(self._work(systems, parallel, tries_max)))
             self._close()
         except JournalUnavailable as error:
             raise UndoStopped(self.result, cause=str(error)) from error
@@ -340,17 +207,18 @@ class _Undo:
     def _close(self) -> None:
         result = self.result
         if result.is_complete:
-            self.paper.finish(result)
+            self._paper.finish(result)
             return
-        lost = ", ".join(f"{name}: {heard}" for name, heard in self._lost.items())
+        lost = ", ".join(f"{name}: {heard}" for name, heard in self._account.lost.items())
         why = self._stopping.why or ("unavailable" if lost else "overtaken")
-        self.paper.leave(result, why, self._stopping.detail or lost)
+        self._paper.leave(result, why, self._stopping.detail or lost)
 
     def _drop(self) -> None:
         """Drop what is held (U15); what was released before that has moved on, and its effect stays for now (U5)."""
-        self._know(self.paper.drop([item for item in self.pending if isinstance(item.decision, Drop)]))
-        for item in self.pending:
-            if isinstance(item.decision, Drop) and self._may_stay(item):
+        held = [item for item in self.pending if isinstance(item.decision, Drop)]
+        self._account.know(self._paper.drop(held))
+        for item in held:
+            if self._account.may_stay(item):
                 self._staying.add(item.step)
 
     def _settles(self) -> list[tuple[PlanItem, Settle]]:
@@ -360,176 +228,30 @@ class _Undo:
     def _reviews(self) -> list[tuple[PlanItem, Review]]:
         return [(item, item.decision) for item in self.pending if isinstance(item.decision, Review)]
 
-    def _know(self, results: Iterable[StepResult]) -> None:
-        for result in results:
-            self._results[result.step] = result
-            if self._tell is not None:
-                self._tell(result)
-
-    # --- work: see `runner.Work` ---
-
-    def _work(self, systems: Systems, parallel: int, tries_max: int) -> None:
-        work = {item.step for item in self.pending if is_work(item.decision)}
+    def _work(self, systems: Systems, parallel: int, tries_max: int) -> Iterable[tuple[PlanItem, Review]]:
+        """Call the handlers of all that they are needed for. What turned out to be for a person."""
+        work = {item.step: self._compensators[item.action] for item in self.pending if is_work(item.decision)}
         if not work:
-            return
-        alone = {
-            item.step for item in self.pending if item.step in work and not self._compensators[item.action].parallel
-        }
-        self._schedule, self._tries_max = Schedule(self._plan, work, alone), tries_max
-        runner = Runner(self, self._schedule, systems, self._stopping, self._clock, parallel=min(parallel, len(work)))
+            return ()
+        schedule = Schedule(self._plan, work.keys(), {step for step, each in work.items() if not each.parallel})
         try:
-            with Waiter() as self._waiter:
-                runner.run()
+            with Waiter() as waiter:
+                stepping = Stepping(
+                    self._plan.digest,
+                    self._account,
+                    self._claims,
+                    self._staying,
+                    schedule,
+                    self._compensators,
+                    self._paper,
+                    self._clock,
+                    waiter,
+                    tries_max=tries_max,
+                    actor=self._actor,
+                    reason=self._reason,
+                )
+                at_once = min(parallel, len(work))
+                Runner(stepping, schedule, systems, self._stopping, self._clock, parallel=at_once).run()
         finally:
-            self._lost = systems.lost
-
-    def end_at_once(self, item: PlanItem) -> Ending | None:
-        """See `Work`."""
-        if not is_undo(item.decision):
-            return None
-        blocker = self._staying.blocker_of(item.step)
-        if blocker is not None:
-            review = blocked_by(blocker)
-            return ForPerson(review.reason, review.detail)
-        if self.is_late(item):
-            return ForPerson(ReviewReason.PAST_DEADLINE, late_words(self._claims.records[item.step]))
-        return None
-
-    def is_late(self, item: PlanItem) -> bool:
-        """See `Work`."""
-        compensation = self._claims.records[item.step].step.compensation
-        until = None if compensation is None else compensation.allowed_until
-        return until is not None and is_undo(item.decision) and from_us(self._clock.now_us()) >= until
-
-    def flow_of(self, item: PlanItem) -> UndoFlow:
-        """See `Work`."""
-        self._deferred.begin(item, undone=self._undone)
-        return undo_flow(self.job_of(item, self._tries_max))
-
-    def job_of(self, item: PlanItem, tries_max: int) -> Job:
-        """The item as its flow needs it."""
-        assert isinstance(item.decision, Restore | Compensate | Settle)
-        action = self._compensators[item.action].action
-        return Job(
-            record=self._claims.records[item.step],
-            decision=item.decision,
-            plan_digest=self._plan.digest,
-            repeatable=isinstance(item.decision, Restore) or action.compensation_idempotent,
-            tries_max=tries_max,
-            tried=self._tries[item.step],
-            last_word=action.on_conflict if item.step in self._last_words else OnConflict.REVIEW,
-            actor=self._actor,
-            reason=self._reason,
-        )
-
-    def perform(self, request: Request, item: PlanItem) -> Any:
-        """See `Work`. In a thread of the crew."""
-        compensator = self._compensators[item.action]
-        match request:
-            case Undo(record, key):
-                return self._waiter.result_of(compensator.undo(record, key))
-            case Observe():
-                return self._waiter.result_of(compensator.observe(self._claims.records[item.step]))
-            case Merge(record, key, now):
-                return self._waiter.result_of(cast("Merger", compensator).merge(record, key, now))
-            case Ask(key):
-                return self._waiter.result_of(cast("Prober", compensator).probe(self._claims.records[item.step], key))
-            case _:
-                raise AssertionError(f"{request} is not for a handler")
-
-    def append(self, events: Sequence[tuple[StepRef, Event]]) -> tuple[int, ...]:
-        """See `Work`."""
-        now_us = self._clock.now_us()
-        drafts = [Draft(run_id=step.run_id, event=event, recorded_at_us=now_us) for step, event in events]
-        for step, event in events:
-            self._tries[step] += isinstance(event, CompensationIntended)
-        appended = self.paper.append_drafts(drafts)
-        self._claims.note(drafts, appended)
-        return appended.sequences
-
-    def is_first(self, step: StepRef, sequence: int) -> bool:
-        """See `Work`."""
-        return self._claims.is_first(step, sequence)
-
-    @property
-    def is_holding(self) -> bool:
-        """See `Work`."""
-        return bool(self._deferred)
-
-    def turn_to_deferred(self) -> bool:
-        """See `Work`. Those are tried again that may succeed now; or else the newest is given up."""
-        if not self._deferred:
-            return False
-        hopeful = self._deferred.take_hopeful(undone=self._undone)
-        for item in hopeful:
-            self._schedule.again(item.step)
-        if not hopeful:
-            item, conflict = self._deferred.take_newest()
-            self._end_by_policy(item, conflict)
-        return True
-
-    def _end_by_policy(self, item: PlanItem, conflict: ForPerson) -> None:
-        """A conflict that nothing resolves; one that the plan has not shown is never forced (CF2)."""
-        policy = self._compensators[item.action].action.on_conflict
-        if policy is OnConflict.MERGE and item.step in self._perhaps_restored:
-            self._end_for_person(item, ForPerson(ReviewReason.IN_DOUBT, RESTORE_IN_DOUBT))
-            return
-        if policy in (OnConflict.SKIP, OnConflict.MERGE) and _is_plain_restore(item):
-            self._last_words.add(item.step)
-            self._schedule.again(item.step)
-            return
-        if policy is OnConflict.FORCE:
-            conflict = msgspec.structs.replace(conflict, detail=f"{conflict.detail}; {HOW_TO_FORCE}")
-        self._end_for_person(item, conflict)
-
-    def ends(self, item: PlanItem, event: CompensationEnded) -> None:
-        """See `Work`."""
-        self._undone += is_undo(item.decision) and event.disposition is not Disposition.SUPERSEDED
-        self._schedule.finish(item.step)
-
-    def end(self, item: PlanItem, ending: Ending) -> None:
-        """See `Work`."""
-        match ending:
-            case ForPerson(ReviewReason.CONFLICT) if self._may_wait(item):
-                self._deferred.defer(item, ending)
-                if ending.may_be_restored:
-                    self._perhaps_restored.add(item.step)
-                return
-            case NotReached(detail):
-                self._left[item.step] = detail
-                return
-            case Done(disposition, because):
-                self._know([result_of(item, disposition, detail=because)])
-                return  # what waited for it has begun: see `ends`
-            case MovedOn():
-                self._staying.add(item.step)
-                self._know([moved_on(item, None)])
-            case ForPerson():
-                self._end_for_person(item, ending)
-                return
-            case _:
-                assert_never(ending)
-        self._schedule.finish(item.step)
-
-    def _may_wait(self, item: PlanItem) -> bool:
-        return isinstance(item.decision, Restore) and item.step not in self._last_words
-
-    def _end_for_person(self, item: PlanItem, ending: ForPerson) -> None:
-        review = Review(ending.reason, ending.detail)
-        self._late[item.step] = (item, review)
-        if blocks(review):
-            self._staying.add(item.step)
-        self._schedule.finish(item.step)
-
-
-def _is_plain_restore(item: PlanItem) -> bool:
-    return isinstance(item.decision, Restore) and item.decision.policy is OnConflict.REVIEW
-
-
-def _is_as_planned(record: StepRecord, item: PlanItem) -> bool:
-    return (
-        record.compensation_attempts == item.attempts
-        and record.task_id == item.earlier_task
-        and record.disposition in (None, Disposition.REVIEW)
-        and outcome_word(record) == item.outcome
-    )
+            self._account.lost = systems.lost
+        return stepping.late.values()
