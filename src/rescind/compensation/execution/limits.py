@@ -2,12 +2,14 @@
 
 A limit is a promise to a system that others use, too: it counts tries, which are what the system sees, and it counts
 them over everything that one undo does there. Several processes that apply shares of one plan have a limiter each;
-`share` says how many they are, and each keeps to its part.
+`share` says how many they are, and each keeps to its part of a rate. How many steps are under way at once is no matter
+of parts: with a limit of two, the third of three processes has to wait. So workers hold `permits`, each of which one
+process can have (see `recovery.locks`).
 """
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -30,16 +32,29 @@ class Limits(msgspec.Struct, frozen=True):
     Attributes:
         systems: By the name of the system, `target.system`; `*` stands for every system that is not named. A step
             without a target counts for a system that is named as its action.
-        share: How many processes share them.
+        share: How many processes share them. Each has a part of a rate, and of a burst at least one try: over time the
+            rate holds, and at once there may be as many tries as processes.
+        permits: How many steps this process may have under way at which systems, because it holds as many permits.
     """
 
     systems: Mapping[str, SystemLimits] = {}
     share: int = 1
+    permits: Mapping[str, int] = {}
 
     def parallel_of(self, system: str) -> int | None:
-        """How many steps this process may have under way there, at least 1; None for any number."""
+        """How many steps this process may have under way there, at least 1; None for any number.
+
+        Without permits it is a part of the limit, which is too much where there are more processes than that.
+        """
         parallel = self._of(system).parallel
-        return None if parallel is None else max(1, parallel // self.share)
+        if parallel is None:
+            return None
+        return self.permits.get(system) or max(1, parallel // self.share)
+
+    def shared_at(self, systems: Iterable[str]) -> dict[str, int]:
+        """How many steps all processes together may have under way, at those of these systems that limit it."""
+        limits = {system: self._of(system).parallel for system in systems}
+        return {system: parallel for system, parallel in limits.items() if parallel is not None}
 
     def rate_of(self, system: str) -> tuple[float, int] | None:
         """Tries per second and burst of this process; None for no limit."""

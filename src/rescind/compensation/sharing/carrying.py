@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 
 from rescind.clock import Clock, IdSource
-from rescind.compensation.decision import Plan, PlanItem, Review
+from rescind.compensation.decision import Plan, PlanItem, Review, is_work
 from rescind.compensation.execution.execute import apply_plan
 from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
+from rescind.compensation.execution.schedule import system_of
 from rescind.compensation.paperwork import Paperwork
 from rescind.compensation.planning.redo import find_applied, make_redo_share, mirrored
 from rescind.compensation.planning.survey import make_share
@@ -21,6 +22,7 @@ from rescind.config import SystemLimits
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanShare, StepRef
 from rescind.recovery.control import ControlReader, cancel_words
+from rescind.recovery.locks import Locks
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +114,7 @@ class Shares:
         is_leaving: Whether to begin no more steps.
         systems: What may be asked of each target system by all workers together.
         live_runs: Looks which runs a living process acts for: see `make_plan`.
+        locks: What keeps to the limits of a system among all workers.
         worker_id: Whose process this is.
     """
 
@@ -125,9 +128,11 @@ class Shares:
         systems: Mapping[str, SystemLimits],
         live_runs: Callable[[], Container[str]] = tuple,
         *,
+        locks: Locks,
         worker_id: str,
     ) -> None:
         self._systems, self._live_runs, self._worker_id = systems, live_runs, worker_id
+        self._locks = locks
         self._limiters: dict[int, Limiter] = {}
         self._journal, self._compensators, self._clock, self._ids = journal, compensators, clock, ids
         self._is_leaving = is_leaving
@@ -141,13 +146,29 @@ class Shares:
 
     def carry_out(self, submission: Submission, share: PlanShare, *, workers: int) -> ShareResult:
         """Undo, or redo, what is left of this share, as one of so many workers. Raises: UndoStopped."""
-        submitted, way = submission.submitted, submission.way
         if (late := out_of_time(submission, self._clock)) is not None:
             return late
-        fresh = held_to(share, self._plan(submission, share), submitted.plan_digest)
-        plan = msgspec.structs.replace(fresh, selection=submitted.selection)
-        paper = SharePaper(plan, self._journal, self._clock, way, by=self._worker_id, asked_at=submission.sequence)
+        plan = self._plan_held(submission, share)
         limits = Limits(self._systems, share=max(1, workers))
+        shared = limits.shared_at(_systems_of(plan))
+        with self._locks.permits(shared, sharers=limits.share, is_leaving=self._is_leaving) as permits:
+            if permits is None:
+                return ShareResult(again=True)
+            if permits.waited:  # then the plan is of before
+                if (late := out_of_time(submission, self._clock)) is not None:
+                    return late
+                plan = self._plan_held(submission, share)
+                if not limits.shared_at(_systems_of(plan)).keys() <= shared.keys():
+                    return ShareResult(again=True)
+            return self._apply(submission, plan, msgspec.structs.replace(limits, permits=permits.held))
+
+    def _plan_held(self, submission: Submission, share: PlanShare) -> Plan:
+        fresh = held_to(share, self._plan(submission, share), submission.submitted.plan_digest)
+        return msgspec.structs.replace(fresh, selection=submission.submitted.selection)
+
+    def _apply(self, submission: Submission, plan: Plan, limits: Limits) -> ShareResult:
+        submitted, way = submission.submitted, submission.way
+        paper = SharePaper(plan, self._journal, self._clock, way, by=self._worker_id, asked_at=submission.sequence)
         limiter = self._limiters.setdefault(limits.share, TokenBuckets(limits, self._clock))
         left_s = submission.left_s(self._clock.now_us())
         result = apply_plan(
@@ -199,3 +220,8 @@ def result_as_json(result: ShareResult) -> dict[str, Any]:
     """The result as an engine keeps it."""
     plain: dict[str, Any] = msgspec.to_builtins(result)
     return plain
+
+
+def _systems_of(plan: Plan) -> set[str]:
+    """The systems that the plan asks for something."""
+    return {system_of(item) for item in plan.items if is_work(item.decision)}

@@ -104,7 +104,9 @@ class Coordinator:
     ) -> None:
         self._journal, self._engine, self._workers, self._locks = journal, engine, workers, locks
         self._clock, self._ids, self._is_leaving = clock, ids, is_leaving
-        self._shares = Shares(journal, compensators, clock, ids, is_leaving, systems, live_runs, worker_id=worker_id)
+        self._shares = Shares(
+            journal, compensators, clock, ids, is_leaving, systems, live_runs, locks=locks, worker_id=worker_id
+        )
 
     def perform(self, job: Job) -> dict[str, Any]:
         """Carry out one job: see `engine.Perform`."""

@@ -8,7 +8,7 @@ may take it for dead, and nothing is done twice for that.
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ from rescind.database.address import Address
 from rescind.database.connecting import connect, driver, translating
 from rescind.database.migrating import Part, ensure
 from rescind.errors import EngineUnavailable
-from rescind.recovery.locks import ALONE, UNDO
+from rescind.recovery.locks import ALONE, UNDO, Permits, take_permits
 from rescind.recovery.workers import Seen, WorkerInfo
 
 if TYPE_CHECKING:
@@ -185,14 +185,38 @@ class DatabaseLocks:
         finally:
             connection.close()
 
+    @contextlib.contextmanager
+    def permits(
+        self, limits: Mapping[str, int], *, sharers: int, is_leaving: Callable[[], bool]
+    ) -> Generator[Permits | None]:
+        """See `Locks`."""
+        if not limits:
+            yield Permits({})
+            return
+        with translating(self._address, EngineUnavailable, what="the permits"):
+            connection = connect(self._address, name="permits of a share", statement_timeout_s=_TIMEOUT_S)
+        try:
+            yield take_permits(
+                limits,
+                lambda name: self._is_taken(connection, "pg_try_advisory_lock", name),
+                sharers=sharers,
+                clock=self._clock,
+                is_leaving=is_leaving,
+            )
+        finally:
+            connection.close()
+
     def _take(self, connection: "psycopg.Connection[Any]", how: str, name: str, is_leaving: Callable[[], bool]) -> bool:
         while not is_leaving():
-            with translating(self._address, EngineUnavailable, what="the lock"):
-                row = connection.execute(f"SELECT {how}(%s)".encode(), (lock_number(name),)).fetchone()
-            if row is not None and row[0]:
+            if self._is_taken(connection, how, name):
                 return True
             self._clock.sleep(_PAUSE_S)
         return False
+
+    def _is_taken(self, connection: "psycopg.Connection[Any]", how: str, name: str) -> bool:
+        with translating(self._address, EngineUnavailable, what="the lock"):
+            row = connection.execute(f"SELECT {how}(%s)".encode(), (lock_number(name),)).fetchone()
+        return row is not None and bool(row[0])
 
 
 def opened(address: Address, *, name: str) -> "psycopg.Connection[Any]":
