@@ -8,7 +8,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +391,49 @@ def test_j7_a_server_that_is_gone_refuses_and_goes_on_when_it_is_back() -> None:
         assert str(number) in kept
         assert kept.isdisjoint({"1", "2"})
         assert whole(journal) >= acknowledged
+        journal.close()
+
+
+def ends(work: Callable[[], object]) -> BaseException | None:
+    """What a piece of work raises, if it ends at all."""
+    raised: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the test is to see it
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(60.0)
+    assert not thread.is_alive(), "it waits for a server that says nothing"
+    return raised[0] if raised else None
+
+
+@pytest.mark.slow
+def test_j7_a_server_that_is_frozen_refuses_and_what_was_sent_to_it_is_there_once_or_not_at_all() -> None:
+    with postgres_server() as server:
+        url = f"{server.new_database()}?connect_timeout=2"
+        journal = PostgresJournal(url, timeout_s=0.3, doubt_timeout_s=0.2)
+        journal.append([opened("run-1"), opened("run-2")])
+        journal.entries(Query())  # so that there is a reader which is connected
+        server.hang()
+        try:
+            in_doubt = ends(lambda: journal.append([intended(a_step("doubt"))]))
+            refused = ends(lambda: journal.append([intended(a_step("refused"))]))
+            unread = ends(lambda: journal.entries(Query()))
+            never_made = ends(lambda: PostgresJournal(url, timeout_s=0.3))
+        finally:
+            server.wake()
+
+        assert "not known" in str(in_doubt)
+        for error in (in_doubt, refused, unread, never_made):
+            assert isinstance(error, JournalUnavailable)
+        assert isinstance(journal.append([intended(a_step("after"))]), Appended)
+        steps = [entry.event.step.step_id for entry in everything(journal) if isinstance(entry.event, Intended)]
+        assert steps in (["after"], ["doubt", "after"])
+        assert whole(journal) == 2 + len(steps)
         journal.close()
 
 

@@ -46,6 +46,7 @@ def connect(
     statement_timeout_s: float = 0.0,
     lock_timeout_s: float = 0.0,
     connect_timeout_s: int = CONNECT_TIMEOUT_S,
+    silent_after_s: float = float("inf"),
 ) -> "psycopg.Connection[Any]":
     """A connection that commits each statement by itself, unless a transaction is begun.
 
@@ -57,19 +58,23 @@ def connect(
         statement_timeout_s: After how long the server gives a statement up; 0 for never.
         lock_timeout_s: After how long it gives up waiting for a lock; 0 for never.
         connect_timeout_s: How long to wait for each host of the address.
+        silent_after_s: After how long without a word from the server it is given up and closed; by default never. It
+            has to be more than `statement_timeout_s`, or what is merely slow is taken for lost.
 
     Raises: UsageError, if psycopg is not installed; psycopg.Error.
     """
     driver()
-    import psycopg
     from psycopg.conninfo import conninfo_to_dict
+
+    from rescind.database.silence import HearingConnection
 
     # What stands in the address is known to it; further names would come before them.
     given = conninfo_to_dict(address.url)
     ours = {**_LINES_DOWN, "connect_timeout": connect_timeout_s, "application_name": f"rescind {name}"}
     further: dict[str, Any] = {key: value for key, value in ours.items() if key not in given}
-    connection = psycopg.connect(address.url, autocommit=True, **further)
+    connection = HearingConnection.connect(address.url, autocommit=True, **further)
     try:
+        connection.silent_after_s = silent_after_s
         # `synchronous_commit` too: a role or a database may have it off, and would take back what was acknowledged.
         connection.execute(
             "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"

@@ -9,6 +9,10 @@ from rescind.database.address import Address
 from rescind.database.connecting import connect, translating
 from rescind.errors import JournalUnavailable, RescindError, UsageError
 
+# The server ends a statement after twice the time-out; who has said nothing for longer is not there, whatever the
+# network says: a server that is stopped, or a machine that swaps.
+_SILENCE_S = 1.0
+
 Connection = psycopg.Connection[Any]
 
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -34,12 +38,19 @@ def connect_journal(address: Address, schema: str, *, name: str, timeout_s: floa
         schema: The schema of the tables.
         name: What it is for.
         timeout_s: How long a statement, and a wait for a lock, may take. A transaction that its owner has left alone
-            for longer ends as well, so that a writer which hangs does not keep the others from writing for ever.
+            for longer ends as well, so that a writer which hangs does not keep the others from writing for ever. A
+            server that says nothing for twice as long and a second is given up.
         writes: Whether it may write.
 
     Raises: UsageError, if psycopg is not installed; psycopg.Error.
     """
-    connection = connect(address, name=name, statement_timeout_s=2 * timeout_s, lock_timeout_s=timeout_s)
+    connection = connect(
+        address,
+        name=name,
+        statement_timeout_s=2 * timeout_s,
+        lock_timeout_s=timeout_s,
+        silent_after_s=2 * timeout_s + _SILENCE_S,
+    )
     try:
         connection.execute(
             "SELECT set_config('search_path', %s, false), set_config('default_transaction_isolation', %s, false),"
