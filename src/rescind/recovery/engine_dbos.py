@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _APPLICATION, _VERSION, _WORKFLOW = "rescind", "rescind-undo/1", "rescind-job"
 _SCHEMA = "rescind_engine"  # in PostgreSQL; its tables are the library's own
 
-_LOOKS_S = (0.003, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+_LOOKS_S = (0.003, 0.007, 0.02, 0.07, 0.2)
 """After a ring: the pauses between looks. Together 0.3 s, longer than any commit that a ring could have overtaken."""
 
 _IDLE_S = 2.0
@@ -76,10 +76,37 @@ class _Output(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-class Bell:
-    """What a queue's thread waits on: an event that can be rung as well as set."""
+class Places:
+    """How many jobs of a queue a worker carries out at once. Used in a `with` by each of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int) -> None:
+        self._semaphore, self._free = threading.Semaphore(at_once), at_once
+        self._counting = threading.Lock()
+
+    def are_taken(self) -> bool:
+        """Whether a further job would have to wait."""
+        return self._free <= 0
+
+    def __enter__(self) -> None:
+        self._semaphore.acquire()
+        with self._counting:
+            self._free -= 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._counting:
+            self._free += 1
+        self._semaphore.release()
+
+
+class Bell:
+    """What a queue's thread waits on: an event that can be rung as well as set.
+
+    Args:
+        in_vain: Whether a look would be in vain now. Whoever ends that rings.
+    """
+
+    def __init__(self, in_vain: Callable[[], bool] = lambda: False) -> None:
+        self._in_vain = in_vain
         self._changed = threading.Condition()
         self._looks_left = 0
         self._stopped = False
@@ -87,6 +114,8 @@ class Bell:
     def ring(self) -> None:
         """Let the thread look now, and a few times more."""
         with self._changed:
+            if self._in_vain():
+                return
             self._looks_left = len(_LOOKS_S)
             self._changed.notify_all()
 
@@ -104,7 +133,7 @@ class Bell:
         """Wait for a ring, the next of the quick looks, or so many seconds. Returns `is_set()`."""
         with self._changed:
             if not self._stopped:
-                looks = self._looks_left
+                looks = 0 if self._in_vain() else self._looks_left
                 self._changed.wait(_LOOKS_S[-looks] if looks else timeout)
                 if self._looks_left == looks and looks:
                     self._looks_left = looks - 1
@@ -133,7 +162,7 @@ class DbosEngine:
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._perform: Perform | None = None
-        self._places: dict[str, threading.Semaphore] = {}
+        self._places: dict[str, Places] = {}
         _quiet()
         if url.startswith("sqlite:///"):
             _prepare_file(Path(url.removeprefix("sqlite:///")))
@@ -197,13 +226,13 @@ class DbosEngine:
         """See `Engine`."""
         self._perform = perform
         for name, at_once in queues.items():
-            self._places[name] = threading.Semaphore(at_once)
+            places = self._places[name] = Places(at_once)
             with _translated():
                 DBOS.register_queue(
                     name, worker_concurrency=at_once, polling_interval_sec=_IDLE_S, on_conflict="always_update"
                 )
                 queue = DBOS.retrieve_queue(name)
-            bell = Bell()
+            bell = Bell(in_vain=places.are_taken)
             thread = threading.Thread(
                 target=dbos_queue.queue_worker_thread,
                 args=(bell, self._dbos, queue),
