@@ -586,6 +586,7 @@ def test_a_database_of_before_is_brought_up_to_date_with_the_rights_it_gave_and_
         with pytest.raises(StoreFormatError, match="newer rescind"):
             ensure(connection, Address.parse(url), first)
     journal.close()
+    assert sql(url, "SELECT through_sequence FROM seals") == [(2,)]
     sql(url, "DROP OWNED BY older_agent", "DROP ROLE older_agent")
 
 
@@ -633,7 +634,7 @@ def test_an_agent_s_role_can_append_and_read_and_nothing_else(postgres: Postgres
         "GRANT USAGE ON SCHEMA rescind TO appender",
         "GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO appender",
         "GRANT EXECUTE ON FUNCTION rescind.lock_journal, rescind.append_batch, rescind.resolve_batch,"
-        " rescind.make_partitions TO appender",
+        " rescind.make_partitions, rescind.seal_journal TO appender",
     )
     as_agent = url.replace("test@", "appender@")
     journal = PostgresJournal(as_agent)
@@ -647,10 +648,13 @@ def test_an_agent_s_role_can_append_and_read_and_nothing_else(postgres: Postgres
         "INSERT INTO entries SELECT * FROM entries",
         "ALTER TABLE entries DISABLE TRIGGER ALL",
         "CREATE TABLE rescind.mine (n int)",
+        "INSERT INTO seals VALUES (2, 2, '', now())",
+        "DELETE FROM sealed",
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql(as_agent, statement)
     journal.close()
+    assert sql(url, "SELECT through_sequence FROM seals") == [(2,)]
     sql(url, "DROP OWNED BY appender", "DROP ROLE appender")
 
 

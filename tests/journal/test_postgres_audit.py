@@ -1,5 +1,6 @@
 """What an audit of a journal in a database finds, and what it does not complain of."""
 
+import msgspec
 import psycopg
 import pytest
 
@@ -11,6 +12,7 @@ from rescind.journal.audit import verify
 from rescind.journal.port import Draft
 from rescind.journal.postgres import PostgresJournal
 from rescind.journal.postgres.audit import seal_database, verify_database
+from rescind.journal.seal import Seal
 from rescind.model.entry import RunClosed
 from rescind.recovery.postgres.register import DatabaseWorkers
 from rescind.switch.postgres.store import PostgresOrders
@@ -38,6 +40,7 @@ def tamper(address: Address, statement: str) -> None:
 def test_a_journal_as_it_was_written_is_intact(address: Address) -> None:
     report = verify_database(address)
     assert (report.intact, report.entries, report.runs) == (True, 8, 2)
+    assert (report.seals, report.sealed_through) == (1, 8)  # by the close
 
 
 def test_the_orders_beside_it_are_no_finding_and_have_to_be_kept_from_changes_as_well(address: Address) -> None:
@@ -83,10 +86,104 @@ def test_a_seal_that_was_kept_shows_an_end_that_was_cut_off_with_all_its_traces(
         "UPDATE rescind.heads h SET (sequence, position, hash) = (SELECT sequence, position, hash FROM rescind.entries"
         " e WHERE e.run_key = h.run_key ORDER BY sequence DESC LIMIT 1)",
     )
+    (finding,) = verify_database(address).findings
+    assert "the journal was sealed up to here" in finding.problem
+    tamper(address, "DELETE FROM rescind.seals")
+    (finding,) = verify_database(address).findings
+    assert "the seals are missing: 1 were written, 0 are there" in finding.problem
+    tamper(address, "DELETE FROM rescind.sealed")
 
-    assert verify_database(address).intact  # nothing within it can tell
+    assert verify_database(address).intact  # nothing within it can tell any more
     (finding,) = verify_database(address, [seal]).findings
     assert "is not this journal's" in finding.problem
+
+
+# --- seals ---
+
+
+def seals_of(address: Address) -> list[Seal]:
+    """As an administrator copies them to another machine."""
+    with psycopg.connect(address.url) as connection:
+        rows = connection.execute(
+            "SELECT row_to_json(s)::text FROM rescind.seals s ORDER BY through_sequence"
+        ).fetchall()
+    return [msgspec.json.decode(row[0], type=Seal) for row in rows]
+
+
+def append(address: Address, *numbers: int, size: int = 1) -> PostgresJournal:
+    """A journal to which so much was appended, and which is open still."""
+    journal = PostgresJournal(address.url)
+    for number in numbers:
+        event = RunClosed(guard_id=f"guard-{number}", how="ended")
+        journal.append([Draft(run_id="run-1", event=event, recorded_at_us=NOON_US + number)] * size)
+    return journal
+
+
+def test_each_close_seals_what_was_written_and_each_seal_covers_what_came_since(address: Address) -> None:
+    append(address, 1, 2).close()
+    append(address, 3).close()
+    PostgresJournal(address.url).close()  # nothing was written
+
+    seals = seals_of(address)
+    assert [(seal.through_sequence, seal.entries) for seal in seals] == [(8, 8), (10, 2), (11, 1)]
+    report = verify_database(address, seals)
+    assert (report.findings, report.seals, report.sealed_through) == ((), 3, 11)
+
+
+def test_a_long_journal_is_sealed_while_it_is_written(address: Address) -> None:
+    journal = append(address, *range(9), size=1_000)
+
+    assert [seal.through_sequence for seal in seals_of(address)] == [8, 9_008]
+    journal.close()
+    assert verify_database(address).sealed_through == 9_008
+
+
+def test_a_changed_entry_is_reported_by_its_own_seal_only(address: Address) -> None:
+    append(address, 1, 2).close()
+    append(address, 3).close()
+    tamper(address, "UPDATE rescind.entries SET hash = '\\x00' WHERE sequence = 9")
+
+    sealed = [finding for finding in verify_database(address).findings if "that were sealed" in finding.problem]
+
+    assert [finding.sequence for finding in sealed] == [10]
+
+
+def test_a_history_that_was_written_anew_with_its_seals_is_shown_by_a_seal_that_was_kept(address: Address) -> None:
+    append(address, 1).close()
+    kept = seals_of(address)
+    tamper(address, "UPDATE rescind.seals SET digest = repeat('0', 64) WHERE through_sequence = 9")
+    tamper(address, "UPDATE rescind.sealed SET digest = repeat('0', 64)")
+
+    findings = verify_database(address, kept).findings
+
+    assert [finding.sequence for finding in findings] == [9, 9]  # not what was sealed, and not the seal that was kept
+
+
+def test_a_journal_of_before_there_were_seals_is_sealed_piece_by_piece(address: Address) -> None:
+    for table in ("seals", "sealed"):
+        tamper(address, f"DELETE FROM rescind.{table}")
+    tamper(  # as if it were long
+        address,
+        "INSERT INTO rescind.entries SELECT 8 + n, 1, 8 + n, 0, now(), 'x', NULL, sha256(n::text::bytea), ''"
+        " FROM generate_series(1, 100000) n",
+    )
+    tamper(address, "UPDATE rescind.journal SET last_sequence = 100008")
+
+    with psycopg.connect(address.url) as connection:
+        more = [connection.execute("SELECT rescind.seal_journal()").fetchone() for _ in range(3)]
+
+    assert more == [(True,), (False,), (False,)]
+    assert [(seal.through_sequence, seal.entries) for seal in seals_of(address)] == [(100_000, 100_000), (100_008, 8)]
+    assert not [it for it in verify_database(address, seals_of(address)).findings if "seal" in it.problem]
+
+
+def test_a_journal_that_cannot_be_sealed_is_written_still(address: Address, caplog: pytest.LogCaptureFixture) -> None:
+    tamper(address, "DROP FUNCTION rescind.seal_journal()")
+
+    append(address, 1).close()
+
+    assert "could not be tidied up" in caplog.text
+    assert verify_database(address).entries == 9
 
 
 def test_an_audit_makes_no_journal(postgres: Postgres) -> None:

@@ -113,7 +113,7 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def verify(journal: "str | Path | SqliteJournal | PostgresJournal") -> AuditReport:
-    """Verify a whole journal against its chains, its indexes and its seals; one on PostgreSQL keeps no seals.
+    """Verify a whole journal against its chains, its indexes and its seals.
 
     Raises:
         UsageError: There is no such file.
@@ -222,7 +222,8 @@ class _Audit:
     # --- by sequence ---
 
     def _sequence(self) -> Iterator[Finding]:
-        seals = _Seals(self._path, journal_id(self._connection), noted_seals(self._connection))
+        place, noted = seals_path(self._path).name, noted_seals(self._connection)
+        seals = SealWalk(read_seals(self._path), place, journal_id(self._connection), noted)
         due = 1
         indexed = self._connection.execute(EXTENT).fetchone()[0]
         for sequence, in_time, in_run, on_target, digest in self._connection.execute(_BY_SEQUENCE):
@@ -250,13 +251,19 @@ class _Audit:
         return slot_findings(self._connection.execute(_SLOT_EVENTS), self._connection.execute(_SLOTS))
 
 
-class _Seals:
-    """Follows the seals along the entries."""
+class SealWalk:
+    """Follows the seals along the entries.
 
-    def __init__(self, path: Path, name: str, noted: Noted | None) -> None:
+    Args:
+        seals: Oldest first.
+        place: Where they stand, for people.
+        name: The journal's id.
+        noted: What the journal says of its seals.
+    """
+
+    def __init__(self, seals: Iterator[Seal], place: str, name: str, noted: Noted | None) -> None:
         self._noted, self._last_digest, self._broken = noted, "", False
-        self._name = seals_path(path).name
-        self._seals = read_seals(path)
+        self._place, self._seals = place, seals
         self._running = hashlib.sha256(seal_genesis(name))
         self._entries = 0
         self.count = self.through = 0
@@ -293,7 +300,7 @@ class _Seals:
         if self.count < self._noted.seals:
             yield Finding(problem=f"the seals are missing: {self._noted.seals} were written, {self.count} are there")
         elif self.count == self._noted.seals and self._last_digest != self._noted.digest and not self._broken:
-            yield Finding(problem=f"the last seal in {self._name} is not the one that was written last")
+            yield Finding(problem=f"the last seal in {self._place} is not the one that was written last")
 
     def _close(self, *, silent: bool = False) -> Iterator[Finding]:
         seal = self._next
@@ -321,7 +328,7 @@ class _Seals:
             return None
         self.count += 1
         if seal.through_sequence <= self.through:
-            self._problem = f"the seals in {self._name} are out of order at {seal.through_sequence}"
+            self._problem = f"the seals in {self._place} are out of order at {seal.through_sequence}"
             return None
         return seal
 

@@ -5,10 +5,13 @@ columns say of each entry; by sequence, for gaps, time ranges and seals that wer
 their ends, for the slots. All of them see one moment; what is read comes from the server in portions; nothing is
 written.
 
-Nothing seals such a journal by itself: whoever can write in the database could write beside it too. `seal_database`
-says what it holds now in one line, to be kept elsewhere:
+The journal is sealed while it is written, in the table `seals`: no role that may append can write there by itself, and
+the owner, who can, shows in seals that were kept elsewhere. `seal_database` says what the journal holds now in one line
+for that, whatever stands in the table:
 
     digest = SHA-256(genesis of the journal's id + the hashes of all entries up to here, in order of sequence)
+
+which is the first seal of a journal that was never sealed. A seal of the table may be kept as well.
 """
 
 import contextlib
@@ -27,6 +30,7 @@ from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.audit import (
     AuditReport,
     Finding,
+    SealWalk,
     at_most,
     head_findings,
     index_problems,
@@ -37,13 +41,13 @@ from rescind.journal.chain import ChainWalk, Link
 from rescind.journal.postgres.connection import Connection, connect_journal
 from rescind.journal.postgres.journal import JOURNAL
 from rescind.journal.rows import RUN_COLUMNS, SPAN_SHIFT, run_of
-from rescind.journal.seal import Seal, seal_genesis
+from rescind.journal.seal import Noted, Seal, seal_genesis
 
 _TIMEOUT_S = 3_600.0  # A portion comes at once, but the first may have to wait until the server has sorted all.
 _PORTION = 1_000
 
 _GUARDS = {"entries": ("append_only", "never_emptied"), "runs": ("append_only", "never_emptied"),
-           "journal": ("never_back", "never_emptied"),
+           "journal": ("never_back", "never_emptied"), "seals": ("append_only", "never_emptied"),
            # The orders of a shared store are beside it in the same schema, and kept from changes of the past as well.
            "orders": ("orders_kept",), "lifts": ("lifts_kept",), "lifted": ("lifted_kept",), "probes": ("probes_kept",),
            "probe_ends": ("probe_ends_kept",), "orders_state": ("orders_state_kept", "orders_state_moves")}  # fmt: skip
@@ -73,6 +77,9 @@ _OWNERLESS_HEADS = (
 )
 _JOURNAL = "SELECT journal_id, last_sequence FROM journal"
 _HASHES = "SELECT sequence, hash FROM entries ORDER BY sequence"
+_SEALS = "SELECT through_sequence, entries, digest, sealed_at FROM seals ORDER BY through_sequence"
+_SEALED = "SELECT seals, digest FROM sealed"
+_HAS_SEALS = "SELECT to_regclass('seals') IS NOT NULL"
 _OUT_OF_TIME = (
     f"SELECT e.sequence FROM entries e LEFT JOIN spans s ON s.span = e.sequence >> {SPAN_SHIFT}"  # noqa: S608
     " WHERE s.span IS NULL OR e.recorded_at_us NOT BETWEEN s.first_at_us AND s.last_at_us ORDER BY 1"
@@ -96,7 +103,12 @@ def verify_database(address: Address, kept: Sequence[Seal] = (), *, schema: str 
         audit = _Audit(connection, kept)
         findings, more = at_most(audit.findings())
         return AuditReport(
-            findings=findings, more_findings=more, entries=audit.entries, runs=audit.runs, seals=0, sealed_through=0
+            findings=findings,
+            more_findings=more,
+            entries=audit.entries,
+            runs=audit.runs,
+            seals=audit.seals,
+            sealed_through=audit.sealed_through,
         )
 
 
@@ -118,7 +130,7 @@ class _Audit:
         self._kept: dict[int, list[Seal]] = {}
         for seal in kept:
             self._kept.setdefault(seal.through_sequence, []).append(seal)
-        self.entries = self.runs = 0
+        self.entries = self.runs = self.seals = self.sealed_through = 0
 
     def findings(self) -> Iterator[Finding]:
         yield from self._guards()
@@ -163,7 +175,10 @@ class _Audit:
 
     def _sequence(self) -> Iterator[Finding]:
         journal_id, length = _identity(self._connection)
-        digest = hashlib.sha256(seal_genesis(journal_id))
+        whole = hashlib.sha256(seal_genesis(journal_id))
+        seals = _seals_of(self._connection)
+        here = {seal.through_sequence: seal.digest for seal in seals}
+        walk = SealWalk(iter(seals), "the table seals", journal_id, _noted(self._connection))
         last = 0
         for sequence, link in self._portions(_HASHES):
             if sequence == last:
@@ -171,8 +186,13 @@ class _Audit:
             elif sequence != last + 1:
                 yield missing(last + 1, sequence - 1)
             last = sequence
-            digest.update(link)
-            yield from [_not_sealed(it) for it in self._kept.pop(sequence, ()) if it.digest != digest.hexdigest()]
+            whole.update(link)
+            yield from walk.entry(sequence, link)
+            for kept in self._kept.pop(sequence, ()):
+                if kept.digest not in (here.get(sequence), whole.hexdigest()):
+                    yield _not_sealed(kept)
+        yield from walk.end(last)
+        self.seals, self.sealed_through = walk.count, walk.through
         if last < length:
             yield missing(last + 1, length)
         for seals in self._kept.values():
@@ -189,6 +209,24 @@ def _portions(connection: Connection, sql: str) -> Iterator[tuple[Any, ...]]:
     with connection.cursor(f"audit_{hashlib.sha256(sql.encode()).hexdigest()[:16]}", binary=True) as cursor:
         cursor.itersize = _PORTION
         yield from cursor.execute(sql.encode())
+
+
+def _seals_of(connection: Connection) -> list[Seal]:
+    """The seals, oldest first, one per 8,192 entries or so; none where the journal is of before there were any."""
+    if not _has_seals(connection):
+        return []
+    rows = connection.execute(_SEALS.encode()).fetchall()
+    return [Seal(through_sequence=row[0], entries=row[1], digest=row[2], sealed_at=row[3]) for row in rows]
+
+
+def _noted(connection: Connection) -> Noted | None:
+    """What the journal itself says of its seals."""
+    row = connection.execute(_SEALED.encode()).fetchone() if _has_seals(connection) else None
+    return None if row is None else Noted(*row)
+
+
+def _has_seals(connection: Connection) -> bool:
+    return connection.execute(_HAS_SEALS).fetchone() == (True,)
 
 
 def _not_sealed(seal: Seal) -> Finding:

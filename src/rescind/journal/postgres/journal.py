@@ -31,7 +31,7 @@ from rescind.model.step import RunInfo
 
 T = TypeVar("T")
 
-JOURNAL = Part("journal", "0002", Path(__file__).parent / "versions")
+JOURNAL = Part("journal", "0003", Path(__file__).parent / "versions")
 """The journal's tables and their revisions."""
 
 _SLOT = (

@@ -33,6 +33,7 @@ from rescind.journal.codec import Prepared
 from rescind.journal.port import Appended
 from rescind.journal.postgres.connection import explain
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, row_of, run_of
+from rescind.journal.seal import SEAL_EVERY
 from rescind.journal.writer import Committed, Overtaken
 
 _LOG = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class PostgresRecorder:
         self._doubted: int | None = None  # The number of a batch that could not be settled yet.
         self._overtaken = False  # Whether what the last batch was judged by had changed: the next one takes the lock.
         self._tidied_s: float | None = None
+        self._unsealed = 0  # Entries of this process since it has last sealed.
 
     def begin(self) -> None:
         """See `Recorder`. Takes the lock only if somebody came between the last time."""
@@ -159,7 +161,7 @@ class PostgresRecorder:
     def abandon(self) -> None:
         """See `Recorder`. The child is a writer of its own."""
         self._connection, self._overtaken, self._tidied_s = None, False, None
-        self._writer, self._number, self._doubted = self._ids.new_id("wrt"), 0, None
+        self._writer, self._number, self._doubted, self._unsealed = self._ids.new_id("wrt"), 0, None, 0
         self._batch.forget()
 
     def explain(self, error: BaseException) -> RescindError | None:
@@ -167,15 +169,24 @@ class PostgresRecorder:
         return explain(error, self._address)
 
     def tidy(self, entries: int, *, last: bool) -> None:
-        """See `Recorder`. Makes partitions ahead."""
-        now_s = self._clock.monotonic_s()
-        if self._connection is None or last or (self._tidied_s is not None and now_s < self._tidied_s + _TIDY_EVERY_S):
+        """See `Recorder`. Makes partitions ahead, and seals every so many entries of this process and what is left."""
+        self._unsealed += entries
+        if self._connection is None:
             return
-        self._tidied_s = now_s
         try:
-            self._connection.execute("SELECT make_partitions()")
+            if not last:
+                self._make_partitions()
+            if self._unsealed >= SEAL_EVERY or (last and self._unsealed):
+                self._unsealed = 0
+                self._one("SELECT seal_journal()", ())
         except psycopg.Error as error:
             raise self.explain(error) or error from error
+
+    def _make_partitions(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if self._tidied_s is None or now_s >= self._tidied_s + _TIDY_EVERY_S:
+            self._tidied_s = now_s
+            self._ask_here().execute("SELECT make_partitions()")
 
     # --- one batch ---
 
