@@ -281,6 +281,7 @@ def test_status_says_what_is_wrong_with_a_switch_its_peers_and_its_alerts(rescin
         "/health": answer(503, health),
         "/v1/orders": answer(200, {"switch_id": "sw_1", "sequence": 3, "orders": []}),
         "/v1/guards": answer(200, guards),
+        "/v1/approvals": answer(200, []),
     }
     with serving(saying(lambda asked: says[asked[1]])) as switch:
         shown = rescind("status", "--switch", switch.url)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from rescind.cli.moments import ago, spoken
+from rescind.cli.moments import ago, to_the_second
 from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
 from rescind.cli.stores import shell_line
@@ -39,7 +39,7 @@ def say_approval(approval: Approval, now: datetime, out: Out, *, whole: bool = F
         note = f": {safe(approval.decided.note)}" if approval.decided.note else ""
         out.say(f"  decided  {safe(approval.decided.decision)} by {safe(approval.decided.actor)}{note}")
     if whole:
-        out.say(f"  expires  {spoken(asked.expires_at)}")
+        out.say(f"  expires  {to_the_second(asked.expires_at)}")
         out.say(f"  digest   {safe(asked.arguments_digest)}")
 
 
@@ -121,4 +121,4 @@ def _left(moment: datetime, now: datetime) -> str:
 
 
 def _until(approval: Approval) -> str:
-    return spoken(approval.asked.expires_at.replace(microsecond=0))
+    return to_the_second(approval.asked.expires_at)

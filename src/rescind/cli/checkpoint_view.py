@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from rescind.cli.moments import spoken
+from rescind.cli.moments import to_the_second
 from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
 from rescind.cli.words import count_of
@@ -19,7 +19,7 @@ def say_choice(story: Story, choice: Choice, out: Out) -> None:
     """From where the run is carried on, why from there, and what happens to each call after it."""
     for boundary, why_not in choice.refused:
         out.tell(f"{safe(boundary.name)}  not safe: {safe(why_not)}", behind=2, style="yellow")
-    made = f"{safe(choice.boundary.name)}{_named(choice.boundary)}, {spoken(choice.boundary.at)}"
+    made = f"{safe(choice.boundary.name)}{_named(choice.boundary)}, {to_the_second(choice.boundary.at)}"
     out.say(f"run {safe(story.run.run_id)} is carried on from {made}", style="bold")
     out.say(f"  state: {safe(short(choice.boundary.checkpoint.state, 200))}")
     out.say(f"  {count_of(len(choice.answered), 'call')} since then stand, and are answered from the journal")
@@ -32,16 +32,19 @@ def say_boundaries(story: Story, problems: Mapping[str, str], chosen: str, out: 
         why_not = problems[boundary.name]
         mark = "->" if boundary.name == chosen else "  "
         state = "safe" if not why_not else "not safe"
-        out.say(f"{mark} {safe(boundary.name)}{_named(boundary)}  {spoken(boundary.at)}  {state}", style="bold")
+        out.say(f"{mark} {safe(boundary.name)}{_named(boundary)}  {to_the_second(boundary.at)}  {state}", style="bold")
         if why_not:
             out.tell(f"     {safe(why_not)}", behind=7, style="yellow")
         known = knowledge_at(story, boundary)
-        out.say(
-            f"     {count_of(len(known.versions), 'target')}, {count_of(len(known.receipts), 'receipt')}, "
-            f"{len(known.irreversible)} irreversible, {len(known.undone)} undone since, "
-            f"{count_of(len(known.waiting), 'open review task')}",
-            style="dim",
+        counts = (
+            (len(known.versions), "target", ""),
+            (len(known.receipts), "receipt", ""),
+            (len(known.irreversible), "irreversible step", ""),
+            (len(known.undone), "step", " undone since"),
+            (len(known.waiting), "open review task", ""),
         )
+        told = ", ".join(f"{count_of(number, noun)}{more}" for number, noun, more in counts if number)
+        out.say(f"     {told or 'nothing was done before it'}", style="dim")
         out.say(f"     state: {safe(short(boundary.checkpoint.state, 120))}", style="dim")
 
 

@@ -35,7 +35,8 @@ def checkpoints(*, run_id: str, out: Out) -> int:
         out.say(f'  {command} --reason "…"')
     else:
         out.say()
-        out.say("none is safe to carry it on from; decide what is open, or undo what came after one:", style="red")
+        words = "none is safe to carry it on from; decide what is open, or undo what came after one:"
+        out.tell(words, behind=0, style="red")
         out.say(f"  {command_line('review', 'list', store=store)}")
         out.say(f"  {command_line('undo', '--to-checkpoint', 'ID', '--app', 'MODULE', store=store)}")
     out.emit(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from rescind.cli.moments import ago, spoken
+from rescind.cli.moments import ago, to_the_second
 from rescind.cli.options import common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
@@ -124,7 +124,7 @@ def _say(held: "Held", out: Out) -> None:
     step = held.record.step
     target = f" on {safe(step.target)}" if step.target else ""
     out.say(f"{safe(held.ref)}  {safe(step.action)}{target}", style="bold")
-    until = "once its run has ended" if held.until is None else f"after {spoken(held.until)}"
+    until = "once its run has ended" if held.until is None else f"after {to_the_second(held.until)}"
     out.say(f"  held for {ago(held.record.intended_at)}, to be done {until}; its run: {held.run_end.value}")
     arguments = ", ".join(f"{name}={short(value, 40)}" for name, value in step.arguments.items())
     if arguments:

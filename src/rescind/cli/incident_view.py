@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from rescind.cli.moments import ago, clock_zone, spoken, time_of_day
+from rescind.cli.moments import ago, clock_zone, time_of_day, to_the_second
 from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
 from rescind.cli.stopping import resume_command
@@ -62,7 +62,7 @@ def say_head(incident: Incident, out: Out) -> None:
     head = f"{safe(incident.incident_id)}  {incident.severity.label}  {state}  {safe(incident.cause)}"
     out.tell(head, behind=2, style=style)
     out.tell(f"  {short(incident.title, _TEXT_WIDTH)}", behind=2)
-    opened = f"opened {ago(incident.opened_at)} ago, at {spoken(incident.opened_at)}"
+    opened = f"opened {ago(incident.opened_at)} ago, at {to_the_second(incident.opened_at)}"
     out.tell(f"  {count_of(incident.signals, 'signal')}, {opened}", behind=2)
     if incident.closed_at is not None:
         note = f": {safe(incident.close_note)}" if incident.close_note else ""

@@ -49,6 +49,11 @@ def spoken(moment: datetime) -> str:
     return f"{stem} UTC" if zone == "+00:00" else f"{stem} {zone}"
 
 
+def to_the_second(moment: datetime) -> str:
+    """As `spoken`, without fractions: when something that is on record happened, for people."""
+    return spoken(moment.replace(microsecond=0))
+
+
 def time_of_day(moment: datetime) -> str:
     """`2026-11-21 06:00:00`, by this machine's clock, for lists whose header names the zone."""
     return _local(moment).strftime("%Y-%m-%d %H:%M:%S")

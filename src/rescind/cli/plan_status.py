@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rescind.cli.moments import spoken
+from rescind.cli.moments import to_the_second
 from rescind.cli.out import Out, print_json
 from rescind.cli.safe import safe
 from rescind.cli.words import count_of, why_left
@@ -140,10 +140,10 @@ def _rows(status: "UndoStatus") -> list[tuple[str, str]]:
     rows = [
         ("done", _far(status).strip() + (f", {counts}" if counts else "")),
         ("pace", _pace(status)),
-        ("begun", f"{spoken(status.begun_at)} by {safe(status.actor)}{because}"),
+        ("begun", f"{to_the_second(status.begun_at)} by {safe(status.actor)}{because}"),
         (held, f"by {safe(status.held_by)}{why}" if held and status.held_by else ""),
         ("left", why_left(status.left_because, status.left_detail) if status.state in ("left", "continued") else ""),
         *(("worker", f"{safe(name)}: {count_of(count, 'step')}") for name, count in status.by_worker.items()),
-        ("last sign", spoken(status.last_at)),
+        ("last sign", to_the_second(status.last_at)),
     ]
     return [("about", what_it_is_about(status.selection)), *((name, value) for name, value in rows if value)]

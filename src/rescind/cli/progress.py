@@ -36,6 +36,8 @@ class _Rate(ProgressColumn):
     """Steps per second."""
 
     def render(self, task: Task) -> Text:
+        if task.finished:  # of some that ended at once it would be the speed of a drawing
+            return Text("")
         speed = task.fields.get("rate") or task.speed
         return Text("" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s")
 

@@ -12,7 +12,7 @@ import msgspec
 from rescind.cli.app import import_program, load_guard
 from rescind.cli.checkpoint_view import choice_as_json, say_choice
 from rescind.cli.liveness import open_guards
-from rescind.cli.moments import spoken
+from rescind.cli.moments import to_the_second
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stopping import resume_command
@@ -152,8 +152,8 @@ def _refuse_held(guard: Guard, story: Story) -> None:
         store = guard.stores.place or Path()
         command = resume_command([order.order_id for order in holding], store)
         raise UsageError(
-            f"run {story.run.run_id} is held at {holding[0].level.label} by {len(holding)} standing "
-            f"order{'s' if len(holding) > 1 else ''}, since {spoken(holding[0].placed_at)}. Lift first: {command}"
+            f"run {story.run.run_id} is held at {holding[0].level.label} by {len(holding)} standing order"
+            f"{'s' if len(holding) > 1 else ''}, since {to_the_second(holding[0].placed_at)}. Lift first: {command}"
         )
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from rescind.cli.durations import is_duration, parse_duration
 from rescind.cli.identity import whoami
-from rescind.cli.moments import ago, parse_moment, spoken
+from rescind.cli.moments import ago, parse_moment, to_the_second
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.plan_view import WHAT_REVIEWS_MEAN, words_of
@@ -112,7 +112,7 @@ def show(*, task_id: str, every: bool, out: Out) -> int:
     out.say()
     for record in records if every else records[:_STEPS_SHOWN]:
         target = f"on {safe(record.step.target)}" if record.step.target else ""
-        out.say(f"  {safe(record.ref)}  {spoken(record.intended_at)}  {target}".rstrip())
+        out.say(f"  {safe(record.ref)}  {to_the_second(record.intended_at)}  {target}".rstrip())
         arguments = ", ".join(f"{name}={short(value, 40)}" for name, value in record.step.arguments.items())
         if arguments:
             out.say(f"      {safe(arguments)}", style="dim")
@@ -121,7 +121,7 @@ def show(*, task_id: str, every: bool, out: Out) -> int:
     if task.comments:
         out.say()
     for comment in task.comments:
-        out.say(f"  {spoken(comment.at)}  {safe(comment.actor)}: {safe(comment.text)}")
+        out.tell(f"  {to_the_second(comment.at)}  {safe(comment.actor)}: {safe(comment.text)}", behind=4)
     _say_what_next(task, find_store(given_store()), out)
     return 0
 
@@ -188,7 +188,7 @@ def due(*, task_id: str, when: str, actor: str | None, out: Out) -> int:
     moment = _due_moment(when)
     with journal_of(find_store(given_store())) as journal:
         task = set_due(journal, task_id, moment, actor=actor or whoami(), clock=SystemClock())
-    out.say(f"{safe(task.task_id)} is due {spoken(task.due_at) if task.due_at else 'at no time'}")
+    out.say(f"{safe(task.task_id)} is due {to_the_second(task.due_at) if task.due_at else 'at no time'}")
     out.emit({"task": _as_json(task)})
     return 0
 
@@ -260,15 +260,17 @@ def _say_head(task: "ReviewTask", out: Out) -> None:
     out.say(f"{safe(task.task_id)}  {count_of(len(task.steps), 'step')} of {safe(task.action)}", style="bold")
     # The detail is of the step that opened the task; where steps fail one by one, it need not hold for the others.
     among = "first of them: " if task.detail and len(task.steps) > 1 and task.reason in _DIFFERS else ""
-    out.say(f"  {words_of(task.reason)}: {among}{safe(task.detail) or _meaning(task.reason)}")
+    out.tell(f"  {words_of(task.reason)}: {among}{safe(task.detail) or _meaning(task.reason)}", behind=4)
     out.say(f"  {state}, opened {ago(task.opened_at)} ago{_whose(task)}")
     if task.due_at is not None and task.resolution is None:
         overdue = task.is_overdue(from_us(SystemClock().now_us()))
-        out.say(f"  {'overdue since' if overdue else 'due'} {spoken(task.due_at)}", style="red" if overdue else "")
+        out.say(
+            f"  {'overdue since' if overdue else 'due'} {to_the_second(task.due_at)}", style="red" if overdue else ""
+        )
     if task.resolution is not None:
         note = f": {safe(task.note)}" if task.note else ""
         reference = f" as {safe(task.reference)}" if task.reference else ""
-        out.say(f"  resolved by {safe(task.resolved_by)}{reference}{note}")
+        out.tell(f"  resolved by {safe(task.resolved_by)}{reference}{note}", behind=4)
 
 
 def _whose(task: "ReviewTask") -> str:

@@ -18,7 +18,7 @@ _MISSING = "the control plane needs the extra `server`: pip install 'rescind[ser
 Examples:
   rescind token create --role operator --name ann
   rescind serve --store .rescind
-  rescind serve --data /var/lib/rescind --host 0.0.0.0 --cert tls.pem --key tls.key
+  rescind serve --host 0.0.0.0 --cert tls.pem --key tls.key
 
 Every option may come from a variable instead: --port 8000 is RESCIND_SERVE_PORT=8000.
 """,

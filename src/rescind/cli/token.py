@@ -67,7 +67,7 @@ def token() -> None:
     epilog="""\b
 Examples:
   rescind token create --role operator --name alice
-  rescind token create --role agent --name b --identity agent:billing > b.token
+  rescind token create --role agent --name b --identity agent:b > b.token
   rescind token create --data switch-a --data switch-b --role peer --name peer
 """
 )

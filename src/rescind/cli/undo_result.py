@@ -97,7 +97,7 @@ def _say_comparison(comparison: Comparison, out: Out) -> None:
     out.say(f"{whole}{moved}{differ}", style="red" if comparison.differs else "green")
     for each in comparison.differs[:_TASKS_SHOWN]:
         why = safe(each.problem) if each.problem else "it is not at the version that the undo left"
-        out.say(f"  {safe(each.target or each.step)}: {why}", style="red")
+        out.tell(f"  {safe(each.target or each.step)}: {why}", behind=4, style="red")
     if len(comparison.differs) > _TASKS_SHOWN:
         out.say(f"  and {len(comparison.differs) - _TASKS_SHOWN:,} more; --json has them all", style="red")
 
@@ -128,12 +128,14 @@ def result_as_json(
 def _say_unfinished(result: UndoResult, out: Out) -> None:
     left = [step for step in result.steps if step.disposition is None]
     for system, heard in result.lost_systems.items():
-        out.say(f"{safe(system)} does not answer: {safe(heard)}; its steps were left alone", style="red")
+        out.tell(f"{safe(system)} does not answer: {safe(heard)}; its steps were left alone", behind=2, style="red")
     if result.interrupted:
-        out.say("interrupted; what was done is recorded, and the same command goes on with the rest", style="yellow")
+        words = "interrupted; what was done is recorded, and the same command goes on with the rest"
+        out.tell(words, behind=2, style="yellow")
     elif result.left_because:
         words = why_left(result.left_because, result.left_detail)
-        out.say(f"{words}; what was done is recorded, and the same command goes on with the rest", style="yellow")
+        words = f"{words}; what was done is recorded, and the same command goes on with the rest"
+        out.tell(words, behind=2, style="yellow")
     elif left:
         out.say(f"not reached: {list_of(step.step for step in left)}; run `rescind undo` again", style="red")
 
@@ -166,7 +168,7 @@ def _say_tasks(tasks: Mapping[str, _Task], out: Out) -> None:
         for detail, count in list(task.details.items())[:_DETAILS_SHOWN]:
             # What was said of one step need not hold for the others.
             among = f"{count_of(count, 'step')}: " if count < task.steps.total() else ""
-            out.say(f"    {among}{safe(detail)}", style="dim")
+            out.tell(f"    {among}{safe(detail)}", behind=6, style="dim")
         if len(task.details) > _DETAILS_SHOWN:
             out.say(f"    and {len(task.details) - _DETAILS_SHOWN:,} other reasons; --json has them all", style="dim")
     if len(tasks) > _TASKS_SHOWN:

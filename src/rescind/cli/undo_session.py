@@ -178,7 +178,7 @@ def _say_reviews(plan: Plan, out: Out) -> None:
     out.say("left to a person:")
     for reason, count in reviews.items():
         style = "yellow" if reason is ReviewReason.CONFLICT else ""
-        out.say(f"  {count:>6,}  {words_of(reason)}: {WHAT_REVIEWS_MEAN[reason]}", style=style)
+        out.tell(f"  {count:>6,}  {words_of(reason)}: {WHAT_REVIEWS_MEAN[reason]}", behind=10, style=style)
     out.say()
 
 
@@ -192,10 +192,12 @@ def _say_dependents(plan: Plan, session: Session, out: Out) -> None:
     elif found.steps:
         depend, are = ("depends", "is") if found.steps == 1 else ("depend", "are")
         words = f"{count_of(found.steps, 'later step')} of {list_of(found.runs, most=3)} {depend} on what is undone"
-        out.say(f"{words} and {are} {'in the plan' if found.taken else 'left alone'}; to see:", style="yellow")
+        where = "in the plan" if found.taken else "left alone"
+        out.tell(f"{words} and {are} {where}; to see:", behind=0, style="yellow")
         out.say(f"  {impact}")
     if found.reads_missing:
-        out.say("reads are missing in the journal, or cannot be read, so more may depend on it", style="yellow")
+        words = "reads are missing in the journal, or cannot be read, so more may depend on it"
+        out.tell(words, behind=0, style="yellow")
     if not found.looked or found.steps or found.reads_missing:
         out.say()
 

@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rescind.cli.moments import spoken
+from rescind.cli.moments import to_the_second
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import find_store, journal_of
@@ -70,7 +70,7 @@ def _say_worker(each: Seen, out: Out) -> None:
         out.say("  what it says of itself cannot be read")
         return
     out.say(f"  {safe(info.module)} {safe(info.version)}".rstrip())
-    out.say(f"  process {info.pid} on {safe(info.host)}, since {spoken(from_us(info.since_us))}")
+    out.say(f"  process {info.pid} on {safe(info.host)}, since {to_the_second(from_us(info.since_us))}")
     for tool in info.tools[:_ACTIONS_SHOWN]:
         out.say(f"    {tool.signature[:8]}  {safe(tool.action)}{'' if tool.parallel else '  (one at a time)'}")
     if len(info.tools) > _ACTIONS_SHOWN:
