@@ -102,7 +102,8 @@ def test_a_paused_undo_is_named_with_who_paused_it_and_the_command_that_lets_it_
 
     shown = rescind("status")
 
-    assert f"undo {digest[:16]} is paused by ana: the bank asks; 3 steps, begun 0 s ago by" in shown.out
+    assert "undo of agent x is paused by ana: the bank asks; 3 steps, begun 0 s ago by" in shown.out
+    assert f"plan {digest[:16]}" in shown.out
     (undo,) = rescind("status", "--json").json["unfinished"]["undos"]
     assert (undo["plan_digest"], undo["state"], undo["held_by"]) == (digest, "paused", "ana")
     (command,) = commands_in(shown.out)
@@ -122,7 +123,7 @@ def test_many_undos_are_counted_and_those_that_have_ended_are_left_out(
 
     shown = rescind("status").out
 
-    assert f"2 undos: 1 paused, 1 running; the oldest: undo {first[:16]} is paused" in shown
+    assert "2 undos: 1 paused, 1 running; the oldest: undo of agent a is paused" in shown
     assert commands_in(shown) == [["plan", "list"]]
 
 
@@ -188,7 +189,7 @@ def test_an_incident_whose_undo_waits_for_a_person_comes_before_one_that_nobody_
 
     shown = rescind("status").out
 
-    assert f"1 open incident, 1 of them stopped in their course; {incident}, 0 s ago: its compensate waits" in shown
+    assert f"1 open incident, stopped in mid-course; {incident}, 0 s ago: its undo waits" in shown
     assert f"rescind incidents recover {incident} --app …" in shown
     (told,) = rescind("status", "--json").json["unfinished"]["incidents"]
     assert (told["stage"], told["waits"]) == ("compensate", True)

@@ -61,7 +61,7 @@ def list_(*, every: bool, out: Out) -> int:
     return FAULT if gaps else 0
 
 
-@plan.command()
+@plan.command(short_help="Show how far one is, and who holds it.")
 @click.argument("digest", metavar="PLAN")
 @click.option("--steps", "every", is_flag=True, help="Every step that was begun: when, how it ended, by which worker.")
 @common

@@ -11,7 +11,6 @@ from rescind.cli.words import count_of, why_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from rescind.clock import Clock
     from rescind.compensation.result import StepResult
@@ -33,7 +32,7 @@ def status_line(status: "UndoStatus") -> tuple[str, str]:
 def line_about(status: "UndoStatus") -> str:
     """The line below it: what it is about, when it was begun, and why."""
     because = f": {safe(status.reason)}" if status.reason else ""
-    return f"{what_it_is_about(status.selection)}, begun {spoken(_to_the_second(status.begun_at))}{because}"
+    return f"{what_it_is_about(status.selection)}, begun {to_the_second(status.begun_at)}{because}"
 
 
 def what_it_is_about(selection: "Mapping[str, Any]") -> str:
@@ -112,10 +111,6 @@ class PlainProgress:
 
 def _far(status: "UndoStatus") -> str:
     return f"{status.percent:5.1f} %  {status.done:,} of {count_of(status.total, 'step')}"
-
-
-def _to_the_second(moment: "datetime") -> "datetime":
-    return moment.replace(microsecond=0)
 
 
 def _pace(status: "UndoStatus") -> str:

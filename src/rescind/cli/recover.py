@@ -73,7 +73,7 @@ def _compensate_on(guard: Guard) -> frozenset[SignalKind]:
 def _say(incident_id: str, standing: Standing, guard: Guard, app: str, out: Out) -> None:
     out.say(f"incident {safe(incident_id)}", style="bold")
     for stage in STAGES:
-        out.say(_line(standing, stage), style=_style(standing, stage))
+        out.tell(_line(standing, stage), behind=22, style=_style(standing, stage))
     store = guard.stores.place
     if store is None:
         return

@@ -13,6 +13,7 @@ from rescind.cli.approval_view import as_json as approval_as_json
 from rescind.cli.moments import ago
 from rescind.cli.out import Out
 from rescind.cli.places import Places
+from rescind.cli.plan_status import what_it_is_about
 from rescind.cli.safe import safe, short
 from rescind.cli.stores import command_line, journal_of, shell_line
 from rescind.cli.words import count_of
@@ -31,6 +32,8 @@ _DIGITS = 16
 _TEXT_WIDTH = 200
 
 _STATES = {"running": "is under way", "paused": "is paused", "cancelling": "is ending", "waiting": "waits for workers"}
+
+_WAITS = {"compensate": "its undo waits for a person's yes", "resume": "whether its runs may go on is for a person"}
 
 
 class Looked(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +149,8 @@ def _undo(undo: OpenUndo) -> str:
     because = undo.held_because if undo.held_by else undo.reason
     why = f": {short(because, _TEXT_WIDTH)}" if because else ""
     begun = f"{count_of(undo.total, 'step')}, begun {ago(undo.begun_at)} ago by {short(undo.actor, 40)}"
-    return f"undo {undo.plan_digest[:_DIGITS]} {_STATES.get(undo.state, undo.state)}{held}{why}; {begun}"
+    about = short(what_it_is_about(undo.selection), _TEXT_WIDTH)
+    return f"{about} {_STATES.get(undo.state, undo.state)}{held}{why}; {begun}, plan {undo.plan_digest[:_DIGITS]}"
 
 
 def _approvals(looked: Looked, places: Places) -> list[_Block]:
@@ -164,7 +168,7 @@ def _tasks(found: Unfinished, now: datetime, store: "StoreAt") -> list[_Block]:
         return []
     late = found.overdue(now)
     oldest = late[0] if late else found.tasks[0]
-    overdue = f", {len(late):,} of them overdue" if late else ""
+    overdue = f", {_some(len(late), len(found.tasks))}overdue" if late else ""
     text = f"{count_of(len(found.tasks), 'review task')}{overdue}; {_oldest_task(oldest, now)}"
     more = ("--overdue",) if late else ()
     return [(text, command_line("review", "list", *more, store=store), "red" if late else "yellow")]
@@ -183,13 +187,18 @@ def _incidents(incidents: Sequence[OpenIncident], store: "StoreAt") -> list[_Blo
     oldest = urgent[0] if urgent else incidents[0]
     name = safe(oldest.incident_id)
     if oldest.failed:
-        state = f"{oldest.stage} failed: {short(oldest.failed, _TEXT_WIDTH)}"
+        state = f"to {oldest.stage} failed: {short(oldest.failed, _TEXT_WIDTH)}"
     elif oldest.waits:
-        state = f"its {oldest.stage} waits for a person"
+        state = _WAITS.get(oldest.stage, f"{oldest.stage} waits for a person")
     else:
         state = short(oldest.title, _TEXT_WIDTH)
-    waiting = f", {len(urgent):,} of them stopped in their course" if urgent else ""
+    waiting = f", {_some(len(urgent), len(incidents))}stopped in mid-course" if urgent else ""
     text = f"{count_of(len(incidents), 'open incident')}{waiting}; {name}, {ago(oldest.opened_at)} ago: {state}"
     if oldest.stage:
         return [(text, command_line("incidents", "recover", oldest.incident_id, store=store) + " --app …", "yellow")]
     return [(text, command_line("incidents", "show", oldest.incident_id, store=store), "yellow")]
+
+
+def _some(number: int, among: int) -> str:
+    """How many of them, as it stands before what they are."""
+    return "" if number == among == 1 else "all of them " if number == among else f"{number:,} of them "

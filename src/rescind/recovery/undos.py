@@ -101,6 +101,7 @@ class OpenUndo(msgspec.Struct, frozen=True, kw_only=True):
 
     plan_run: str
     plan_digest: str
+    selection: dict[str, Any]
     state: str
     total: int
     actor: str
@@ -149,6 +150,7 @@ def open_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -
         OpenUndo(
             plan_run=status.plan_run,
             plan_digest=status.plan_digest,
+            selection=status.selection,
             state=status.state,
             total=status.total,
             actor=status.actor,
