@@ -14,11 +14,13 @@ import httpx
 from acceptance.programs import RESCIND, Programs
 from rescind.clock import SystemClock, SystemIds
 from rescind.containment.incident import open_or_join
-from rescind.journal.port import Journal
+from rescind.journal.port import Journal, Query
 from rescind.journal.postgres.journal import PostgresJournal
 from rescind.journal.sqlite import SqliteJournal
+from rescind.model.entry import CompensationEnded, CompensationIntended
 from rescind.model.scope import Scope
 from rescind.model.signal import Severity, Signal, SignalKind
+from rescind.recovery.reading import every_entry
 from rescind.switch.service.ledger import Ledger, Note, restrict
 from rescind.web.tokens import Role, new_token
 
@@ -34,7 +36,7 @@ import os, pathlib, sqlite3, time
 import rescind
 
 guard = rescind.Guard.at(os.environ["RESCIND_STORE"])
-allowed = pathlib.Path("allowed")  # how many payments may be paid back by now: a test opens the till as far as it wants
+allowed = pathlib.Path("allowed")  # how many payments may be paid back by now, and how long each takes: as a test wants
 
 def till():
     return sqlite3.connect("till.db", timeout=20.0, isolation_level=None)
@@ -45,8 +47,9 @@ def pay(number: int) -> int:
 
 @pay.compensate(idempotent=True, parallel=True)
 def _(step):
-    while int(allowed.read_text() or 0) <= till().execute("SELECT count(*) FROM refunds").fetchone()[0]:
+    while int(allowed.read_text().split()[0]) <= till().execute("SELECT count(*) FROM refunds").fetchone()[0]:
         time.sleep(0.01)
+    time.sleep(float(allowed.read_text().split()[1]))
     till().execute("INSERT OR IGNORE INTO refunds VALUES (?)", (step.result,))
 
 @guard.write("letter.send", irreversible={HOSTILE!r})
@@ -64,7 +67,10 @@ for run in ("run-1", "run-2"):
         send_letter(1)
 """
 
-PAYMENTS = 12
+PAYMENTS = 40
+
+SLOWLY_S = 0.1
+"""How long one takes where an order has to be obeyed before the last one: forty of them are several times a second."""
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -160,10 +166,10 @@ class Served:
 
     # --- the world ---
 
-    def allow(self, count: int) -> None:
-        """Let so many payments be paid back."""
+    def allow(self, count: int, *, each_s: float = 0.0) -> None:
+        """Let so many payments be paid back, each in so long."""
         waiting = self.folder / "allowed.new"
-        waiting.write_text(str(count))
+        waiting.write_text(f"{count} {each_s}")
         waiting.replace(self.folder / "allowed")
 
     def refunds(self) -> int:
@@ -174,6 +180,13 @@ class Served:
         import sqlite3
 
         return sqlite3.connect(self.folder / "till.db", timeout=20.0, isolation_level=None)
+
+    def is_still(self, run: str = "run-1") -> bool:
+        """Whether no payment of the run is being paid back: the next one is begun together with the end of one."""
+        with self.journal() as journal:
+            events = [entry.event for entry in every_entry(journal, Query(run_id=run))]
+        begun = {event.step_id for event in events if isinstance(event, CompensationIntended)}
+        return begun <= {event.step_id for event in events if isinstance(event, CompensationEnded)}
 
     def begin_undo(self, run: str = "run-1") -> str:
         """Leave the undo of a run to the workers. Returns the digest of its plan."""
