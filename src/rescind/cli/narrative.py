@@ -27,6 +27,8 @@ from rescind.model.entry import (
     PlanFinished,
     PlanLeft,
     PlanNeeds,
+    PlanPart,
+    PlanRequested,
     PlanShare,
     PlanStarted,
     PlanSubmitted,
@@ -36,6 +38,8 @@ from rescind.model.entry import (
     RedoIntended,
     Refused,
     Released,
+    RequestAnswered,
+    RequestTaken,
     Resumed,
     ReviewNoted,
     ReviewOpened,
@@ -127,6 +131,15 @@ def _words(event: Event) -> str:
             return f"undo of {steps} left to workers in {shares} by {event.actor}{_because(event.reason)}"
         case PlanShare():
             return f"share {event.number} of the undo: {count_of(len(event.steps), 'step')}"
+        case PlanRequested():
+            what = "a plan" if event.what == "plan" else f"plan {event.digest[:16]} to be applied"
+            return f"{event.actor} asked workers for {what}{_because(event.reason)}"
+        case RequestTaken():
+            return f"taken by worker {event.worker_id}"
+        case PlanPart():
+            return f"part {event.number} of plan {event.digest[:16]}: {count_of(len(event.items), 'step')}"
+        case RequestAnswered():
+            return f"answered by worker {event.worker_id}: {event.how}{_because(event.detail)}"
         case PlanNeeds():
             return f"only workers that know of {' and '.join(event.needs)} may carry it out"
         case Signalled():

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rescind.cli.app import load_guard
-from rescind.cli.liveness import live_runs_of
+from rescind.cli.liveness import live_runs_of, may_still_write
 from rescind.cli.options import common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe
-from rescind.cli.stores import same_store
+from rescind.cli.stores import guards_of, same_store
 from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.config import load_settings
@@ -26,6 +26,9 @@ from rescind.guard.guard import Guard
 from rescind.recovery.places import engine_url, locks_of, register_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rescind.compensation.sharing.worker import UndoWorker
     from rescind.database.address import StoreAt
     from rescind.recovery.chores import Chores
 
@@ -88,10 +91,11 @@ def _run(app: str, out: Out) -> int:
                 systems=load_settings().config.undo.systems,
                 live_runs=lambda: live_runs_of(guard),
             )
-            chores = _chores_of(guard)
+            chores, answers = _chores_of(guard), _answers_of(guard, undo_worker, store)
             with _ended_by_signals() as ended:
                 undo_worker.start()
                 chores.start()
+                answers.start()
                 tools = undo_worker.info.tools
                 out.say(f"worker {undo_worker.info.worker_id} lives", style="bold")
                 out.say(f"  its store  {safe(store)}")
@@ -102,6 +106,7 @@ def _run(app: str, out: Out) -> int:
                 ended.wait()
                 out.say("leaving: the steps under way come to their end, and others go on with the rest")
                 chores.close()
+                answers.close()
                 undo_worker.close()
     finally:
         guard.close()
@@ -122,6 +127,32 @@ def _chores_of(guard: Guard) -> "Chores":
     if load_settings().config.review.webhook:
         chores.append(exporting(guard.journal, channel_of(None, None), clock))
     return Chores(chores, clock)
+
+
+def _answers_of(guard: Guard, worker: "UndoWorker", store: "StoreAt") -> "Chores":
+    """Requests for plans are answered in a thread of their own: a long plan must not hold up what is to be released."""
+    from rescind.compensation.sharing.planner import Planner
+    from rescind.recovery.chores import ANSWER_EVERY_S, Chore, Chores
+
+    def may_write(run_ids: "Sequence[str]") -> list[str]:
+        runs = [run for run in map(guard.journal.run, run_ids) if run is not None]
+        with guards_of(store) as guards:
+            standing = guard.orders.standing()  # before the guards are sighted: what they bound is then at least this
+            return may_still_write(guard.journal, runs, guards.living(), standing)
+
+    planner = Planner(
+        worker.info.worker_id,
+        guard.journal,
+        guard.compensators,
+        workers=worker.living,
+        ring=worker.ring,
+        clock=SystemClock(),
+        ids=SystemIds(),
+        undo=load_settings().config.undo,
+        live_runs=lambda: live_runs_of(guard),
+        may_write=may_write,
+    )
+    return Chores([Chore("requests", ANSWER_EVERY_S, planner.answer_open)], SystemClock())
 
 
 def _store_of(guard: Guard, app: str) -> "StoreAt":

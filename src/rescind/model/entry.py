@@ -31,9 +31,13 @@ from rescind.model.events.planning import (
     PlanFinished,
     PlanLeft,
     PlanNeeds,
+    PlanPart,
+    PlanRequested,
     PlanShare,
     PlanStarted,
     PlanSubmitted,
+    RequestAnswered,
+    RequestTaken,
 )
 from rescind.model.events.running import (
     Checkpointed,
@@ -83,6 +87,8 @@ __all__ = [
     "PlanFinished",
     "PlanLeft",
     "PlanNeeds",
+    "PlanPart",
+    "PlanRequested",
     "PlanShare",
     "PlanStarted",
     "PlanSubmitted",
@@ -92,6 +98,8 @@ __all__ = [
     "RedoIntended",
     "Refused",
     "Released",
+    "RequestAnswered",
+    "RequestTaken",
     "Resumed",
     "ReviewNoted",
     "ReviewOpened",
@@ -134,6 +142,10 @@ Event = (
     | PlanSubmitted
     | PlanShare
     | PlanNeeds
+    | PlanRequested
+    | RequestTaken
+    | PlanPart
+    | RequestAnswered
     | AnswersRecorded
     | Signalled
     | ApprovalAsked

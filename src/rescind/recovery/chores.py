@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rescind.recovery.course import Means
     from rescind.switch.alerts.channel import Channel
 
-RELEASE_EVERY_S, RECOVER_EVERY_S, EXPORT_EVERY_S = 1.0, 5.0, 15.0
+RELEASE_EVERY_S, RECOVER_EVERY_S, EXPORT_EVERY_S, ANSWER_EVERY_S = 1.0, 5.0, 15.0, 0.5
 
 RECOVER_EVERY_MAX_S = 300.0
 """An incident that stands still is driven ever less often, down to this: each time looks at all of its targets."""

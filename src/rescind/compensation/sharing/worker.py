@@ -120,6 +120,14 @@ class UndoWorker:
         self._register.ring()
         self._register.close()
 
+    def living(self) -> list[WorkerInfo]:
+        """The workers that take jobs now. Raises: EngineUnavailable."""
+        return self._live_workers()
+
+    def ring(self) -> None:
+        """Wake every worker."""
+        self._register.ring()
+
     # --- jobs ---
 
     def _perform(self, job: Job) -> dict[str, Any]:

@@ -127,3 +127,64 @@ class AnswersRecorded(msgspec.Struct, frozen=True, gc=False, tag="answers_record
     counts: dict[str, int]
     actor: str
     reason: str = ""
+
+
+class PlanRequested(msgspec.Struct, frozen=True, gc=False, tag="plan_requested", kw_only=True):
+    """Somebody without the tools asks for a plan, or for the plan that was shown to be applied. In a run of its own.
+
+    Attributes:
+        what: `plan`, or `apply`.
+        selection: What is to be planned.
+        digest: Which plan is to be applied; empty for `plan`.
+        actor: Who asks.
+        reason: Why.
+        force: Whether later changes may be overwritten where their action says `force`.
+        parallel: Steps of a share at once; None for what the worker's configuration says.
+        within_s: So many seconds after it is submitted, no further step is begun; None for what the worker's
+            configuration says.
+    """
+
+    what: str
+    selection: dict[str, Any]
+    digest: str = ""
+    actor: str
+    reason: str = ""
+    force: bool = False
+    parallel: int | None = None
+    within_s: float | None = None
+
+
+class RequestTaken(msgspec.Struct, frozen=True, gc=False, tag="request_taken", kw_only=True):
+    """A worker answers what was asked last. While it lives, nobody else does."""
+
+    worker_id: str
+
+
+class PlanPart(msgspec.Struct, frozen=True, gc=False, tag="plan_part", kw_only=True):
+    """Some items of a plan that is shown, in its order, as JSON values. What shows the plan comes after all of them."""
+
+    digest: str
+    number: int
+    items: tuple[dict[str, Any], ...]
+
+
+class RequestAnswered(msgspec.Struct, frozen=True, gc=False, tag="request_answered", kw_only=True):
+    """What was asked last is answered.
+
+    Attributes:
+        how: `shown` (a plan), `submitted` (it was left to the workers), `settled` (there is nothing left to do), or why
+            not: `lacking` (no worker has the tools), `outdated` (it is another plan by now), `live` (a run may still
+            write), `refused`.
+        detail: For people.
+        worker_id: Who answers.
+        digest: The plan as it is now; empty if none was made.
+        facts: What is to be known of it besides its items, as JSON values.
+        parts: How many parts were recorded of it.
+    """
+
+    how: str
+    detail: str = ""
+    worker_id: str
+    digest: str = ""
+    facts: dict[str, Any] = {}
+    parts: int = 0
