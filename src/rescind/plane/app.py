@@ -7,6 +7,7 @@ from rescind.journal.port import Query
 from rescind.plane.documents import CallerDoc, Health
 from rescind.plane.incidents_api import HANDLERS as INCIDENT_HANDLERS
 from rescind.plane.plane import Plane, seen_as
+from rescind.plane.plans_api import HANDLERS as PLAN_HANDLERS
 from rescind.plane.progress import Progress
 from rescind.plane.reviews_api import HANDLERS as REVIEW_HANDLERS
 from rescind.plane.undos_api import HANDLERS as UNDO_HANDLERS
@@ -40,7 +41,7 @@ class PlaneApp:
     def __init__(self, plane: Plane, progress: Progress) -> None:
         self._rest: Litestar = application(
             "rescind control plane",
-            [*UNDO_HANDLERS, *REVIEW_HANDLERS, *INCIDENT_HANDLERS, show_caller, health],
+            [*UNDO_HANDLERS, *PLAN_HANDLERS, *REVIEW_HANDLERS, *INCIDENT_HANDLERS, show_caller, health],
             given={"plane": plane, "progress": progress},
             caller_of=plane.caller,
             seen_as=seen_as,

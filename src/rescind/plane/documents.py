@@ -4,7 +4,7 @@ Unknown fields of a request are refused: they are a slip of somebody's finger.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -137,7 +137,7 @@ class SelectionDoc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def selection(self) -> Selection:
         """What is meant. Raises: UsageError, as `Selection`."""
-        return Selection(**msgspec.structs.asdict(self))
+        return Selection(**{name: getattr(self, name) for name in Selection.__struct_fields__})
 
 
 class ImpactDoc(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +163,57 @@ class ImpactDoc(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[RunInfo, ...]
     reads_missing: tuple[str, ...]
     unclosed: tuple[str, ...]
+
+
+# --- plans by workers ---
+
+
+class PlanAsked(SelectionDoc, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be undone: the conditions of a selection, and how.
+
+    Attributes:
+        request_id: Chosen by whoever asks, so that the same request may be sent twice; 1 to 64 letters, digits, `_.-`.
+        reason: Why; kept in the journal.
+        force: Whether later changes may be overwritten where their action says `force`; an approver's, with a reason.
+        parallel: Steps at once.
+        within_s: Begin no step later than so many seconds after it is applied.
+    """
+
+    request_id: str = ""
+    reason: str = ""
+    force: bool = False
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    within_s: Annotated[float, msgspec.Meta(ge=1, le=604_800)] | None = None
+
+
+class PlanDoc(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a request for a plan.
+
+    Attributes:
+        request_id: Its name.
+        state: `waiting` for a worker, or `taken` by one; `shown`: look at the plan, and apply it by its digest;
+            `submitted`: it is under way, as an undo; `settled`: nothing is left to do. Or why not: `lacking` (no worker
+            has the tools), `outdated` (it is another plan by now), `live` (a run may still write), `refused`.
+        detail: Why, for people.
+        selection: What was asked for.
+        asked_by: Who asked last.
+        worker_id: Who answers, or did.
+        digest: The plan that was shown last; empty if none was.
+        facts: What there is to know of it: steps, counts by decision, reviews by reason, runs, dependents, forces.
+        items: Some of its steps in the order of the plan, each with what is to be done about it.
+        next_item: The number to ask for to get more of them; null if there are none.
+    """
+
+    request_id: str
+    state: str
+    detail: str
+    selection: dict[str, Any]
+    asked_by: str
+    worker_id: str
+    digest: str
+    facts: dict[str, Any]
+    items: tuple[dict[str, Any], ...] = ()
+    next_item: int | None = None
 
 
 # --- review tasks ---
