@@ -46,10 +46,11 @@ def test_what_is_held_is_listed_with_what_it_waits_for(rescind: Rescind) -> None
 
 def test_one_is_dropped_with_a_reason_and_cannot_be_dropped_twice(rescind: Rescind, mails: list[str]) -> None:
     step = rescind("held", "list", "--json").json["held"][1]["step"]
-    assert "will not be done" in rescind("held", "drop", step, "--reason", "wrong price").out
+    assert "will not be done" in rescind("held", "drop", step, "--reason", "wrong price", "--actor", "ann").out
     again = rescind("held", "drop", step, "--reason", "wrong price")
     assert again.status == 2
-    assert f"{step} is held no more: dropped while it was held: wrong price" in again.err
+    assert f"{step} is held no more: dropped while it was held: wrong price (by ann)" in again.err
+    assert "wrong price (by ann)" in rescind("audit", "log", "--run", "run-1").out
     assert "did you mean" not in again.err  # another mail is not what was meant
     rescind("held", "release", "--due", "--app", "postroom")
     assert mails == ["ann", "cid"]

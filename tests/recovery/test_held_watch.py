@@ -75,7 +75,7 @@ def test_what_was_released_elsewhere_is_all_that_is_read(post: Post, journal: Co
     holding(post)
     watch = HeldWatch(journal)
     first, *rest = seen(post, watch)
-    drop_held(journal, "run-0", {first.rpartition("/")[2]}, because="a test", clock=post.clock)
+    drop_held(journal, "run-0", {first.rpartition("/")[2]}, because="a test", actor="ann", clock=post.clock)
     journal.forget()
 
     assert seen(post, watch) == rest
@@ -111,7 +111,9 @@ def test_it_sees_what_a_new_one_sees(story: list[str]) -> None:
                 release_due(post.guard)
             case "drop":
                 for held in held_of_run(journal, f"run-{number % 3}")[:1]:
-                    drop_held(journal, held.ref.run_id, {held.ref.step_id}, because="a test", clock=post.clock)
+                    drop_held(
+                        journal, held.ref.run_id, {held.ref.step_id}, because="a test", actor="ann", clock=post.clock
+                    )
             case "wait":
                 post.clock.advance(10)
             case _:

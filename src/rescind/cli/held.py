@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from rescind.cli.identity import whoami
 from rescind.cli.moments import ago, to_the_second
-from rescind.cli.options import common, given_store
+from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
 from rescind.cli.safe import safe, short
 from rescind.cli.stores import command_line, find_store, journal_of
@@ -60,19 +61,21 @@ def list_(*, every: bool, out: Out) -> int:
 @held.command()
 @click.argument("step", metavar="RUN/STEP")
 @click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the journal.")
+@click.option("--actor", metavar="NAME", help=ACTOR_HELP)
 @common
-def drop(*, step: str, reason: str, out: Out) -> int:
+def drop(*, step: str, reason: str, actor: str | None, out: Out) -> int:
     """Drop one: it is never done. The beginning of its name will do."""
     if not reason.strip():
         raise UsageError("dropping takes a reason; say it with --reason")
     with journal_of(find_store(given_store())) as journal:
         found = find_held(journal, step, now=_now())
         run_id, step_id = found.ref.run_id, found.ref.step_id
-        dropped = drop_held(journal, run_id, (step_id,), because=reason, clock=SystemClock())
+        by = actor or whoami()
+        dropped = drop_held(journal, run_id, (step_id,), because=reason, actor=by, clock=SystemClock())
     if not dropped:
         raise UsageError(f"{found.ref} is held no more; somebody released or dropped it just now")
     out.say(f"{safe(found.ref)} is dropped: {safe(found.record.step.action)} will not be done")
-    out.emit({"dropped": [str(found.ref)]})
+    out.emit({"dropped": [str(found.ref)], "actor": by})
     return 0
 
 

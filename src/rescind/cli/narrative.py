@@ -86,7 +86,8 @@ def _words(event: Event) -> str:
         case EffectHeld():
             return f"holds {event.step}  {event.action}"
         case Ended():
-            return f"step {event.step_id}  {_outcome(event.outcome)}"
+            by = f" (by {event.dropped_by})" if event.dropped_by else ""
+            return f"step {event.step_id}  {_outcome(event.outcome)}{by}"
         case Read():
             return f"read {event.target} by {event.action}"
         case Verified():

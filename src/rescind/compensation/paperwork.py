@@ -98,15 +98,15 @@ class Paperwork:
             return msgspec.structs.replace(event, by=self._by)
         return event
 
-    def drop(self, items: Sequence[PlanItem]) -> Iterator[StepResult]:
-        """Drop what is held, run by run; what is held no more has moved on."""
+    def drop(self, items: Sequence[PlanItem], actor: str) -> Iterator[StepResult]:
+        """Drop what is held, run by run, for who applies the plan; what is held no more has moved on."""
         by_run: defaultdict[str, list[PlanItem]] = defaultdict(list)
         for item in items:
             by_run[item.step.run_id].append(item)
         for run_id, held in by_run.items():
             because = f"undo {self._plan.digest[:16]}"
             step_ids = {item.step.step_id for item in held}
-            dropped = drop_held(self._journal, run_id, step_ids, because=because, clock=self._clock)
+            dropped = drop_held(self._journal, run_id, step_ids, because=because, actor=actor, clock=self._clock)
             for item in held:
                 if item.step.step_id in dropped:
                     yield result_of(item, Disposition.NEVER_TOOK_EFFECT, detail="dropped while it was held")

@@ -39,6 +39,7 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
         ended_sequence: Where its outcome stands; None if it has none.
         outcome: None if no end was recorded: it is in flight, or its process died.
         after: What was seen at the target right after the effect.
+        dropped_by: Who dropped it while it was held; empty if nobody did, or an older rescind.
         verified: Whether its postcondition held; None if it was not checked.
         compensation_attempts: Compensations intended so far.
         compensation_open: Whether the last compensation intent has no end.
@@ -64,6 +65,7 @@ class StepRecord(msgspec.Struct, kw_only=True, gc=False):
     ended_at: datetime | None = None
     outcome: Outcome | None = None
     after: Snapshot | None = None
+    dropped_by: str = ""
     verified: bool | None = None
     compensation_attempts: int = 0
     compensation_open: bool = False
@@ -143,6 +145,7 @@ def _apply(record: StepRecord, event: StepEvent, entry: Entry) -> None:
         case Ended():
             record.outcome, record.after = event.outcome, event.after
             record.ended_sequence, record.ended_at = entry.sequence, entry.recorded_at
+            record.dropped_by = event.dropped_by or ""
         case Verified():
             record.verified = event.holds
         case CompensationIntended():

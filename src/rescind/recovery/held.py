@@ -161,7 +161,7 @@ def _by_gate(verdict: Verdict, *, was_approved: bool) -> Decision:
 
 
 def drop_held(
-    journal: Journal, run_id: str, step_ids: Collection[str], *, because: str, clock: Clock
+    journal: Journal, run_id: str, step_ids: Collection[str], *, because: str, actor: str, clock: Clock
 ) -> frozenset[str]:
     """Drop held steps of one run: each fails, with the reason, and its idempotency key is free again.
 
@@ -170,6 +170,7 @@ def drop_held(
         run_id: Their run.
         step_ids: The steps; those that are held no more are left alone.
         because: Why, for the record.
+        actor: Who drops them, for the record.
         clock: The time.
 
     Returns: The steps that were dropped here, durably.
@@ -183,7 +184,7 @@ def drop_held(
         drafts = [
             Draft(
                 run_id=run_id,
-                event=Ended(step_id=each.ref.step_id, outcome=outcome),
+                event=Ended(step_id=each.ref.step_id, outcome=outcome, dropped_by=actor),
                 recorded_at_us=clock.now_us(),
                 expected_position=position,
             )
@@ -214,5 +215,6 @@ def _what_became_of(journal: Journal, text: str) -> str:
     records = fold_steps(every_entry(journal, Query(run_id=run_id))) if run_id else ()
     for record in records:
         if record.step.step_id == step_id and isinstance(record.step.held, HeldUntil):
-            return record.outcome.reason if isinstance(record.outcome, Failed) else "it was released"
+            by = f" (by {record.dropped_by})" if record.dropped_by else ""
+            return record.outcome.reason + by if isinstance(record.outcome, Failed) else "it was released"
     return ""

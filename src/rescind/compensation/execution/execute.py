@@ -216,7 +216,7 @@ class _Undo:
     def _drop(self) -> None:
         """Drop what is held (U15); what was released before that has moved on, and its effect stays for now (U5)."""
         held = [item for item in self.pending if isinstance(item.decision, Drop)]
-        self._account.know(self._paper.drop(held))
+        self._account.know(self._paper.drop(held, self._actor))
         for item in held:
             if self._account.may_stay(item):
                 self._staying.add(item.step)

@@ -53,11 +53,15 @@ class Released(msgspec.Struct, frozen=True, gc=False, tag="released", kw_only=Tr
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False, tag="ended", kw_only=True):
-    """The step has an outcome. `after` is what was seen at the target right after the effect."""
+    """The step has an outcome. `after` is what was seen at the target right after the effect.
+
+    `dropped_by` is who dropped it while it was held; unset, and not written, if nobody did.
+    """
 
     step_id: str
     outcome: Outcome
     after: Snapshot | None = None
+    dropped_by: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Read(msgspec.Struct, frozen=True, gc=False, tag="read", kw_only=True):
