@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from compensation.crew import Crew, events
-from compensation.test_crash import Died
+from compensation.dying import Died
 from compensation.undo_world import RowSetting, Shop, row_of
 from rescind.compensation.planning.survey import make_share
 from rescind.compensation.sharing.coordinator import PLAN_QUEUE

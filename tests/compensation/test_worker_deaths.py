@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from compensation.crew import Crew, Hand, events
-from compensation.test_crash import Died, Fuse
+from compensation.dying import Died, Fuse
 from compensation.undo_world import Charging, RowSetting, Shop
 from rescind.compensation.sharing.submission import Submission
 from rescind.model.action import Action, EffectClass, OnConflict

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 import rescind
@@ -338,6 +339,30 @@ def test_rs1_a_recorded_step_answers_one_call_only(books: Books) -> None:
         assert books.charged == ["ann"]
         books.charge("ann")
     assert books.charged == ["ann", "ann"]
+
+
+def test_rs1_a_result_that_is_none_of_the_tools_any_more_answers_nothing_and_is_not_made_again(books: Books) -> None:
+    with books.run(run_id="run-1") as run:
+        run.checkpoint()
+        books.charge("ann")
+
+    class Charge(msgspec.Struct):
+        charge_id: str
+
+    later = Guard.over(books.guard.journal, books.guard.orders, clock=books.clock)
+    charged: list[str] = []
+
+    @later.write("card.charge", irreversible="of a newer version", target=lambda name: ("psp", "customer", name))
+    def charge(name: str) -> Charge:
+        charged.append(name)
+        return Charge(f"ch_{name}")
+
+    later.resume(resumption_of(story := read_story(later.journal, "run-1"), choose(story)))
+    with later.run("billing-agent@2.4.0", tenant="acme"):
+        for _ in range(2):
+            with pytest.raises(UsageError, match=r"no result of the tool as it is declared now .* was not run again"):
+                charge("ann")
+    assert charged == []
 
 
 def test_rs3_what_was_not_asked_for_again_is_told(books: Books) -> None:

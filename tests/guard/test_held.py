@@ -5,10 +5,12 @@ import itertools
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 import rescind
 from builders import a_lift, an_order, at_once, events_of, steps_of
+from rescind.clock import from_us
 from rescind.compensation.decision import Drop
 from rescind.compensation.execution.execute import apply_plan
 from rescind.compensation.planning.selection import Selection
@@ -158,13 +160,18 @@ def test_he2_who_drops_first_keeps_it_from_being_released(post: Post) -> None:
         post.mail("ann")
     (held,) = held_of_run(post.guard.journal, "run-1")
     step_ids = (held.ref.step_id,)
-    assert drop_held(post.guard.journal, "run-1", step_ids, because="wrong", clock=post.clock) == frozenset(step_ids)
+    assert drop_held(
+        post.guard.journal, "run-1", step_ids, because="wrong", actor="ann", clock=post.clock
+    ) == frozenset(step_ids)
     with standing_in(post.guard, held.record.run) as run, pytest.raises(releasing.NotReleased):
         release_step(run, post.guard.compensators["mail.send"], held.record, held.position)
     assert post.sent == []
-    assert drop_held(post.guard.journal, "run-1", step_ids, because="wrong", clock=post.clock) == frozenset()
+    assert (
+        drop_held(post.guard.journal, "run-1", step_ids, because="wrong", actor="ann", clock=post.clock) == frozenset()
+    )
     (step,) = steps_of(post.guard.journal, "run-1")
     assert step.outcome == Failed("dropped while it was held: wrong")
+    assert step.dropped_by == "ann"
 
 
 def test_he3_orders_that_stand_at_the_release_count(post: Post) -> None:
@@ -547,6 +554,70 @@ def test_what_can_be_put_back_is_not_held() -> None:
 
     with pytest.raises(DeclarationError, match="need not be held"):
         guard.check()
+
+
+class Payout(msgspec.Struct):
+    to: str
+    cents: int
+
+
+class PayoutInEuros(msgspec.Struct):
+    to: str
+    euros: float = 0.0
+
+
+class PayoutWithNote(msgspec.Struct):
+    to: str
+    cents: int
+    note: str = ""
+
+
+def a_payer(journal: Any, payout: Any, paid: list[Any]) -> tuple[Guard, Any]:
+    guard = Guard.over(journal, MemoryOrders())
+
+    def pay(payout: Any, note: str = None) -> None:  # type: ignore[assignment]  # noqa: RUF013  # as many write it
+        paid.append(payout)
+
+    pay.__annotations__["payout"] = payout
+    return guard, guard.write("payout", irreversible="money is gone", hold="run")(pay)
+
+
+@pytest.mark.parametrize(
+    ("later", "problem"),
+    [
+        (Payout, ""),
+        (PayoutWithNote, ""),
+        (dict[str, Any], ""),
+        (PayoutInEuros, "recorded with a field 'cents', which there is no more"),
+        (list[Payout], "Expected `array`, got `object`"),
+        (int, "Expected `int`, got `object`"),
+    ],
+)
+def test_what_was_held_as_another_type_than_the_tool_takes_now_is_held_still_and_told(later: Any, problem: str) -> None:
+    journal, paid = MemoryJournal(), list[Any]()
+    guard, pay = a_payer(journal, Payout, paid)
+    with guard.run("pay-agent@1", run_id="run-1"):
+        pay(Payout("bob", 100))
+    newer, _ = a_payer(journal, later, paid)
+
+    done = release_due(newer)
+    if problem:
+        ((_, why),) = done.waiting
+        assert "takes another payout now: " in why
+        assert problem in why
+        assert "it is still held" in why
+        assert paid == []
+        release_due(guard)  # by the version that knows it
+    assert len(paid) == 1
+    assert not list_held(journal, now=from_us(guard.clock.now_us()))
+
+
+def test_an_argument_that_is_not_of_its_type_is_not_held_at_all() -> None:
+    paid = list[Any]()
+    guard, pay = a_payer(MemoryJournal(), Payout, paid)
+    with guard.run("pay-agent@1"), pytest.raises(UsageError, match="was not held and will not be done"):
+        pay({"to": "bob", "cents": "a hundred"})
+    assert steps_of(guard.journal) == []
 
 
 def test_arguments_without_a_name_cannot_be_held() -> None:

@@ -82,6 +82,38 @@ class Signature:
         """A recorded result in the type of the return annotation, where that can be had."""
         return self._typed("return", value)
 
+    def misfit(self, arguments: Arguments) -> str:
+        """Which recorded argument is no value of its parameter's type as it is now; empty if none, as far as is known.
+
+        A default that its own annotation does not allow, such as `note: str = None`, is one.
+        """
+        for name, value in arguments.items():
+            parameter = self._signature.parameters.get(name)
+            default = value if parameter is None else parameter.default
+            is_default = parameter is not None and type(default) is type(value) and default == value
+            problem = "" if is_default or value == REDACTED else self._misfit(name, value)
+            if problem:
+                return f"takes another {name} now: {problem}"
+        return ""
+
+    def misfit_result(self, value: Any) -> str:
+        """Why a recorded result is no value of the return type as that is now; empty if it is, as far as is known."""
+        return "" if value is None else self._misfit("return", value)
+
+    def _misfit(self, name: str, value: Any) -> str:
+        hint = self.hints.get(name)
+        if hint is None:
+            return ""
+        try:
+            typed = msgspec.convert(value, hint, str_keys=True)
+            again = msgspec.to_builtins(typed, str_keys=True)
+        except msgspec.ValidationError as error:
+            return str(error)
+        except (TypeError, ValueError):
+            return ""  # a type that msgspec cannot describe: nobody can tell
+        lost = _lost_field(value, again)
+        return f"it was recorded with a field {lost!r}, which there is no more" if lost else ""
+
     @functools.cached_property
     def unrecordable_result(self) -> str:
         """The annotated result type, if the journal could never hold it; empty if it can or nobody knows."""
@@ -102,6 +134,18 @@ class Signature:
             return msgspec.convert(value, hint, strict=False)
         except (msgspec.ValidationError, TypeError):
             return value
+
+
+def _lost_field(recorded: Any, again: Any) -> str:
+    """A field of recorded JSON values that was ignored when they were read; empty if none was."""
+    if isinstance(recorded, dict) and isinstance(again, dict):
+        old, new = cast("dict[str, Any]", recorded), cast("dict[str, Any]", again)
+        gone = (name for name in old if name not in new)
+        return next(gone, "") or next(filter(None, (_lost_field(old[name], new[name]) for name in old)), "")
+    if isinstance(recorded, list) and isinstance(again, list | tuple):
+        pairs = zip(_items_of(recorded), _items_of(again), strict=False)
+        return next(filter(None, (_lost_field(*pair) for pair in pairs)), "")
+    return ""
 
 
 def record_arguments(action: str, arguments: Mapping[str, Any], redact: frozenset[str]) -> Arguments:

@@ -128,6 +128,11 @@ class WriteCall:
         self._hidden = secrets_of(self._arguments, self.tool.redact)
         self._secrets.update(self._hidden)
         self._recorded = self._as_recorded()
+        if self.is_held and (misfit := self.tool.signature.misfit(self._recorded)):
+            raise UsageError(
+                f"{self.action} ({self.tool.place}) is held and made from the journal later, as its annotations say, "
+                f"and it {misfit}. It was not held and will not be done; mend the argument or the annotation"
+            )
         self._target = self.tool.target_of(self._arguments)
         key = self._key if self._key is not None else self.tool.key_of(self._arguments)
         if key is not None:
@@ -151,6 +156,14 @@ class WriteCall:
         if record.is_held:
             return Returned(HeldEffect(record.ref, self.action, self._until_of(record)))
         assert isinstance(record.outcome, Completed), "only what stands is answered"
+        problem = self.tool.signature.misfit_result(record.outcome.result)
+        if problem:
+            resumption.earlier.give_back(self.arguments_digest, record)
+            raise UsageError(
+                f"{self.action} ({self.tool.place}): step {record.ref} stands, and what it returned before the run was "
+                f"resumed is no result of the tool as it is declared now ({problem}); it was not run again. Resume "
+                "with the version that made it, or mend the return type"
+            )
         return Returned(self.typed_result(record.outcome.result))
 
     def look_out(self) -> None:

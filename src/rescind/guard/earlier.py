@@ -32,6 +32,11 @@ class EarlierSteps:
             waiting = self._by_call.get(digest)
             return waiting.popleft() if waiting else None
 
+    def give_back(self, digest: str, record: StepRecord) -> None:
+        """The call was not answered after all: the same call is to find the step again, and not to be made anew."""
+        with self._lock:
+            self._by_call[digest].appendleft(record)
+
     def left(self) -> tuple[StepRecord, ...]:
         """The steps that no call has asked for, in the order of their intents (RS3)."""
         with self._lock:

@@ -105,7 +105,7 @@ def _drop(guard: "Guard", to_drop: dict[str, list[Held]]) -> list[tuple[StepRef,
     dropped: list[tuple[StepRef, str]] = []
     for because, held_ones in to_drop.items():
         run_id, step_ids = held_ones[0].ref.run_id, {held.ref.step_id for held in held_ones}
-        gone = drop_held(guard.journal, run_id, step_ids, because=because, clock=guard.clock)
+        gone = drop_held(guard.journal, run_id, step_ids, because=because, actor=guard.guard_id, clock=guard.clock)
         dropped += [(held.ref, because) for held in held_ones if held.ref.step_id in gone]
     to_drop.clear()
     return dropped
@@ -117,7 +117,9 @@ def _release(run: "Run", tool: "WriteTool", held: Held, chain: HeldRun) -> str:
     Returns: How it ended, in words.
     Raises: RescindError, if its tool did not run, and it is held still, or was released or dropped by somebody else.
     """
-    problem = tool.accepts(held.record.step.arguments)
+    # What its types do not allow any more would reach it as raw JSON values, and that would be a guess.
+    arguments = held.record.step.arguments
+    problem = tool.accepts(arguments) or tool.signature.misfit(arguments)
     if problem:
         raise UsageError(f"{held.ref} cannot be released: {tool.name} {problem}; it is still held")
     now = chain.held_now(held.ref.step_id)
