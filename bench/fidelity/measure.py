@@ -45,7 +45,7 @@ def measure() -> list[Row]:
     found = _scored(_python(), full=bool(os.environ.get("BENCH_FULL")))
     rows: list[Row] = []
     for benchmark in dict.fromkeys(each.benchmark for each in found):
-        rows += rows_of(benchmark.split()[0], [each for each in found if each.benchmark == benchmark])
+        rows += rows_of(benchmark, [each for each in found if each.benchmark == benchmark])
     for each in found:
         if each.verdict in (Verdict.SILENTLY_WRONG, Verdict.NO_EFFECT, Verdict.NOT_JUDGED):
             print(f"{each.mode}, {each.task}: {each.verdict}: {each.detail}", file=sys.stderr)

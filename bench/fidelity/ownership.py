@@ -56,13 +56,19 @@ class Part:
         return self._note_elements(content.of, actor)
 
     def _note_order(self, before: list[Any], after: list[Any]) -> None:
-        """A key that has come, or come back, stands behind the one that is before it; one that has gone stays."""
-        known = set(before)
+        """A key that has come, or come back, stands behind the one that is before it, and behind what has gone there.
+
+        One that has gone stays, so it stands where it would be had nobody taken it: before whatever came later.
+        """
+        known, present = set(before), set(after)
         for at, key in enumerate(after):
             if key not in known:
                 if key in self.order:
                     self.order.remove(key)
-                self.order.insert(self.order.index(after[at - 1]) + 1 if at else 0, key)
+                place = self.order.index(after[at - 1]) + 1 if at else 0
+                while place < len(self.order) and self.order[place] not in present:
+                    place += 1
+                self.order.insert(place, key)
 
     def _note_elements(self, elements: list[Any], actor: str) -> bool:
         present = [each for each in self.tagged if each.taken_by is None]

@@ -23,6 +23,9 @@ OFFSETS_S = {"": -60, "one": 0, "two": 7}
 
 BENCHMARKS: dict[str, tuple[Callable[[], list[Task]], Callable[[], list[Task]], int, int]] = {
     "AgentDojo banking": (partial(dojo.tasks, "banking"), partial(dojo.pairs, "banking"), 1, 1),
+    "AgentDojo slack": (partial(dojo.tasks, "slack"), partial(dojo.pairs, "slack"), 1, 1),
+    "AgentDojo travel": (partial(dojo.tasks, "travel"), partial(dojo.pairs, "travel"), 1, 5),
+    "AgentDojo workspace": (partial(dojo.tasks, "workspace"), partial(dojo.pairs, "workspace"), 3, 53),
     "BFCL multi-turn": (bfcl.tasks, bfcl.pairs, 3, 11),
 }
 """Tasks, pairs of them, and of how many one is taken unless all are. No such number divides what the lists repeat."""

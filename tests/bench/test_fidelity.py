@@ -239,3 +239,14 @@ def test_what_must_be_there_without_one_of_two_is_known_of_every_kind_of_cell() 
     assert (state["list"], state["set"]) == ([1, 2, "two's"], {1, 3})
     assert (state["left"], state["both"], state["gone"]) == (0, 2, 0)
     assert (state["object"].owner, state["object"].views) == ("ann", 9)
+
+
+def test_a_key_that_one_run_took_away_stands_where_it_would_be_had_nobody_taken_it() -> None:
+    state: dict[str, int] = {"plan": 1}
+    ownership = Ownership(state)
+    state["overview"] = state.pop("plan")
+    ownership.note("one")
+    state["usage"] = 2
+    ownership.note("two")
+    ownership.take_out("one")
+    assert list(state.items()) == [("plan", 1), ("usage", 2)]
