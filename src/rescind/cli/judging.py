@@ -16,6 +16,7 @@ from rescind.clock import SystemClock, SystemIds
 from rescind.config import load_settings
 from rescind.containment.incident import note, open_or_join
 from rescind.errors import SequenceConflict
+from rescind.journal.behind import drafts_behind
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, Intended, RunOpened, Signalled
 from rescind.model.level import Level
@@ -168,12 +169,8 @@ def _record(journal: Journal, signal: Signal, judged: Judged, run: RunInfo | Non
     own = RunInfo(run_id=signal.signal_id, agent_name=VERDICT_AGENT)
     events: list[Event] = [RunOpened(run=own, guard_id=signal.source), event]
     try:
-        journal.append(
-            [
-                Draft(run_id=own.run_id, event=each, recorded_at_us=now_us, expected_position=position)
-                for position, each in enumerate(events)
-            ]
-        )
+        told = ((own.run_id, each) for each in events)
+        journal.append(drafts_behind(own.run_id, told, position=-1, at_us=now_us))
     except SequenceConflict:
         return  # the same verdict was given at the same moment, and recorded
 

@@ -19,6 +19,7 @@ import msgspec
 from rescind.clock import Clock, from_us
 from rescind.containment.timeline import NOTED_KINDS, Incident, fold_incidents, signal_note
 from rescind.errors import JournalUnavailable, SequenceConflict, UsageError
+from rescind.journal.behind import again
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Entry, Event, IncidentClosed, IncidentNoted, IncidentOpened, RunOpened
 from rescind.model.scope import Scope, Term
@@ -34,8 +35,6 @@ SIGNALS_NOTED_MAX = 100
 
 NOTES_MAX = 1_000
 """Lines of a timeline. Its run is read whole whenever a signal joins it; a thousand take some ten milliseconds."""
-
-_ATTEMPTS_MAX = 20  # Each means that somebody else wrote to the same incident in between.
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,24 +79,24 @@ def open_or_join(
     """
     scope = scope_of(signal, agent)
     cause = signal.cause_in(scope)
-    for attempt in range(_ATTEMPTS_MAX):
+
+    def turn(*, crowded: bool = False) -> Joined:
         incident_id, incident = _belonging(journal, cause, signal)
         if incident is None:
             drafts, joined = _opening(signal, incident_id, cause, scope, guard_id, tenant, clock)
         else:
             drafts, joined = _joining(signal, incident, uncounted, clock)
-        if not drafts:
-            return joined
-        # What was read decides; who wrote in between is read first. After many times that matters less than the signal.
-        crowded = attempt == _ATTEMPTS_MAX - 1
-        if crowded and incident is not None:
-            drafts = [msgspec.structs.replace(draft, expected_position=None) for draft in drafts]
-        try:
+            if crowded:
+                drafts = [msgspec.structs.replace(draft, expected_position=None) for draft in drafts]
+        if drafts:
             journal.append(drafts)
-        except SequenceConflict:
-            continue
         return joined
-    raise JournalUnavailable(f"the incident of {cause} is being written to by others all the time")
+
+    try:
+        return again(turn)
+    except SequenceConflict:  # who wrote in between, so many times, matters less than the signal
+        busy = JournalUnavailable(f"the incident of {cause} is being written to by others all the time")
+        return again(lambda: turn(crowded=True), busy=busy, turns=1)
 
 
 def note(
@@ -145,18 +144,17 @@ def close(journal: Journal, incident_id: str, *, actor: str, note: str = "", clo
     Returns: The incident as it is now.
     Raises: UsageError, for an unknown one and for one that is closed already; JournalUnavailable.
     """
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> Incident:
         incident = incident_of(journal, incident_id)
         if incident.closed_at is not None:
             at = f"{incident.closed_at:%Y-%m-%d %H:%M:%S} UTC"
             raise UsageError(f"incident {incident_id} was closed by {incident.closed_by or 'somebody'} at {at}")
         event = IncidentClosed(incident_id=incident_id, actor=actor, note=note)
-        try:
-            journal.append([_draft(incident_id, event, clock, incident.length)])
-        except SequenceConflict:
-            continue
+        journal.append([_draft(incident_id, event, clock, incident.length)])
         return incident_of(journal, incident_id)
-    raise UsageError(f"incident {incident_id} is being written to by others all the time; try again")
+
+    return again(turn, busy=UsageError(f"incident {incident_id} is being written to by others all the time; try again"))
 
 
 def list_incidents(journal: Journal) -> list[Incident]:

@@ -21,6 +21,7 @@ import msgspec
 from rescind.clock import from_us
 from rescind.errors import ApprovalDenied, ApprovalPending, ApprovalVoid, SequenceConflict
 from rescind.guard.request import Append, ReadRun, Request, Wait
+from rescind.journal.behind import drafts_behind
 from rescind.journal.port import Draft
 from rescind.model.approval import (
     APPROVAL_AGENT,
@@ -175,10 +176,8 @@ def _ask(call: "WriteCall", number: int, awaits: "AwaitApproval") -> Asking:
     )
     own = RunInfo(run_id=approval_id, agent_name=APPROVAL_AGENT, tenant=info.tenant)
     events: tuple[Event, ...] = (RunOpened(run=own, guard_id=guard.guard_id), asked)
-    drafts = tuple(
-        Draft(run_id=approval_id, event=event, recorded_at_us=now_us, expected_position=position)
-        for position, event in enumerate(events)
-    )
+    told = ((approval_id, event) for event in events)
+    drafts = tuple(drafts_behind(approval_id, told, position=-1, at_us=now_us))
     # The asking run is opened with it: somebody will look at who asks, and may have to stop it.
     opening = call.run.opening_with_intent()
     try:

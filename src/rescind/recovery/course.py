@@ -34,6 +34,7 @@ from rescind.compensation.port import Compensator
 from rescind.containment.incident import incident_of, note
 from rescind.containment.timeline import Incident
 from rescind.errors import AlreadySettled, PlanOutdated, PlanUnknown, RescindError, SequenceConflict, UsageError
+from rescind.journal.behind import again
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, PlanStarted, StageApproved, StageEnded
 from rescind.model.level import Level
@@ -160,7 +161,8 @@ def approve(
         PlanOutdated: It is another plan by now; nothing was approved.
         PlanUnknown: The incident never had this plan; nothing was approved.
     """
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> Course:
         course = read_course(journal, incident_id)
         if course.next is not stage or not course.waits_for_approval(stage):
             at = "every stage is done" if course.next is None else f"its next stage is {course.next.value}"
@@ -169,12 +171,10 @@ def approve(
         if len(subject) < 8 or not current.startswith(subject.lower()):
             raise _other_plan(journal, incident_id, subject.lower(), current)
         event = StageApproved(incident_id=incident_id, stage=stage.value, subject=current, actor=actor, note=note)
-        try:
-            journal.append([_draft(incident_id, event, clock, course.length)])
-        except SequenceConflict:
-            continue
+        journal.append([_draft(incident_id, event, clock, course.length)])
         return read_course(journal, incident_id)
-    raise UsageError(f"incident {incident_id} is being written to by others all the time; try again")
+
+    return again(turn, busy=UsageError(f"incident {incident_id} is being written to by others all the time; try again"))
 
 
 def _other_plan(journal: Journal, incident_id: str, subject: str, current: str) -> PlanOutdated | PlanUnknown:

@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import EntryUnreadable, RescindError, SequenceConflict, UsageError
+from rescind.errors import EntryUnreadable, RescindError, UsageError
 from rescind.guard.gate import Allow, AwaitApproval, Deny, Halt, Verdict
 from rescind.guard.held import HELD_AGENT, HELD_RUN_PREFIX, HOLD_MAX
-from rescind.journal.port import Draft, Journal, Query
+from rescind.journal.behind import again, drafts_behind
+from rescind.journal.port import Journal, Query
 from rescind.model.entry import EffectHeld, Ended
 from rescind.model.history import fold_steps
 from rescind.model.outcome import Failed
@@ -26,8 +27,6 @@ KEPT_MAX = HOLD_MAX + timedelta(days=5)
 """What nobody released within this time is dropped: a mail of last month does more harm than none."""
 
 LOOKED_BACK = timedelta(days=90)
-
-_ATTEMPTS_MAX = 20  # Each means that somebody else wrote to the same run in between.
 
 
 class Fate(enum.StrEnum):
@@ -176,26 +175,18 @@ def drop_held(
     Returns: The steps that were dropped here, durably.
     Raises: RescindError, if others write to the run all the time; nothing was dropped then.
     """
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> frozenset[str]:
         held = [each for each in held_of_run(journal, run_id) if each.ref.step_id in step_ids]
         if not held:
             return frozenset()
         outcome = Failed(f"dropped while it was held: {because}")
-        drafts = [
-            Draft(
-                run_id=run_id,
-                event=Ended(step_id=each.ref.step_id, outcome=outcome, dropped_by=actor),
-                recorded_at_us=clock.now_us(),
-                expected_position=position,
-            )
-            for position, each in enumerate(held, start=held[0].position)
-        ]
-        try:
-            journal.append(drafts)
-        except SequenceConflict:
-            continue
+        ends = [(run_id, Ended(step_id=each.ref.step_id, outcome=outcome, dropped_by=actor)) for each in held]
+        journal.append(drafts_behind(run_id, ends, position=held[0].position - 1, at_us=clock.now_us()))
         return frozenset(each.ref.step_id for each in held)
-    raise RescindError(f"run {run_id} is being written to by others all the time; what it holds is still held")
+
+    busy = f"run {run_id} is being written to by others all the time; what it holds is still held"
+    return again(turn, busy=RescindError(busy))
 
 
 def find_held(journal: Journal, text: str, *, now: datetime) -> Held:

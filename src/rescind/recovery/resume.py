@@ -17,7 +17,8 @@ import msgspec
 from rescind.clock import Clock
 from rescind.errors import SequenceConflict, UsageError
 from rescind.guard.earlier import EarlierSteps, Resumption
-from rescind.journal.port import Draft, Journal
+from rescind.journal.behind import drafts_behind
+from rescind.journal.port import Journal
 from rescind.model.entry import Event, Resumed, RunOpened
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed
@@ -132,10 +133,8 @@ def record_resumption(
     )
     # Opened at once and not with its first step: whoever wants to carry it on too sees that somebody acts for it.
     events: tuple[Event, ...] = (event, RunOpened(run=resumption.run, guard_id=guard_id))
-    drafts = [
-        Draft(run_id=run_id, event=each, recorded_at_us=clock.now_us(), expected_position=story.position + number)
-        for number, each in enumerate(events)
-    ]
+    told = ((run_id, each) for each in events)
+    drafts = drafts_behind(run_id, told, position=story.position - 1, at_us=clock.now_us())
     try:
         journal.append(drafts)
     except SequenceConflict as error:

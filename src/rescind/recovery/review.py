@@ -18,16 +18,15 @@ from datetime import datetime
 import msgspec
 
 from rescind.clock import Clock, from_us
-from rescind.errors import AlreadySettled, EntryUnreadable, SequenceConflict, UsageError
-from rescind.journal.port import Draft, Journal, Query
+from rescind.errors import AlreadySettled, EntryUnreadable, UsageError
+from rescind.journal.behind import again, drafts_behind
+from rescind.journal.port import ChainHead, Journal, Query
 from rescind.model.entry import ReviewNoted, ReviewResolved
 from rescind.model.history import ReviewTask, fold_reviews
 from rescind.recovery.reading import readable_entries, the_one_meant
 
 TEXT_MAX = 4_000
 """Characters of a comment, a note or a reference: what somebody reads who has to decide."""
-
-_ATTEMPTS_MAX = 20  # Each means that somebody else wrote to the same plan's run in between.
 
 
 class Resolution(enum.StrEnum):
@@ -87,7 +86,8 @@ def resolve_task(
             "that an auditor finds it"
         )
     _refuse_long(note=note, reference=reference)
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> ReviewTask:
         task = find_task(journal, task_id)
         # The end of the run is read before the task is: whatever is appended after this makes the append fail (RV1).
         head = journal.head(task.plan_run)
@@ -106,15 +106,19 @@ def resolve_task(
         event = ReviewResolved(
             task_id=task.task_id, resolution=wanted.value, actor=actor, note=note, reference=reference.strip()
         )
-        draft = Draft(
-            run_id=task.plan_run, event=event, recorded_at_us=clock.now_us(), expected_position=head.position + 1
-        )
-        try:
-            journal.append([draft])
-        except SequenceConflict:
-            continue
+        _append_behind(journal, head, event, clock)
         return find_task(journal, task.task_id)
-    raise UsageError(f"review task {task_id} is being written to by others all the time; try again")
+
+    return again(turn, busy=_busy(task_id))
+
+
+def _append_behind(journal: Journal, head: ChainHead, event: ReviewNoted | ReviewResolved, clock: Clock) -> None:
+    run_id = head.run_id
+    journal.append(drafts_behind(run_id, [(run_id, event)], position=head.position, at_us=clock.now_us()))
+
+
+def _busy(task_id: str) -> UsageError:
+    return UsageError(f"review task {task_id} is being written to by others all the time; try again")
 
 
 def assign_task(journal: Journal, task_id: str, assignee: str, *, actor: str, clock: Clock) -> ReviewTask:
@@ -182,7 +186,8 @@ def _noted(
     journal: Journal, task_id: str, note: Callable[[ReviewTask], ReviewNoted | None], clock: Clock
 ) -> ReviewTask:
     """Append what is to be said of the task as it is; nothing, if it says so already (RV6)."""
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> ReviewTask:
         task = find_task(journal, task_id)
         head = journal.head(task.plan_run)
         task = find_task(journal, task.task_id)  # not before its run's end was read: see `resolve_task`
@@ -190,15 +195,10 @@ def _noted(
         if event is None:
             return task
         assert head is not None, "the task is in that run"
-        draft = Draft(
-            run_id=task.plan_run, event=event, recorded_at_us=clock.now_us(), expected_position=head.position + 1
-        )
-        try:
-            journal.append([draft])
-        except SequenceConflict:
-            continue
+        _append_behind(journal, head, event, clock)
         return find_task(journal, task.task_id)
-    raise UsageError(f"review task {task_id} is being written to by others all the time; try again")
+
+    return again(turn, busy=_busy(task_id))
 
 
 def _refuse_long(**texts: str) -> None:

@@ -27,7 +27,8 @@ from rescind.compensation.decision import Settle
 from rescind.compensation.doubt import Resolved, as_known, doubt_of, is_in_doubt, resolve_step
 from rescind.compensation.planning.selection import Selection, read_steps, select_steps
 from rescind.compensation.port import Compensator, Prober, ReviewReason
-from rescind.errors import JournalUnavailable, SequenceConflict
+from rescind.errors import JournalUnavailable
+from rescind.journal.behind import again
 from rescind.journal.port import Draft, Journal
 from rescind.model.entry import (
     AnswersRecorded,
@@ -52,8 +53,6 @@ RECONCILE_AGENT = "rescind-reconcile"
 
 STEPS_PER_APPEND = 2_000
 """Steps whose ends become durable together: some megabytes. Who is killed in between goes on with the rest."""
-
-_ATTEMPTS_MAX = 20  # Each means that somebody else wrote to one of the same runs in between.
 
 
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,7 +287,8 @@ def _record(
     steps: Sequence[Reconciled], asked: Reconciliation, journal: Journal, clock: Clock, actor: str, reason: str
 ) -> tuple[list[Reconciled], list[str]]:
     """In one append, of the steps that are in doubt still; whoever writes to their runs meanwhile makes it fail."""
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> tuple[list[Reconciled], list[str]]:
         positions = {run_id: _next_position(journal, run_id) for run_id in {each.step.run_id for each in steps}}
         records = {each.ref: each for each in read_steps(journal, positions)}
         left = [each for each in steps if _is_as_asked(each, records.get(each.step))]
@@ -312,12 +312,11 @@ def _record(
                 expected = positions[run_id]
                 drafts.append(Draft(run_id=run_id, event=event, recorded_at_us=now_us, expected_position=expected))
                 positions[run_id] += 1
-        try:
-            journal.append(drafts)
-        except SequenceConflict:
-            continue
+        journal.append(drafts)
         return left, [task.task_id for task in tasks]
-    raise JournalUnavailable("the runs of these steps are being written to by others all the time; try again later")
+
+    busy = "the runs of these steps are being written to by others all the time; try again later"
+    return again(turn, busy=JournalUnavailable(busy))
 
 
 def _next_position(journal: Journal, run_id: str) -> int:

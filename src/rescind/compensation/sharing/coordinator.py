@@ -37,6 +37,7 @@ from rescind.compensation.sharing.shares import forced_of, forces_at
 from rescind.compensation.sharing.submission import Submission, append, read_submission
 from rescind.config import SystemLimits
 from rescind.errors import SequenceConflict, UsageError
+from rescind.journal.behind import again
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanLeft, PlanShare, PlanStarted, RunOpened, StepRef
 from rescind.model.step import RunInfo, canonical_json
@@ -56,7 +57,6 @@ LOOK_AFTER, CHECK, SHARE = "undo.plan", "undo.check", "undo.share"
 _ATTEMPTS_MAX = 6
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.2, 5.0  # Between two attempts at a share that has failed: longer than a restart.
 _TURNS_MAX = 20  # Of trying again what was held back; each has undone something, or it is the last.
-_APPENDS_MAX = 20
 _WAIT_S = 1.0  # How often to look whether workers have come or gone, when no job says anything.
 _HELD_BACK = (ReviewReason.CONFLICT, ReviewReason.BLOCKED)
 
@@ -326,16 +326,14 @@ class Coordinator:
 
     def _end(self, submission: Submission, left: Sequence[Left], otherwise: PlanLeft) -> dict[str, Any]:
         """Open the review tasks, and say that it is over (Y5, Z3)."""
-        for _ in range(_APPENDS_MAX):
+
+        def turn() -> dict[str, Any]:
             there = read_submission(self._journal, submission.plan_run)
-            if there is None or there.number != submission.number or there.is_over:
-                return {}
-            try:
+            if there is not None and there.number == submission.number and not there.is_over:
                 end(self._journal, self._clock, there, left, otherwise)
-            except SequenceConflict:
-                continue  # a person has decided about a task, or another looks after the plan as well
             return {}
-        return {"again": True}
+
+        return again(turn)  # a person may decide about a task, or another look after the plan as well
 
 
 class _Tries(msgspec.Struct, frozen=True, kw_only=True):

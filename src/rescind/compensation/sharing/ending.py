@@ -12,7 +12,8 @@ from rescind.compensation.sharing.carrying import Left
 from rescind.compensation.sharing.results import results_of
 from rescind.compensation.sharing.submission import Submission
 from rescind.compensation.way import Way
-from rescind.journal.port import Appended, Draft, Journal
+from rescind.journal.behind import drafts_behind
+from rescind.journal.port import Appended, Journal
 from rescind.model.entry import Event, PlanFinished, PlanLeft
 
 
@@ -28,17 +29,9 @@ class EndingPaper(Paperwork):
 
     def append(self, events: Iterable[tuple[str, Event]]) -> Appended:
         """See `Paperwork`. Raises: SequenceConflict."""
-        now_us = self._clock.now_us()
-        drafts: list[Draft] = []
-        position = self._position
-        for run_id, event in events:
-            expected = None
-            if run_id == self._plan_run:
-                position += 1
-                expected = position
-            drafts.append(Draft(run_id=run_id, event=event, recorded_at_us=now_us, expected_position=expected))
+        drafts = drafts_behind(self._plan_run, events, position=self._position, at_us=self._clock.now_us())
         appended = self.append_drafts(drafts)
-        self._position = position
+        self._position += sum(draft.run_id == self._plan_run for draft in drafts)
         return appended
 
 

@@ -21,8 +21,9 @@ from rescind.compensation.port import Compensator
 from rescind.compensation.sharing.able import Demand, refuse_unable
 from rescind.compensation.sharing.shares import split
 from rescind.compensation.way import BACK, Way
-from rescind.errors import SequenceConflict, UsageError
-from rescind.journal.port import Draft, Journal, Query
+from rescind.errors import UsageError
+from rescind.journal.behind import again, drafts_behind
+from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     Entry,
     Event,
@@ -45,8 +46,6 @@ _log = logging.getLogger("rescind.worker")
 
 _ENDS = ("stale", "failed", "incomplete", "cancelled", "out_of_time")
 """Why nobody goes on with a submission. What else `PlanLeft` says is of somebody who applied the same plan himself."""
-
-_ATTEMPTS_MAX = 50  # Each means that somebody else wrote to the same plan's run in between.
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,20 +152,19 @@ def submit(
     opening = RunOpened(run=info, guard_id=ids.new_id("submit"))
     needs = needs_of(plan)
     stated = [PlanNeeds(plan_digest=plan.digest, needs=needs)] if needs else []
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> Submission:
         there = read_submission(journal, info.run_id)
         if there is not None and not there.is_over:
             return there  # Z2
         head = journal.head(info.run_id)
-        try:
-            last = -1 if head is None else head.position
-            append(journal, clock, info.run_id, [opening, submitted, *stated, *shares], after=last)
-        except SequenceConflict:
-            continue
+        last = -1 if head is None else head.position
+        append(journal, clock, info.run_id, [opening, submitted, *stated, *shares], after=last)
         done = read_submission(journal, info.run_id)
         assert done is not None, "it was appended just now"
         return done
-    raise UsageError(f"the run {info.run_id} is being written to by others all the time; try again")
+
+    return again(turn, busy=UsageError(f"the run {info.run_id} is being written to by others all the time; try again"))
 
 
 def shares_of(
@@ -199,11 +197,7 @@ def append(journal: Journal, clock: Clock, run_id: str, events: Iterable[Event],
 
     Raises: SequenceConflict, if somebody else was first; nothing was appended then.
     """
-    now_us = clock.now_us()
-    drafts = [
-        Draft(run_id=run_id, event=event, recorded_at_us=now_us, expected_position=after + 1 if place == 0 else None)
-        for place, event in enumerate(events)
-    ]
+    drafts = drafts_behind(run_id, ((run_id, event) for event in events), position=after, at_us=clock.now_us())
     journal.append(drafts)
     return after + len(drafts)
 
