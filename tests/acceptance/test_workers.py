@@ -334,3 +334,44 @@ def test_two_workers_share_a_database_that_is_started_anew_and_each_of_them_is_k
             assert till.answer("worker", "--list")["workers"] == []
         finally:
             till.end_all()
+
+
+def test_who_has_no_application_has_the_workers_plan_and_applies_what_they_showed(till: Till) -> None:
+    words = ("undo", "--trace", TRACE)
+    without = till.rescind(*words)
+    assert (without.returncode, "--workers" in without.stderr) == (2, True)
+    alone = till.rescind(*words, "--workers")
+    assert (alone.returncode, "no worker lives here" in alone.stderr) == (2, True)
+
+    till.start_worker()
+    shown = till.answer(*words, "--workers")
+    assert shown["digest"] == till.answer(*words, "--app", "till_tools")["digest"]
+    assert shown["counts"] == {"compensate": PAYMENTS, "review": 3}
+    assert shown["apply"].endswith(f"--workers --store {till.store} --apply --plan {shown['digest'][:16]}") or (
+        shown["apply"].endswith(f"--workers --apply --plan {shown['digest'][:16]}")
+    )
+    assert till.calls() == 0
+    other = till.rescind(*words, "--workers", "--apply", "--plan", "0123456789abcdef")
+    assert (other.returncode, "Nothing was done" in other.stderr) == (2, True)
+
+    result = till.answer(*words, "--workers", "--apply", "--plan", shown["digest"][:16])
+    assert (result["digest"], result["complete"]) == (shown["digest"], True)
+    assert result["counts"] == {"compensated": PAYMENTS, "review": 3}
+    assert till.is_paid_back()
+    again = till.answer(*words, "--workers", "--apply")
+    assert again["settled_before"]
+    nothing = till.answer("undo", "--run", "run-1", "--action", "letter.send", "--workers", status=2)
+    assert nothing["error"]["kind"]
+
+
+@pytest.mark.slow
+def test_a_plan_by_workers_that_has_changed_is_refused_and_what_may_still_write_is_not_undone(till: Till) -> None:
+    till.start_worker()
+    words = ("undo", "--run", "run-1", "--run", "run-2", "--workers")
+    shown = till.answer(*words)
+    assert till.rescind("undo", "--run", "run-1", "--app", "till_tools", "--apply", "--here").returncode == 0
+    refused = till.rescind(*words, "--apply", "--plan", shown["digest"])
+    assert (refused.returncode, "has changed since it was shown" in refused.stderr) == (1, True)
+    assert "nothing was done" in refused.stderr
+    tree = till.rescind(*words, "--tree")
+    assert (tree.returncode, "--app" in tree.stderr) == (2, True)

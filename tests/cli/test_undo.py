@@ -416,7 +416,7 @@ def test_what_differs_after_an_undo_is_a_fault(
     rescind: Rescind, shop: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = Comparison(compared=2, differs=(Difference(step=StepRef("run-1", "1"), target=None, expected="v0"),))
-    monkeypatch.setattr("rescind.cli.undo_apply.compare_after", lambda *_, **__: found)
+    monkeypatch.setattr("rescind.cli.undo_session.Session.compare", lambda *_: found)
 
     applied = rescind(*UNDO, "--apply")
 

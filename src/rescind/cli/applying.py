@@ -42,7 +42,7 @@ class Applying(msgspec.Struct, frozen=True, kw_only=True):
             "--stop-first": self.stop_first,
             "--yes": self.sure,
             "--within": self.within_s,
-            "--workers": self.workers,
+            "--workers": self.workers and self.app is not None,  # without the tools here, they plan as well
             "--no-wait": self.no_wait,
         }
         refuse_without_apply(self.apply, only_applied)
@@ -101,7 +101,7 @@ _OPTIONS = (
         help="With --apply: begin no step after so long, such as 10m; the rest is left for later.",
     ),
     click.option("--parallel", type=click.IntRange(1, 64), metavar="N", help="Steps at once; 8 by default."),
-    click.option("--workers/--here", default=None, help="With --apply: leave it to `rescind worker`, or do it here."),
+    click.option("--workers/--here", default=None, help="Leave it to `rescind worker`, or do it here."),
     click.option("--no-wait", is_flag=True, help="With --workers: do not wait for its end."),
     click.option("--tree", is_flag=True, help="Show the plan by dependency."),
     click.option("--all", "every", is_flag=True, help="Show every step of a long plan."),

@@ -16,7 +16,7 @@ Examples:
   rescind undo --trace 4bf92f35 --app shop.tools
   rescind undo --trace 4bf92f35 --app shop.tools --apply
   rescind undo --agent billing-agent@2.4.0 --since 06:00 --app shop.tools
-  rescind undo --trace 4bf92f35 --app shop.tools --apply --workers
+  rescind undo --trace 4bf92f35 --workers    without --app: workers plan it
   rescind undo --run run_77 --exclude run_77/4 --app shop.tools
 """
 )
@@ -30,8 +30,9 @@ def undo(*, chosen: Chosen, cascade: bool, force: bool, how: Applying, out: Out)
 
     Nothing is changed without --apply. With it, the plan that this selection showed you last is done, and refused if
     it has changed since. If none was shown, it is shown now: a terminal is then asked, while a script goes on and
-    does it; --plan DIGEST holds a script to a plan that was seen. All conditions that are given must hold. TIME is
-    like 2026-11-21T06:00:00Z, or 06:00 for today by this machine's clock.
+    does it; --plan DIGEST holds a script to a plan that was seen. With --workers and without --app, workers that have
+    the tools make the plan, too. All conditions that are given must hold. TIME is like 2026-11-21T06:00:00Z, or 06:00
+    for today by this machine's clock.
 
     What somebody has changed since is left alone, and with --force it is overwritten for actions that were declared
     with on_conflict="force": only what the plan shows, only with a --reason and, where switches are configured, with

@@ -25,7 +25,6 @@ from rescind.cli.words import count_of, list_of
 from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan, kind_of
 from rescind.compensation.execution.account import Progress
-from rescind.compensation.execution.comparison import compare_after
 from rescind.compensation.execution.execute import apply_plan
 from rescind.compensation.execution.schedule import system_of
 from rescind.compensation.paperwork import plan_run_of
@@ -60,9 +59,7 @@ def apply_undo(session: Session, out: Out) -> int:
         plan = _still_plan(session, held, out)
         if not plan.is_settled:
             if session.by_workers:
-                from rescind.cli.undo_workers import refuse_without_workers  # which most undos need not
-
-                refuse_without_workers(session, plan)
+                session.refuse_unable(plan)
             _check_shown(session, plan, out)
             if not _is_wanted(session, plan, out):
                 out.say(f"nothing was {'undone' if session.request.verb == 'undo' else 'redone'}")
@@ -85,9 +82,7 @@ def apply_undo(session: Session, out: Out) -> int:
         else:
             result = _carry_out(session, plan, out)
         took_s = clock.monotonic_s() - begun_s
-        comparison = compare_after(
-            plan, result, session.journal, session.tools, parallel=session.parallel, way=session.way
-        )
+        comparison = session.compare(plan, result)
     say_result(session, plan, result, comparison, standing=session.orders.standing().orders, took_s=took_s, out=out)
     out.emit(result_as_json(session, plan, result, held=held, took_s=took_s) | {"comparison": comparison})
     return result_status(plan, result) or (FAULT if comparison.differs else 0)

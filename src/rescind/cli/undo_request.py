@@ -32,7 +32,8 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         sure: Whether to go without asking.
         within_s: Seconds after which no step is begun; None for what the configuration says.
         parallel: Steps at once; None for what the configuration says.
-        workers: Whether to leave it to the workers; None for what the configuration says.
+        workers: Whether to leave it to the workers, and without `app` the planning, too; None for what the
+            configuration says.
         wait: Whether to wait for them.
         tree: Whether to draw the plan by dependency.
         every: Whether to list every step.
@@ -68,7 +69,7 @@ class UndoRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The command line that asks for the same selection of this store again, with further words."""
         words = ["--force", "--reason", self.reason] if self.force else []
         words += ["--cascade"] if self.selection.cascade else []
-        words += ["--app", self.app] if self.app else []
+        words += ["--app", self.app] if self.app else ["--workers"] if self.workers else []
         return self._line(self.verb, [*words, *store_words(store), *extra])
 
     def command_for(self, command: str, *, store: "StoreAt") -> str:

@@ -16,7 +16,7 @@ from rescind.cli.stores import Guards, find_store, journal_of, local_folder, sam
 from rescind.cli.undo_request import DIGITS_SHOWN, UndoRequest
 from rescind.cli.why_nothing import why_nothing
 from rescind.cli.words import count_of, list_of
-from rescind.clock import SystemClock
+from rescind.clock import SystemClock, SystemIds
 from rescind.compensation.decision import Plan
 from rescind.compensation.execution.limits import Limits
 from rescind.compensation.planning.selection import select_steps
@@ -30,7 +30,11 @@ from rescind.journal.port import Journal
 from rescind.switch.port import Orders
 
 if TYPE_CHECKING:
+    from rescind.compensation.execution.comparison import Comparison
+    from rescind.compensation.result import UndoResult
+    from rescind.compensation.sharing.submission import Submission
     from rescind.database.address import StoreAt
+    from rescind.recovery.workers import WorkerInfo
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +78,36 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
             may_force=self.request.force,
         )
 
+    def refuse_unable(self, plan: Plan) -> None:
+        """Check that live workers can execute all of the plan. Raises: UsageError, and nothing was changed."""
+        from rescind.cli.undo_workers import refuse_without_workers  # which most undos need not
+
+        refuse_without_workers(self, plan)
+
+    def submit(self, plan: Plan, workers: "list[WorkerInfo]") -> "Submission":
+        """Leave the plan to these workers. Raises: UsageError, if they cannot execute it; nothing was changed then."""
+        from rescind.compensation.sharing.submission import submit
+
+        return submit(
+            plan,
+            self.journal,
+            self.compensators,
+            workers,
+            SystemClock(),
+            SystemIds(),
+            parallel=self.parallel,
+            retries=self.retries,
+            within_s=self.within_s,
+            actor=self.request.actor,
+            reason=self.request.reason,
+        )
+
+    def compare(self, plan: Plan, result: "UndoResult") -> "Comparison":
+        """What the targets are like after it. Nothing is changed."""
+        from rescind.compensation.execution.comparison import compare_after
+
+        return compare_after(plan, result, self.journal, self.tools, parallel=self.parallel, way=self.way)
+
     @property
     def run_ids(self) -> tuple[str, ...]:
         """The runs of the steps that were chosen, before anything is planned. Raises: UsageError, as `plan`."""
@@ -105,6 +139,11 @@ S = TypeVar("S", bound=Session)
 def run_undo(request: UndoRequest, out: Out) -> int:
     """Show the plan, or apply it. Returns the exit status."""
     if not request.app:
+        by_workers = load_settings().config.undo.workers if request.workers is None else request.workers
+        if by_workers:
+            from rescind.cli.undo_asked import run_asked
+
+            return run_asked(request, out)
         return _without_app(request, out)
     return run_session(request, Session, out)
 
@@ -210,7 +249,7 @@ def _without_app(request: UndoRequest, out: Out) -> int:
             actions = list_of(sorted({record.step.action for record in steps}))
             raise UsageError(
                 f"--app is missing: {count_of(len(steps), 'step')} ({actions}) can be undone only with the tools that "
-                f"made them. Give {WHAT_APP_IS}"
+                f"made them. Give {WHAT_APP_IS}; or leave the planning to workers that have them, with --workers"
             )
         why = why_nothing(journal, request.selection)
     out.say(f"{why}, so there is nothing to undo")

@@ -7,11 +7,11 @@ from rescind.cli.out import Out
 from rescind.cli.stores import command_line
 from rescind.cli.undo_session import Session
 from rescind.cli.words import count_of, why_left
-from rescind.clock import SystemClock, SystemIds
+from rescind.clock import SystemClock
 from rescind.compensation.decision import Plan
 from rescind.compensation.result import StepResult, UndoResult
 from rescind.compensation.sharing.followed import result_of_submission
-from rescind.compensation.sharing.submission import Submission, read_submission, shares_of, submit
+from rescind.compensation.sharing.submission import Submission, read_submission, shares_of
 from rescind.errors import PlanStale
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import StepRef
@@ -50,21 +50,8 @@ def leave_to_workers(session: Session, plan: Plan, out: Out) -> UndoResult | Non
 
 
 def _leave_to(register: Workers, session: Session, plan: Plan, out: Out) -> UndoResult | None:
-    clock = SystemClock()
     workers = live_workers(register)
-    submission = submit(
-        plan,
-        session.journal,
-        session.compensators,
-        workers,
-        clock,
-        SystemIds(),
-        parallel=session.parallel,
-        retries=session.retries,
-        within_s=session.within_s,
-        actor=session.request.actor,
-        reason=session.request.reason,
-    )
+    submission = session.submit(plan, workers)
     register.ring()
     shares = count_of(len(submission.shares), "share")
     out.say(f"left to {count_of(len(workers), 'worker')} in {shares}, as {submission.plan_run}")

@@ -162,7 +162,7 @@ class Planner:
         if live:
             named = ", ".join(live[:5]) + (f" and {len(live) - 5} more" if len(live) > 5 else "")
             detail = f"selected runs may still write: {named}. Stop them first, then apply the plan as it is then"
-            return None, self._says("live", detail, digest=plan.digest)
+            return None, self._says("live", detail, digest=plan.digest, live=live[:_RUNS_NAMED])
         submit(
             plan,
             self._journal,
@@ -186,8 +186,8 @@ class Planner:
 
     # --- records ---
 
-    def _says(self, how: str, detail: str = "", *, digest: str = "") -> RequestAnswered:
-        return RequestAnswered(how=how, detail=detail, worker_id=self._worker_id, digest=digest)
+    def _says(self, how: str, detail: str = "", *, digest: str = "", **facts: Any) -> RequestAnswered:
+        return RequestAnswered(how=how, detail=detail, worker_id=self._worker_id, digest=digest, facts=facts)
 
     def _record(self, request: PlanRequest, plan: Plan | None, answer: RequestAnswered) -> None:
         """The parts of the plan, if it is shown, and the answer after all of them. Raises: SequenceConflict (PA2)."""
