@@ -1,52 +1,39 @@
 """One write call: what the flow asks of it, with the run, the tool and the arguments at hand."""
 
 from collections.abc import Callable
-from contextvars import ContextVar
-from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rescind.clock import from_us
-from rescind.errors import NotSerialisable, UsageError
-from rescind.guard.arguments import own_copy, record_arguments, record_value, refuse_secrets, scrub, secrets_of
+from rescind.errors import UsageError
 from rescind.guard.asking import use_of
 from rescind.guard.effect import Call, PastStep
 from rescind.guard.gate import AwaitApproval
-from rescind.guard.held import HELD_AGENT, HeldEffect, NoTouch, held_run_of
+from rescind.guard.held import HeldEffect, NoTouch, listing_of
+from rescind.guard.intending import intended_step
+from rescind.guard.invoking import Invocation, idempotency_key
 from rescind.guard.probing import hand_back
-from rescind.guard.reporting import Collecting
+from rescind.guard.recording import Recording
 from rescind.guard.request import Returned
 from rescind.guard.strand import Strand, strand_of
 from rescind.guard.tool import WriteTool
 from rescind.journal.port import Appended, Draft, SlotClaim
 from rescind.model.approval import Approval, approval_id_of
-from rescind.model.compact import KIND_OF_EFFECT_CLASS
-from rescind.model.entry import EffectHeld, Ended, Event, Intended, Released, RunOpened, StepRef
+from rescind.model.entry import Ended, Event, Intended, Released, StepRef
 from rescind.model.outcome import Completed, Outcome, Unknown
-from rescind.model.step import Arguments, Compensation, HeldUntil, RunInfo, Snapshot, Step, Target, digest_of
+from rescind.model.step import Arguments, HeldUntil, Snapshot, Step, Target
 from rescind.triggers.facts import End
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from rescind.guard.run import Run
     from rescind.guard.watching import Asked
     from rescind.model.history import StepRecord
     from rescind.switch.probes import Claim
-    from rescind.triggers.facts import ToolReport
 
-current_key: ContextVar[str | None] = ContextVar("rescind_idempotency_key", default=None)
-"""The idempotency key of the write whose tool is running; a tool may hand it on to the system it calls."""
-
-
-current_secrets: ContextVar[set[str] | None] = ContextVar("rescind_secrets", default=None)
-"""The redacted values of the guarded writes that are running here, one within the other."""
-
-
-def idempotency_key() -> str | None:
-    """The idempotency key of the guarded write whose tool is running here, to hand on to the system it calls."""
-    return current_key.get()
+__all__ = ["WriteCall", "idempotency_key"]
 
 
 class WriteCall:
@@ -62,30 +49,20 @@ class WriteCall:
     ) -> None:
         self.tool, self.run = tool, run
         self.action = tool.name
-        self._args, self._kwargs = args, kwargs
-        self._key = key
-        self.step_is_keyed = False
+        self._recording = Recording(tool, args, kwargs, key)
+        self._invocation = Invocation(tool, run)
         self.idempotency_key = ""
         self.step_id = ""
-        self._arguments: dict[str, Any] = {}
-        self._recorded: Arguments = {}
-        self._secrets: set[str] = set()
-        self._hidden: tuple[str, ...] = ()
         self._strand: Strand | None = None
-        self._target: Target | None = None
         self._ref = StepRef(run.info.run_id, "")
         self._parents: tuple[StepRef, ...] = ()
         self._before: Snapshot | None = None
         self._effect_began = False
         self.awaits: AwaitApproval | None = None  # why a person has to approve it, if one has to
         self.approval: Approval | None = None  # what it is begun with then
-        self.arguments_digest = ""
-        self.cut_short = ""  # why the tool was cancelled, if a halt of the run did it
         self.verified: bool | None = None
         self._outcome: Outcome | None = None
         self._asked: Asked | None = None  # what detectors were told of it
-        self._collecting = Collecting()  # what the tool says of itself
-        self._invoked = False
         self._problem = ""  # of its result, for its declared shape
         self._probe: Claim | None = None  # of open breakers
         self._until: datetime | None = None  # when a held effect may be released
@@ -115,34 +92,9 @@ class WriteCall:
         return AwaitApproval(because) if because else None
 
     def record(self) -> None:
-        """Bind the arguments and put them into the journal's form. Raises: NotSerialisable, TypeError."""
-        self._arguments = self.tool.signature.bind(self._args, self._kwargs)
-        unrecordable = self.tool.signature.unrecordable_result
-        if unrecordable:
-            remedy = "annotate a dataclass or JSON values, or leave the annotation out"
-            problem = f"its type {unrecordable} has no JSON form; {remedy}"
-            raise NotSerialisable(action=self.action, name="the result", problem=problem)
-        # One set for all calls of a nest: what an inner tool raises or returns may come out of the outer one.
-        nest = current_secrets.get()
-        self._secrets = set() if nest is None else nest
-        self._hidden = secrets_of(self._arguments, self.tool.redact)
-        self._secrets.update(self._hidden)
-        self._recorded = self._as_recorded()
-        if self.is_held and (misfit := self.tool.signature.misfit(self._recorded)):
-            raise UsageError(
-                f"{self.action} ({self.tool.place}) is held and made from the journal later, as its annotations say, "
-                f"and it {misfit}. It was not held and will not be done; mend the argument or the annotation"
-            )
-        self._target = self.tool.target_of(self._arguments)
-        key = self._key if self._key is not None else self.tool.key_of(self._arguments)
-        if key is not None:
-            if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may err
-                raise UsageError(f"{self.action}: an idempotency key is a text that is not empty, not {key!r}")
-            self.step_is_keyed, self.idempotency_key = True, key
-            self.hash_arguments()
-        if self._secrets:
-            refuse_secrets(self.action, "the target", str(self._target), self._secrets)
-            refuse_secrets(self.action, "the idempotency key", self.idempotency_key, self._secrets)
+        """Bind the arguments and put them into the journal's form. Raises: NotSerialisable, TypeError, UsageError."""
+        self._recording.record()
+        self.idempotency_key = self._recording.key
 
     def answered_before(self) -> Returned | None:
         """What this call is answered with, because its step stands from before the run was resumed; None if none."""
@@ -170,64 +122,51 @@ class WriteCall:
         """Ask the detectors, now that it is known what would be done to what. Raises: CallDenied, RunHalted."""
         if self.run.watch is None:
             return
-        redact = self.tool.redact
-        public = (
-            {name: each for name, each in self._recorded.items() if name not in redact} if redact else self._recorded
-        )
         self._asked = self.run.asked(
-            self.action, writes=True, arguments=public, target=self._target, spawns=self.tool.spawns
+            self.action,
+            writes=True,
+            arguments=self._recording.public,
+            target=self.target,
+            spawns=self.tool.spawns,
         )
-
-    def _as_recorded(self) -> Arguments:
-        recorded: Arguments = scrub(record_arguments(self.action, self._arguments, self.tool.redact), self._secrets)
-        return recorded
 
     def check_unchanged(self) -> None:
-        """The arguments are still those of the intent; somebody may have changed a list while that became durable.
-
-        Raises: UsageError.
-        """
-        containers = any(isinstance(value, list | dict | tuple) for value in self._recorded.values())
-        if self.approval is not None:
-            self._take_copies()
-        if (containers or self.approval is not None) and not self.is_as_recorded():
-            raise UsageError(
-                f"{self.action}: an argument was changed while its intent was being recorded, so the tool was not run; "
-                "pass it a copy"
-            )
-
-    def _take_copies(self) -> None:
-        # What a person has approved is executed with arguments that nobody else has in hand, so that what is compared
-        # now is what the tool gets, whatever other threads do. Redacted ones stay: they need not even be values.
-        kept = {id(self._arguments.get(name)) for name in self.tool.redact}
-        self._args = tuple(value if id(value) in kept else own_copy(value) for value in self._args)
-        self._kwargs = {name: value if id(value) in kept else own_copy(value) for name, value in self._kwargs.items()}
-        self._arguments = self.tool.signature.bind(self._args, self._kwargs)
+        """The arguments are still those of the intent. Raises: UsageError."""
+        self._recording.check_unchanged(is_approved=self.approval is not None)
 
     def hash_arguments(self) -> None:
         """Fill in the digest of action and arguments, which an idempotency slot and an approval compare."""
-        public = {name: value for name, value in self._recorded.items() if name not in self.tool.redact}
-        self.arguments_digest = digest_of(self.action, public)
+        self._recording.hash()
+
+    @property
+    def step_is_keyed(self) -> bool:
+        """Whether the call has an idempotency key of the caller's or its arguments'."""
+        return bool(self._recording.key)
+
+    @property
+    def arguments_digest(self) -> str:
+        """Of action and arguments; empty until somebody needs it."""
+        return self._recording.digest
 
     # --- a person's approval; see `asking` ---
 
     @property
     def recorded(self) -> Arguments:
         """The arguments as they are recorded, redacted ones blotted out."""
-        return self._recorded
+        return self._recording.recorded
 
     @property
     def target(self) -> Target | None:
         """What the call touches, as far as its arguments say it."""
-        return self._target
+        return self._recording.target
 
     def approval_id(self, number: int) -> str:
         """The id of the approval that is asked for this very call for the time with this number."""
-        return approval_id_of(self.run.info.run_id, self.arguments_digest, self._target, number)
+        return approval_id_of(self.run.info.run_id, self.arguments_digest, self.target, number)
 
     def is_as_recorded(self) -> bool:
         """Whether the arguments, redacted ones too, are still what they were when they were recorded."""
-        return self._as_recorded() == self._recorded and self._hidden == secrets_of(self._arguments, self.tool.redact)
+        return self._recording.is_as_recorded()
 
     # --- the intent ---
 
@@ -255,8 +194,8 @@ class WriteCall:
             run=self.run.info,
             step_id=self.step_id,
             action=self.action,
-            arguments=self._arguments,
-            target=self._target,
+            arguments=self._recording.arguments,
+            target=self.target,
             idempotency_key=self.idempotency_key,
         )
         return self.tool.effect.open(call)
@@ -277,74 +216,31 @@ class WriteCall:
             self._strand.forget(self._ref, self._parents)
         if self._probe is not None:
             is_good = isinstance(self._outcome, Completed) and self.verified is not False
-            hand_back(self.run.guard, self._probe, succeeded=is_good if self._invoked else None)
-        if self._asked is not None and self._outcome is not None and self._invoked:
-            self.run.ended(self._end(self._asked, self._outcome), secrets=self._secrets)
+            hand_back(self.run.guard, self._probe, succeeded=is_good if self._invocation.began else None)
+        if self._asked is not None and self._outcome is not None and self._invocation.began:
+            self.run.ended(self._end(self._asked, self._outcome), secrets=self._recording.secrets)
 
     def _end(self, asked: "Asked", outcome: Outcome) -> End:
-        report = self._without_secrets(self._collecting.report)
-        problem = self.scrub(self._problem) if self._problem else ""
-        differs = self._difference(self._collecting.report)
+        said = self._invocation.collecting.report
         asked.step_id = self.step_id  # only now: until it has ended, detectors know the call as it was asked for
         return End(
             call=asked,
             at_s=self.run.guard.clock.boot_s(),
             outcome=outcome,
             verified=self.verified,
-            report=report,
-            problem=problem,
-            approved_differs=differs,
+            report=self._recording.scrubbed_report(said),
+            problem=self.scrub(self._problem) if self._problem else "",
+            approved_differs=self._recording.difference(said),
         )
-
-    def _without_secrets(self, report: "ToolReport | None") -> "ToolReport | None":
-        # Now, since a detector shows texts cut short, and nobody recognises a secret by its first half.
-        if report is None or not self._secrets:
-            return report
-        return msgspec.structs.replace(
-            report,
-            confidence=scrub(report.confidence, self._secrets),
-            receipt=scrub(report.receipt, self._secrets),
-            failed_parts=tuple(map(self.scrub, report.failed_parts)),
-        )
-
-    def _difference(self, report: "ToolReport | None") -> str:
-        """How what the tool observed differs from what was recorded, and approved if anybody had to; or empty."""
-        for name, value in (report.observed if report is not None else {}).items():
-            try:
-                seen = scrub(record_value(self.action, name, value), self._secrets)
-            except NotSerialisable:
-                return f"{name} was observed as something that cannot be recorded"
-            if name not in self.tool.redact and seen != self._recorded.get(name):
-                return f"{name} was observed as {seen!r:.80}, recorded as {self._recorded.get(name)!r:.80}"
-        return ""
 
     def intent(self, before: Snapshot | None) -> tuple[Draft, ...]:
         """The drafts that make the intent durable; the first of a run opens it too."""
         self._before = before
-        if self._secrets and before is not None:
-            # A before-image is restored from, so nothing in it can be blotted out.
-            refuse_secrets(self.action, "the snapshot", before.image, self._secrets)
+        self._recording.refuse_secrets_before(before)
         now_us = self.run.guard.clock.now_us()
-        declared = self._declared
-        within: timedelta | None = declared.undo_within
-        step = Step(
-            step_id=self.step_id,
-            action=self.action,
-            effect_class=declared.effect_class,
-            requested=self._recorded,
-            target=self._target,
-            causal_parents=tuple(self._parent_name(ref) for ref in self._parents),
-            before=before,
-            idempotency_key=self.idempotency_key,
-            keyed=self.step_is_keyed,
-            arguments_digest=self.arguments_digest,
-            approval_id=msgspec.UNSET if self.approval is None else self.approval.approval_id,
-            compensation=Compensation(
-                kind=KIND_OF_EFFECT_CLASS[declared.effect_class],
-                allowed_until=None if within is None else from_us(now_us) + within,
-            ),
-            engine_checkpoint=self.run.guard.engine_checkpoint() or msgspec.UNSET,
-            held=HeldUntil(at=self._held_until(now_us)) if self.is_held else msgspec.UNSET,
+        until = self._held_until(now_us) if self.is_held else None
+        step = intended_step(
+            self, declared=self._declared, parents=self._parents, before=before, held_until=until, now_us=now_us
         )
         claim = None
         if self.step_is_keyed:
@@ -352,7 +248,7 @@ class WriteCall:
         draft = Draft(run_id=self.run.info.run_id, event=Intended(step), recorded_at_us=now_us, claim=claim)
         drafts = (draft,) if self.approval is None else (draft, *use_of(self, self.approval))
         if self.is_held:
-            drafts = (*drafts, *self._listing())
+            drafts = (*drafts, *listing_of(self.run, self._ref, self.action))
         opening = self.run.opening_with_intent()
         return drafts if opening is None else (opening, *drafts)
 
@@ -376,16 +272,6 @@ class WriteCall:
         self._until = None if hold is None or isinstance(hold, str) else from_us(now_us) + hold
         return self._until
 
-    def _listing(self) -> tuple[Draft, ...]:
-        """The drafts by which the step is found without reading every run."""
-        info, now_us = self.run.info, self.run.guard.clock.now_us()
-        listing = RunInfo(run_id=held_run_of(info), agent_name=HELD_AGENT, tenant=info.tenant)
-        events = (
-            RunOpened(run=listing, guard_id=self.run.guard.guard_id),
-            EffectHeld(step=self._ref, action=self.action),
-        )
-        return tuple(Draft(run_id=listing.run_id, event=event, recorded_at_us=now_us) for event in events)
-
     @classmethod
     def of_held(cls, tool: WriteTool, run: "Run", record: "StepRecord") -> "WriteCall":
         """The call of a step that was held, to be released: bound again from what the journal has of it.
@@ -393,11 +279,9 @@ class WriteCall:
         Raises: TypeError, if the tool cannot be called like that any more.
         """
         step = record.step
-        call = cls(tool, run, (), tool.signature.typed_arguments(step.arguments), None)
+        call = cls(tool, run, (), {}, None)
         call._declared = tool.action
-        call._arguments = tool.signature.bind((), call._kwargs)
-        call._recorded, call._target = step.arguments, step.target
-        call.step_is_keyed, call.idempotency_key = step.keyed, step.idempotency_key
+        call._recording, call.idempotency_key = Recording.of_step(tool, step), step.idempotency_key
         call.step_id, call._released = step.step_id, step
         call._was_approved = isinstance(step.approval_id, str)
         return call
@@ -421,42 +305,14 @@ class WriteCall:
 
     def invoke(self) -> Any:
         """The tool itself. What it raises, or its cancellation, is the flow's to judge."""
-        self._invoked = True
         if self._asked is not None:  # its duration is the tool's: it may have waited for a person
             self._asked.at_s = self.run.guard.clock.boot_s()
-        if self.tool.is_async:
-            return self._invoke_async()
-        key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
-        try:
-            with self._collecting:
-                result = self.tool.function(*self._args, **self._kwargs)
-        finally:
-            current_key.reset(key_token)
-            current_secrets.reset(secrets_token)
-        if isinstance(result, GeneratorType | AsyncGeneratorType):
-            raise UsageError(f"{self.action} returned a generator, whose work would come after its outcome")
-        return result
+        return self._invocation.invoke(self._recording, self.idempotency_key)
 
-    async def _invoke_async(self) -> Any:
-        key_token, secrets_token = current_key.set(self.idempotency_key), current_secrets.set(self._secrets)
-        try:
-            with self._collecting:
-                if self.tool.cancellable:
-                    return await self._invoke_cancellable()
-                return await self.tool.function(*self._args, **self._kwargs)
-        finally:
-            current_key.reset(key_token)
-            current_secrets.reset(secrets_token)
-
-    async def _invoke_cancellable(self) -> Any:
-        from rescind.guard.cancelling import Cancelling  # and with it asyncio, which synchronous programs do without
-
-        cancelling = Cancelling(self.run, self.action)
-        try:
-            with cancelling:
-                return await self.tool.function(*self._args, **self._kwargs)
-        finally:
-            self.cut_short = cancelling.reason
+    @property
+    def cut_short(self) -> str:
+        """Why the tool was cancelled, if a halt of the run did it."""
+        return self._invocation.cut_short
 
     def had_effect(self) -> None:
         """The tool has, or may have, changed something."""
@@ -469,23 +325,14 @@ class WriteCall:
         watching = self.run.guard.watching
         if watching is not None and self._asked is not None:
             self._problem = self.tool.results.problem_with(result, watching.learned)
-        try:
-            recorded = record_value(self.action, "the result", result)
-        except NotSerialisable:
-            return Completed(None, result_recorded=False)
-        scrubbed = scrub(recorded, self._secrets)
-        # A result with something blotted out is for people to read; nobody may be given it for the real one.
-        return Completed(scrubbed, result_recorded=scrubbed == recorded)
+        return self._recording.completed(result)
 
     def ended(self, outcome: Outcome, after: Snapshot | None) -> Draft:
         """The draft of the step's end."""
         self._outcome = outcome
         if isinstance(outcome, Unknown):
             self.run.doubts.add(self.step_id)
-        if self._secrets and after is not None:
-            # Only the version of an after-image is compared; its image is for people.
-            after = msgspec.structs.replace(after, image=scrub(after.image, self._secrets))
-        return self.draft(Ended(step_id=self.step_id, outcome=outcome, after=after))
+        return self.draft(Ended(step_id=self.step_id, outcome=outcome, after=self._recording.scrubbed_after(after)))
 
     def draft(self, event: Event) -> Draft:
         """An event of this run, now."""
@@ -493,8 +340,7 @@ class WriteCall:
 
     def scrub(self, text: str) -> str:
         """The text without the secrets of this call."""
-        cleaned: str = scrub(text, self._secrets)
-        return cleaned
+        return self._recording.scrub(text)
 
     def typed_result(self, recorded: Any) -> Any:
         """A recorded result in the type of the tool's annotation."""
@@ -513,8 +359,8 @@ class WriteCall:
                 run=self.run.info,
                 step_id=self.step_id,
                 action=self.action,
-                arguments=self._arguments,
-                target=self._target,
+                arguments=self._recording.arguments,
+                target=self.target,
                 result=result,
                 outcome=outcome,
                 before_snapshot=self._before,
@@ -522,6 +368,3 @@ class WriteCall:
                 idempotency_key=self.idempotency_key,
             )
         )
-
-    def _parent_name(self, ref: StepRef) -> str:
-        return ref.step_id if ref.run_id == self.run.info.run_id else str(ref)

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rescind.errors import DeclarationError
-from rescind.model.entry import StepRef
+from rescind.journal.port import Draft
+from rescind.model.entry import EffectHeld, RunOpened, StepRef
+from rescind.model.step import RunInfo
 
 if TYPE_CHECKING:
     from rescind.guard.effect import Touch
+    from rescind.guard.run import Run
     from rescind.guard.tool import WriteTool
-    from rescind.model.step import RunInfo, Snapshot
+    from rescind.model.step import Snapshot
 
 HELD_AGENT = "rescind-held"
 """The agent name of the runs that list what others hold."""
@@ -56,6 +59,14 @@ class HeldEffect(msgspec.Struct, frozen=True):
 def held_run_of(info: "RunInfo") -> str:
     """The id of the run that lists what this one holds."""
     return f"{HELD_RUN_PREFIX}{info.run_id}"
+
+
+def listing_of(run: "Run", step: StepRef, action: str) -> tuple[Draft, ...]:
+    """The drafts by which a held step is found without reading every run."""
+    info, now_us = run.info, run.guard.clock.now_us()
+    listing = RunInfo(run_id=held_run_of(info), agent_name=HELD_AGENT, tenant=info.tenant)
+    events = (RunOpened(run=listing, guard_id=run.guard.guard_id), EffectHeld(step=step, action=action))
+    return tuple(Draft(run_id=listing.run_id, event=event, recorded_at_us=now_us) for event in events)
 
 
 def check_hold(tool: "WriteTool", function: Callable[..., Any]) -> None:
