@@ -254,6 +254,144 @@ def test_a_row_that_another_undo_wrote_is_told_by_what_the_step_left_in_it(engin
         effect.restore(steps[0])
 
 
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "balance = -balance",
+        "ratio = -ratio",
+        "docb = '{\"k\": [-1, null]}'",
+        "span = '32 days 3 s'",
+        "tags = '{{a},{b}}'",
+        "shape = '(1,-0)'",
+        'doc = \'{"k": 1, "k": 2}\'',
+    ],
+)
+def test_somebody_elses_change_under_a_later_step_is_seen_whatever_its_type_counts_as_equal(
+    engine: Engine, effect: SqlChanges, theirs: str
+) -> None:
+    ours = "balance = 5, ratio = 0, docb = '{\"k\": [1, null]}', span = '1 mon 2 days 3 s', tags = '{a,b}'"
+    step = done(effect, f"UPDATE customers SET {ours}, shape = '(1,0)' WHERE id = 4")
+    run(engine, f"UPDATE customers SET {theirs} WHERE id = 4")
+    later = done(effect, "UPDATE customers SET note = 'later' WHERE id = 4")
+    effect.restore(later)
+    before = content(engine)
+    with pytest.raises(Conflict, match=r"1 rows of public\.customers: 4"):
+        effect.restore(step)
+    assert content(engine) == before
+
+
+def kept(engine: Engine, table: str) -> tuple[int, int]:
+    """How many rows are kept of a table one by one, and how many packed."""
+    with engine.connect() as connection:
+        ask = f"SELECT shadow FROM rescind_changes.guarded WHERE rel = '{table}'::regclass"
+        shadow = connection.exec_driver_sql(ask).scalar_one()
+        one_by_one = connection.exec_driver_sql(f'SELECT count(*) FROM rescind_changes."{shadow}"').scalar_one()
+        packed = f'SELECT coalesce(sum(cardinality(rescind_rows)), 0) FROM rescind_changes."{shadow}_packed"'
+        return one_by_one, int(connection.exec_driver_sql(packed).scalar_one())
+
+
+COLUMNS = "balance, note, ratio, seen, raw, tags, doc, docb, mood, ref, flag, span, shape"
+
+
+@pytest.mark.parametrize(
+    ("statement", "rows"),
+    [
+        ("UPDATE customers SET (seen, raw, doc, mood, ref, span, shape) = (SELECT now(), '', '1', 'sad')", 300),
+        ("UPDATE customers SET balance = -balance, tags = NULL, docb = NULL, note = ratio WHERE balance <> 0", 299),
+        ("DELETE FROM customers WHERE id > 40", 260),
+        (f"INSERT INTO customers (name, {COLUMNS}) SELECT 'new ' || id, {COLUMNS} FROM customers", 300),
+        ("UPDATE folders SET name = id || name", 3),
+        ("INSERT INTO folders SELECT i, 1, i FROM generate_series(10, 58) i", 49),
+        ("INSERT INTO folders SELECT i, 1, i FROM generate_series(10, 1259) i", 1250),
+    ],
+)
+def test_what_one_statement_did_to_many_rows_is_kept_packed_and_comes_back_exactly(
+    engine: Engine, effect: SqlChanges, statement: str, rows: int
+) -> None:
+    statement = statement.replace("(SELECT now(), '', '1', 'sad')", "(now(), '', '1', 'sad', NULL, '1 s', NULL)")
+    table = "folders" if "folders" in statement else "customers"
+    before = content(engine)
+    step = done(effect, statement)
+    assert sum(changed(step)[table]) == rows
+    assert kept(engine, table) == ((0, rows) if rows >= 50 else (rows, 0))
+    after = content(engine)
+    assert step.before_snapshot
+    assert step.after_snapshot
+    assert version_now(effect, step) == step.after_snapshot.version
+    assert kept(engine, table)[1] == (rows if rows >= 50 else 0)  # looking changes nothing
+    effect.restore(step)
+    assert content(engine) == before
+    assert version_now(effect, step) == step.before_snapshot.version
+    assert kept(engine, table)[1] == 0
+    effect.restore(the_way_back(step))
+    assert content(engine) == after
+    effect.restore(step)
+    assert content(engine) == before
+    assert effect.purge(timedelta(0)) == 1
+    assert kept(engine, table) == (0, 0)
+
+
+def test_somebody_elses_change_of_a_packed_row_is_a_conflict(engine: Engine, effect: SqlChanges) -> None:
+    step = done(effect, "UPDATE customers SET balance = -balance WHERE id BETWEEN 9 AND 108")
+    run(engine, "UPDATE customers SET balance = balance WHERE id = 77")
+    before = content(engine)
+    assert version_now(effect, step).endswith(":changed")
+    with pytest.raises(Conflict, match=r"1 rows of public\.customers: 77"):
+        effect.restore(step)
+    assert content(engine) == before
+    assert kept(engine, "customers") == (0, 100)
+    assert effect.purge(timedelta(0)) == 1
+    assert kept(engine, "customers") == (0, 0)
+
+
+def test_packed_rows_are_taken_apart_where_a_step_did_more_than_one_statement(
+    engine: Engine, effect: SqlChanges
+) -> None:
+    before = content(engine)
+    step = done(
+        effect,
+        "SAVEPOINT a; UPDATE customers SET note = 'one', balance = 1 WHERE id <= 100",
+        "UPDATE customers SET note = 'two' WHERE id BETWEEN 90 AND 200; SAVEPOINT b",
+        "DELETE FROM customers WHERE id BETWEEN 150 AND 250; UPDATE customers SET note = 'three' WHERE id = 5",
+        "INSERT INTO folders SELECT i, 1, i FROM generate_series(10, 99) i; DELETE FROM folders WHERE id > 97",
+    )
+    assert changed(step)["customers"] == (0, 149, 101)
+    assert changed(step)["folders"] == (88, 0, 0)
+    assert kept(engine, "customers") == (250, 0)
+    after = content(engine)
+    effect.restore(step)
+    assert content(engine) == before
+    effect.restore(the_way_back(step))
+    assert content(engine) == after
+
+
+def test_rows_with_wide_values_are_not_packed(engine: Engine, effect: SqlChanges) -> None:
+    run(engine, "UPDATE customers SET doc = to_json(repeat(md5(id::text), 3000)) WHERE id <= 2")
+    run(
+        engine,
+        "ALTER TABLE customers ALTER doc SET STORAGE EXTERNAL;UPDATE customers SET doc = doc::text::json WHERE id <= 2",
+    )
+    before = content(engine)
+    step = done(effect, "UPDATE customers SET balance = -7")
+    assert kept(engine, "customers") == (300, 0)
+    effect.restore(step)
+    assert content(engine) == before
+
+
+def test_a_column_that_came_later_is_packed_with_the_others(engine: Engine, effect: SqlChanges) -> None:
+    old = done(effect, "UPDATE customers SET balance = -1 WHERE id <= 60")
+    assert kept(engine, "customers") == (0, 60)
+    run(engine, "ALTER TABLE customers DROP COLUMN shape; ALTER TABLE customers ADD COLUMN colour text DEFAULT 'red'")
+    effect.install()
+    before = content(engine)
+    step = done(effect, "UPDATE customers SET colour = id WHERE id <= 80")
+    assert kept(engine, "customers") == (0, 140)
+    effect.restore(step)
+    assert content(engine) == before
+    with pytest.raises(Conflict, match=r"changed since the step: public\.customers"):
+        effect.restore(old)
+
+
 NESTING = """
 CREATE FUNCTION touch_parent() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN UPDATE folders SET name = name || '+' WHERE id IN (NEW.parent, NEW.id); RETURN NULL; END $$;
