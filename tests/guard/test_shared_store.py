@@ -240,7 +240,8 @@ RIGHTS = """
 CREATE ROLE obeyer LOGIN;
 GRANT USAGE ON SCHEMA rescind TO obeyer;
 GRANT SELECT ON ALL TABLES IN SCHEMA rescind TO obeyer;
-GRANT EXECUTE ON FUNCTION rescind.lock_journal, rescind.append, rescind.settle_batch, rescind.make_partitions TO obeyer;
+GRANT EXECUTE ON FUNCTION rescind.lock_journal, rescind.append_batch, rescind.resolve_batch, rescind.make_partitions,
+    rescind.seal_journal TO obeyer;
 GRANT INSERT, UPDATE, DELETE ON rescind.guards TO obeyer;
 GRANT INSERT ON rescind.orders, rescind.probes, rescind.probe_ends TO obeyer;
 GRANT UPDATE ON rescind.orders_state TO obeyer;

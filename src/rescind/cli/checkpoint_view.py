@@ -44,7 +44,7 @@ def say_boundaries(story: Story, problems: Mapping[str, str], chosen: str, out: 
             (len(known.waiting), "open review task", ""),
         )
         told = ", ".join(f"{count_of(number, noun)}{more}" for number, noun, more in counts if number)
-        out.say(f"     {told or 'nothing was done before it'}", style="dim")
+        out.tell(f"     {told or 'nothing was done before it'}", behind=5, style="dim")
         out.say(f"     state: {safe(short(boundary.checkpoint.state, 120))}", style="dim")
 
 

@@ -190,7 +190,24 @@ def complain(message: str) -> None:
     """Say on stderr what went wrong. Our own messages may have several lines; what they quote may not add to them."""
     from rescind.cli.safe import safe
 
-    _write("rescind: " + "\n".join(safe(line) for line in message.split("\n")), "", err=True)
+    first, *others = (safe(line) for line in message.split("\n"))
+    for line in (f"rescind: {first}", *others):
+        for part in _folded(line) if sys.stderr.isatty() else (line,):
+            _write(part, "", err=True)
+
+
+def _folded(line: str) -> list[str]:
+    """In lines that fit the terminal. What is further in is to be copied, and so is what stands in backquotes."""
+    if line.startswith(" ") or not line:
+        return [line]
+    import re
+    import textwrap
+
+    whole = re.sub(r"`[^`]*`", lambda quoted: quoted[0].replace(" ", "\0"), line)
+    lines = textwrap.wrap(
+        whole, Out(json=False).width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return [each.replace("\0", " ") for each in lines]
 
 
 def _write(text: str, style: str, *, err: bool) -> None:
