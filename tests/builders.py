@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from rescind.guard.guard import Guard
 from rescind.journal.memory import MemoryJournal
@@ -84,6 +88,28 @@ def events_of(journal: Journal, run_id: str | None = None) -> list[Event]:
 
 def steps_of(journal: Journal, run_id: str | None = None) -> list[StepRecord]:
     return fold_steps(journal.entries(Query(run_id=run_id)))
+
+
+def spoil(journal: MemoryJournal, run_id: str, kind: str = "") -> int:
+    """The last entry of a run, or the last of this kind, is none that can be read. Its sequence."""
+    found = [
+        number
+        for number, row in enumerate(journal._rows, 1)
+        if row.run.run_id == run_id and kind in ("", row.kind)  # as on a damaged disk
+    ]
+    broken = msgspec.structs.replace(journal._rows[found[-1] - 1], body=b'{"type":"from_the_future"}')
+    journal._rows[found[-1] - 1] = broken
+    journal._read.pop(found[-1], None)
+    return found[-1]
+
+
+def spoil_file(path: Path, run_id: str, kind: str) -> int:
+    """As `spoil`, in the file of a journal; `run_id` may end in `%`."""
+    sql = "SELECT max(sequence) FROM entries JOIN runs USING (run_key) WHERE run_id LIKE ? AND kind = ?"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as journal:
+        (sequence,) = journal.execute(sql, (run_id, kind)).fetchone()
+        journal.execute("UPDATE entries SET body = ? WHERE sequence = ?", (b'{"type":"from_the_future"}', sequence))
+    return int(sequence)
 
 
 def a_call(action: str = "invoice.status.update", *, run: RunInfo | None = None, **fields: Any) -> Call:

@@ -6,9 +6,10 @@ from types import ModuleType
 
 import pytest
 
+from builders import spoil_file
 from cli.conftest import Rescind
 from rescind.config import ApprovalConfig
-from rescind.errors import ApprovalDenied, ApprovalPending
+from rescind.errors import ApprovalDenied, ApprovalPending, EntryUnreadable
 
 
 @pytest.fixture
@@ -64,6 +65,30 @@ def test_one_is_denied_and_the_agent_is_told_why(asks: str, rescind: Rescind, sh
     ):
         shop.set_price("a", 7)
     assert shop.shelf["a"] == 100
+
+
+def test_one_that_cannot_be_read_is_told_and_not_decided_and_the_others_are(
+    asks: str, rescind: Rescind, shop: ModuleType, folder: Path
+) -> None:
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-3", tenant="acme"), pytest.raises(ApprovalPending) as caught:
+        shop.set_price("b", 8)
+    rescind("approvals", "deny", asks, "--actor", "olga")
+    sequence = spoil_file(next(folder.rglob("journal.db")), asks, "approval_decided")
+    names = f"entry {sequence} of the journal cannot be read"
+
+    listed = rescind("approvals", "list")
+    assert names in " ".join(listed.err.split())
+    assert asks not in listed.out
+    assert caught.value.approval_id in listed.out
+    assert [each["approval_id"] for each in rescind("approvals", "list", "--json").json["approvals"]] == [
+        caught.value.approval_id
+    ]
+    refused = rescind("approvals", "approve", asks)
+    assert (refused.status, names in refused.err) == (2, True)
+    with shop.guard.run("shop-agent@1.2.0", run_id="run-2", tenant="acme"), pytest.raises(EntryUnreadable):
+        shop.set_price("a", 7)
+    assert shop.shelf["a"] == 100
+    assert rescind("approvals", "approve", caught.value.approval_id, "--actor", "olga").status == 0
 
 
 def test_a_second_decision_is_refused_and_says_who_was_first(asks: str, rescind: Rescind) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import spoil_file
 from cli.conftest import Rescind
 
 APP = """
@@ -55,6 +56,28 @@ def test_one_is_dropped_with_a_reason_and_cannot_be_dropped_twice(rescind: Resci
     rescind("held", "release", "--due", "--app", "postroom")
     assert mails == ["ann", "cid"]
     assert rescind("held", "list").out == "nothing is held\n"
+
+
+def test_what_a_run_holds_that_cannot_be_read_is_told_and_left_and_the_others_go_on(
+    rescind: Rescind, folder: Path, mails: list[str]
+) -> None:
+    app = importlib.import_module("postroom")
+    with app.guard.run("mail-agent@1", run_id="run-2"):
+        app.mail("dan")
+    app.guard.close()
+    sequence = spoil_file(folder / "store" / "journal.db", "run-1", "run_closed")
+    names = f"entry {sequence} of the journal cannot be read"
+
+    listed = rescind("held", "list", "--json")
+    assert (listed.status, listed.json["unreadable"], len(listed.json["held"])) == (1, [sequence], 1)
+    assert names in " ".join(rescind("held", "list").err.split())
+    done = rescind("held", "release", "--due", "--app", "postroom")
+    assert done.status == 1
+    assert names in " ".join(done.err.split())
+    assert mails == ["dan"]
+    for words in (("drop", "run-1/1", "--reason", "x"), ("release", "run-1/1", "--app", "postroom")):
+        refused = rescind("held", *words)
+        assert (refused.status, names in refused.err) == (2, True)
 
 
 def test_one_is_released_by_a_person(rescind: Rescind, mails: list[str]) -> None:

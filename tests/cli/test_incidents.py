@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import spoil_file
 from cli.conftest import Rescind
 from rescind.clock import SystemClock, SystemIds, to_us
 from rescind.containment.incident import note, open_or_join
@@ -182,7 +183,25 @@ def test_a_slip_is_answered_with_a_remedy(rescind: Rescind, case: Case, words: t
 
 def test_where_nothing_was_noticed_nothing_is_listed(rescind: Rescind, case: Case) -> None:
     assert "no incident is open" in rescind("incidents", "list").out
-    assert rescind("incidents", "list", "--all", "--json").json == {"incidents": []}
+    assert rescind("incidents", "list", "--all", "--json").json == {"incidents": [], "unreadable": []}
+
+
+def test_an_incident_that_cannot_be_read_is_told_and_not_closed_and_the_others_are_listed(
+    rescind: Rescind, case: Case
+) -> None:
+    hidden = case.notice()
+    case.journal.close()
+    sequence = spoil_file(case.store / "journal.db", hidden, "incident_noted")
+    names = f"entry {sequence} of the journal cannot be read"
+
+    listed = rescind("incidents", "list")
+    assert listed.status == 1
+    assert names in " ".join(listed.err.split())
+    assert rescind("incidents", "list", "--json").json["unreadable"] == [sequence]
+    for words in (("show", hidden), ("close", hidden, "--note", "over"), ("report", hidden)):
+        answer = rescind("incidents", *words)
+        assert answer.status == 2
+        assert names in answer.err
 
 
 # --- orders that cannot be read are not "none" ---

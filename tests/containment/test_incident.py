@@ -1,4 +1,4 @@
-"""Incidents: the laws I1 to I5, over signals that come twice, late and in any order."""
+"""Incidents: the laws I1 to I6, over signals that come twice, late and in any order."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import NOON, a_draft, events_of
+from builders import NOON, a_draft, events_of, spoil
 from rescind.containment.incident import (
     INCIDENT_AGENT,
     NOTES_MAX,
@@ -27,7 +27,7 @@ from rescind.containment.incident import (
 )
 from rescind.containment.incident_desk import IncidentDesk
 from rescind.containment.timeline import fold_incidents
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import Journal, Query
 from rescind.journal.sqlite import SqliteJournal
@@ -414,3 +414,39 @@ def test_what_another_version_wrote_is_told_as_far_as_it_is_understood() -> None
     (incident,) = fold_incidents(journal.entries(Query()))
     assert (incident.severity, incident.signals, len(incident.timeline)) == (Severity.INFO, 1, 3)
     assert incident.length == 5
+
+
+# --- I6 ---
+
+
+def test_i6_a_signal_of_an_incident_that_cannot_be_read_opens_the_next_and_alerts() -> None:
+    journal, clock = MemoryJournal(), ManualClock()
+    first = open_or_join(journal, a_signal("sig-1"), clock=clock, guard_id="guard-1")
+    other = open_or_join(journal, a_signal("sig-2", "run:r-2"), clock=clock, guard_id="guard-1")
+    sequence = spoil(journal, first.incident_id, "incident_noted")
+
+    joined = open_or_join(journal, a_signal("sig-3"), clock=clock, guard_id="guard-2")
+    assert joined.opened
+    assert joined.alert
+    assert joined.incident_id not in (first.incident_id, other.incident_id)
+    assert open_or_join(journal, a_signal("sig-4"), clock=clock, guard_id="guard-2").incident_id == joined.incident_id
+
+    gaps: list[EntryUnreadable] = []
+    known = {incident.incident_id for incident in list_incidents(journal, gaps=gaps)}
+    assert known == {first.incident_id, other.incident_id, joined.incident_id}
+    assert [(gap.sequence, gap.run_id) for gap in gaps] == [(sequence, first.incident_id)]
+    with pytest.raises(EntryUnreadable):
+        close(journal, first.incident_id, actor="ann", clock=clock)
+
+
+def test_i6_an_incident_that_cannot_be_read_keeps_no_other_from_its_digest() -> None:
+    journal, clock = MemoryJournal(), ManualClock()
+    desk = IncidentDesk(journal, clock=clock, guard_id="guard-1")
+    first = desk.open_or_join(a_signal("sig-1"))
+    desk.open_or_join(a_signal("sig-2", "run:r-2"))
+    for number in range(3, 6):
+        desk.open_or_join(a_signal(f"sig-{number}", "run:r-2"))
+    spoil(journal, first.incident_id)
+    clock.advance(timedelta(days=1).total_seconds())
+
+    assert len(desk.digests()) == 1

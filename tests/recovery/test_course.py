@@ -1,4 +1,4 @@
-"""The course of an incident: laws IC1 to IC5, with a real undo, and deaths before every append."""
+"""The course of an incident: laws IC1 to IC6, with a real undo, and deaths before every append."""
 
 import contextlib
 import itertools
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import rescind
-from builders import NOON, a_lift, at_once, events_of
+from builders import NOON, a_lift, at_once, events_of, spoil
 from rescind.clock import SystemIds
 from rescind.containment.incident import close, incident_of, open_or_join
 from rescind.errors import JournalUnavailable, PlanUnknown, UsageError
@@ -148,6 +148,32 @@ def test_a_call_of_a_process_that_still_lives_may_take_effect_whatever_its_targe
 @pytest.fixture
 def case() -> Case:
     return Case()
+
+
+def test_ic6_a_run_that_cannot_be_read_is_left_as_it_is_and_told_and_the_others_are_undone(case: Case) -> None:
+    with case.guard.run("billing-agent@2.4.0", run_id="run-2", tenant="acme"):
+        case.charge("dan")
+    case.noticed("run-2")
+    sequence = spoil(case.journal, "run-2", "ended")
+    names = f"run run-2: entry {sequence} of the journal cannot be read"
+
+    standing = case.drive()
+    assert names in standing.detail
+    standing = case.through()
+    assert case.charged == ["dan"]
+    assert (standing.stage, standing.waits) == (Stage.RECONCILE, False)
+    assert f"nothing of run run-2 was undone: entry {sequence}" in standing.detail
+    assert incident_of(case.journal, case.incident_id).is_open
+    assert names.replace("run run-2: ", "") in as_markdown(
+        report_of(case.journal, incident_of(case.journal, case.incident_id))
+    )
+
+
+def test_ic6_nothing_is_undone_where_no_run_can_be_read(case: Case) -> None:
+    spoil(case.journal, "run-1", "ended")
+    with pytest.raises(UsageError, match="what its runs did cannot be told, so nothing is undone"):
+        case.drive()
+    assert len(case.charged) == 3
 
 
 def test_ic1_the_stages_are_gone_through_in_order_and_each_is_on_record(case: Case) -> None:

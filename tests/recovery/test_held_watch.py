@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from counting import CountingJournal
 from guard.test_held import Post
-from rescind.errors import EntryUnreadable
-from rescind.recovery.held import HeldWatch, drop_held, held_of_run
+from rescind.errors import UsageError
+from rescind.journal.port import Draft
+from rescind.model.entry import Verified
+from rescind.recovery.held import HeldWatch, drop_held, find_held, held_of_run
 from rescind.recovery.release import release_due
 
 RUNS = 40
@@ -122,17 +124,37 @@ def test_it_sees_what_a_new_one_sees(story: list[str]) -> None:
         assert watch.held(now=now) == HeldWatch(journal).held(now=now)
 
 
-def test_what_cannot_be_read_of_a_holding_run_is_told_at_each_look(post: Post, journal: CountingJournal) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_he6_what_a_run_holds_that_cannot_be_read_is_told_at_each_look_and_the_others_go_on(
+    post: Post, journal: CountingJournal, *, known: bool
+) -> None:
+    """Known: the watch has seen it hold something before."""
     holding(post, 2)
     watch = HeldWatch(journal)
-    seen(post, watch)
-    post.clock.advance(timedelta(minutes=10).total_seconds())
-    release_due(post.guard)
+    if known:
+        seen(post, watch)
+    post.guard.journal.append(
+        [Draft(run_id="run-0", event=Verified(step_id="0", holds=True), recorded_at_us=post.clock.now_us())]
+    )
     spoil(journal, "run-0", last=True)
+    post.clock.advance(timedelta(minutes=10).total_seconds())
 
-    for _ in range(2):
-        with pytest.raises(EntryUnreadable, match="run-0"):
-            seen(post, watch)
+    for released in (1, 0):
+        done = release_due(post.guard, watch)
+        assert len(done.released) == released
+        ((run_id, why),) = done.unread
+        assert (run_id, "cannot be read" in why) == ("run-0", True)
+    assert post.sent == ["ann-1:1"]
+    with pytest.raises(UsageError, match="what run run-0 holds cannot be told, so nothing of it is done"):
+        find_held(journal, "run-0/1", now=post.clock.now())
+
+
+def test_he6_an_entry_that_cannot_be_read_in_the_list_of_what_is_held_hides_nothing(
+    post: Post, journal: CountingJournal
+) -> None:
+    holding(post, 2)
+    spoil(journal, "held_run-0", last=True)
+    assert len(seen(post, HeldWatch(journal))) == 2
 
 
 def test_what_cannot_be_read_of_a_run_that_holds_nothing_is_passed_over(post: Post, journal: CountingJournal) -> None:

@@ -13,7 +13,7 @@ from rescind.cli.safe import safe
 from rescind.cli.stores import journal_of, store_words
 from rescind.cli.trouble import failed, trouble_line
 from rescind.clock import SystemClock, from_us
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Journal
 from rescind.model.approval import DENIED, Approval, ApprovalState
 from rescind.recovery.approvals import decide, find_approval, list_approvals
@@ -54,10 +54,9 @@ class ApprovalDesk(Protocol):
 class JournalDesk:
     """The journal of a store on this machine."""
 
-    trouble: list[str] = []  # noqa: RUF012  # there is never any, and nobody adds some
-
     def __init__(self, journal: Journal, store: "StoreAt") -> None:
         self._journal, self._store, self._clock = journal, store, SystemClock()
+        self.trouble: list[str] = []
 
     def words(self) -> list[str]:
         """See `ApprovalDesk`."""
@@ -65,7 +64,11 @@ class JournalDesk:
 
     def approvals(self, *, waiting_only: bool) -> list[Approval]:
         """See `ApprovalDesk`."""
-        return list_approvals(self._journal, now=from_us(self._clock.now_us()), waiting_only=waiting_only)
+        gaps: list[EntryUnreadable] = []
+        now = from_us(self._clock.now_us())
+        found = list_approvals(self._journal, now=now, waiting_only=waiting_only, gaps=gaps)
+        self.trouble = [f"an approval is left out, since it may be decided already: {safe(str(gap))}" for gap in gaps]
+        return found
 
     def find(self, approval_id: str) -> Approval:
         """See `ApprovalDesk`."""

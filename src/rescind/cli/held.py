@@ -14,7 +14,7 @@ from rescind.cli.safe import safe, short
 from rescind.cli.stores import command_line, find_store, journal_of
 from rescind.cli.words import count_of
 from rescind.clock import SystemClock, from_us
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.recovery.held import drop_held, find_held, list_held
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rescind.recovery.release import Round
 
 _SHOWN = 20
+
+FAULT = 1
+"""Exit status: something that is held cannot be told, or a tool failed."""
 
 
 @click.group(
@@ -42,8 +45,11 @@ def held() -> None:
 def list_(*, every: bool, out: Out) -> int:
     """List what is held, oldest first, and what each waits for, as far as the journal knows."""
     store, now = find_store(given_store()), _now()
+    gaps: list[EntryUnreadable] = []
     with journal_of(store) as journal:
-        found = list_held(journal, now=now)
+        found = list_held(journal, now=now, gaps=gaps)
+    for gap in gaps:
+        out.note(f"what run {safe(gap.run_id)} holds cannot be told: {safe(str(gap))}", style="red")
     for each in found if every else found[:_SHOWN]:
         _say(each, out)
     if not every and len(found) > _SHOWN:
@@ -53,9 +59,9 @@ def list_(*, every: bool, out: Out) -> int:
         out.say(command_line("held", "drop", "RUN/STEP", "--reason", "TEXT", store=store))
         out.say(command_line("held", "release", "RUN/STEP", "--app", "MODULE", store=store))
     else:
-        out.say("nothing is held")
-    out.emit({"held": [_as_json(each) for each in found]})
-    return 0
+        out.say("nothing is held" if not gaps else "nothing else is held")
+    out.emit({"held": [_as_json(each) for each in found], "unreadable": [gap.sequence for gap in gaps]})
+    return FAULT if gaps else 0
 
 
 @held.command()
@@ -87,7 +93,7 @@ def drop(*, step: str, reason: str, actor: str | None, out: Out) -> int:
 def release(*, step: str | None, due: bool, app: str | None, out: Out) -> int:
     """Do what is held. A worker does this by itself; here a person does, whatever the step waits for.
 
-    Never against the orders that stand. Exit status 1 if a released tool failed.
+    Never against the orders that stand. Exit status 1 if a released tool failed, or what a run holds cannot be told.
     """
     from rescind.cli.app import WHAT_APP_IS, load_guard
     from rescind.recovery.release import Round, release_due, release_now
@@ -107,7 +113,7 @@ def release(*, step: str | None, due: bool, app: str | None, out: Out) -> int:
         guard.close()
     _say_round(done, out)
     out.emit(msgspec.to_builtins(done))
-    return 0 if all(how == "done" for _, how in done.released) else 1
+    return FAULT if done.unread or any(how != "done" for _, how in done.released) else 0
 
 
 def _say_round(done: "Round", out: Out) -> None:
@@ -119,7 +125,9 @@ def _say_round(done: "Round", out: Out) -> None:
         out.say(f"{count_of(len(done.waiting), 'effect')} still held:")
     for ref, why in done.waiting[:_SHOWN]:
         out.say(f"  {safe(ref)}  {safe(why)}")
-    if not (done.released or done.dropped or done.waiting):
+    for run_id, why in done.unread:
+        out.note(f"what run {safe(run_id)} holds is neither released nor dropped: {safe(why)}", style="red")
+    if not (done.released or done.dropped or done.waiting or done.unread):
         out.say("nothing is held")
 
 

@@ -18,10 +18,10 @@ from rescind.cli.words import count_of
 from rescind.clock import SystemClock
 from rescind.containment.incident import close as close_incident
 from rescind.containment.incident import incident_of, list_incidents
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.port import Query
 from rescind.model.entry import RunSnapshot
-from rescind.recovery.reading import every_entry, the_one_meant
+from rescind.recovery.reading import every_entry, readable_entries, the_one_meant
 from rescind.recovery.stages import Stage, fold_course
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _RUNS_READ = 50
 """Runs whose state is looked for. An incident of more is told from these."""
+
+FAULT = 1
+"""Exit status: an incident cannot be told."""
 
 
 @click.group(
@@ -51,12 +54,16 @@ def incidents() -> None:
 @common
 def list_(*, every: bool, out: Out) -> int:
     """List open incidents, the newest last."""
+    gaps: list[EntryUnreadable] = []
     store = find_store(given_store())
     with journal_of(store) as journal:
-        found = [incident for incident in list_incidents(journal) if every or incident.is_open]
+        found = [incident for incident in list_incidents(journal, gaps=gaps) if every or incident.is_open]
     if out.json:
-        out.emit({"incidents": [incident.as_dict(whole=False) for incident in found]})
-        return 0
+        told = [incident.as_dict(whole=False) for incident in found]
+        out.emit({"incidents": told, "unreadable": [gap.sequence for gap in gaps]})
+        return FAULT if gaps else 0
+    for gap in gaps:
+        out.note(f"an incident may be missing here, or be closed already: {safe(str(gap))}", style="red")
     for incident in found:
         say_head(incident, out)
     if found:
@@ -64,7 +71,7 @@ def list_(*, every: bool, out: Out) -> int:
         out.say(f"rescind incidents show{quoted_store(store)} ID      what happened, and how to lift what is held")
     else:
         out.say("there are no incidents" if every else "no incident is open")
-    return 0
+    return FAULT if gaps else 0
 
 
 @incidents.command()
@@ -203,7 +210,9 @@ def _course(journal: "Journal", incident_id: str) -> "Course":
 
 
 def _meant(journal: "Journal", text: str) -> str:
-    return the_one_meant(text, (each.incident_id for each in list_incidents(journal)), what="incident")
+    gaps: list[EntryUnreadable] = []
+    known = [each.incident_id for each in list_incidents(journal, gaps=gaps)]
+    return the_one_meant(text, [*known, *(gap.run_id for gap in gaps)], what="incident")
 
 
 def _find(journal: "Journal", store: "StoreAt", text: str) -> Found:
@@ -230,6 +239,6 @@ def _snapshots(journal: "Journal", found: Found, orders: set[str]) -> tuple[tupl
     return tuple(
         (run_id, entry.event)
         for run_id in found.runs[:_RUNS_READ]
-        for entry in every_entry(journal, Query(run_id=run_id, since=since))
+        for entry in readable_entries(journal, Query(run_id=run_id, since=since), [])
         if isinstance(entry.event, RunSnapshot) and entry.event.order_id in orders
     )

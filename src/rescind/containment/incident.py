@@ -8,20 +8,22 @@ I3. A signal that was noticed before an incident's close belongs to that inciden
 I4. Alerted once, and then in digests at growing intervals; one process of all says each.
 I5. Bounded: after `SIGNALS_NOTED_MAX` signals further ones are only counted, by the process that noticed them, and the
     next digest says how many; after `NOTES_MAX` lines only what a person says is written down.
+I6. What cannot be read is no reason to be silent: an incident with an entry that cannot be read may be closed, so a
+    signal of its cause opens the next one. Nothing is done about that incident itself, and the others go on.
 """
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterator
 
 import msgspec
 
 from rescind.clock import Clock, from_us
 from rescind.containment.timeline import NOTED_KINDS, Incident, fold_incidents, signal_note
-from rescind.errors import JournalUnavailable, SequenceConflict, UsageError
+from rescind.errors import EntryUnreadable, JournalUnavailable, SequenceConflict, UsageError
 from rescind.journal.behind import again
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Draft, Journal, Query
-from rescind.model.entry import Entry, Event, IncidentClosed, IncidentNoted, IncidentOpened, RunOpened
+from rescind.model.entry import Event, IncidentClosed, IncidentNoted, IncidentOpened, RunOpened
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import Signal
 from rescind.model.step import RunInfo, canonical_json
@@ -157,9 +159,16 @@ def close(journal: Journal, incident_id: str, *, actor: str, note: str = "", clo
     return again(turn, busy=UsageError(f"incident {incident_id} is being written to by others all the time; try again"))
 
 
-def list_incidents(journal: Journal) -> list[Incident]:
-    """All incidents, oldest first. Reads their own runs and nothing else."""
-    return fold_incidents(_entries(journal, Query(agent_name=INCIDENT_AGENT)))
+def list_incidents(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -> list[Incident]:
+    """All incidents, oldest first. Reads their own runs and nothing else.
+
+    Args:
+        journal: Where they are.
+        gaps: Gets the entries that cannot be read (I6): what is told of their incidents is told without them, and one
+            whose first entries they are is missing. Without it, they raise.
+    """
+    query = Query(agent_name=INCIDENT_AGENT)
+    return fold_incidents(every_entry(journal, query) if gaps is None else readable_entries(journal, query, gaps))
 
 
 def incident_of(journal: Journal, incident_id: str) -> Incident:
@@ -202,7 +211,10 @@ def _belonging(journal: Journal, cause: str, signal: Signal) -> tuple[str, Incid
 
     def may_hold(number: int) -> bool:
         incident_id = f"inc_{hashlib.sha256(canonical_json(cause)).hexdigest()[:16]}_{number}"
-        incident = _find(journal, incident_id)
+        try:
+            incident = _find(journal, incident_id)
+        except EntryUnreadable:  # nobody knows whether it is closed: the signal is told in the next one (I6)
+            return False
         seen[number] = incident_id, incident
         return incident is None or incident.closed_at is None or signal.noticed_at <= incident.closed_at
 
@@ -275,15 +287,8 @@ def _tenant(scope: Scope, tenant: str) -> str:
 
 
 def _find(journal: Journal, incident_id: str) -> Incident | None:
-    found = fold_incidents(_entries(journal, Query(run_id=incident_id, agent_name=INCIDENT_AGENT)))
+    found = fold_incidents(every_entry(journal, Query(run_id=incident_id, agent_name=INCIDENT_AGENT)))
     return found[0] if found else None
-
-
-def _entries(journal: Journal, query: Query) -> Iterator[Entry]:
-    after = 0
-    while page := journal.entries(query, after=after):
-        yield from page
-        after = page[-1].sequence
 
 
 def _draft(incident_id: str, event: Event, clock: Clock, position: int) -> Draft:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 
 from rescind.clock import Clock
 from rescind.containment.incident import Joined, digest, open_or_join, scope_of
+from rescind.errors import EntryUnreadable
 from rescind.journal.port import Journal
 from rescind.model.signal import Signal
 
@@ -48,7 +49,11 @@ class IncidentDesk:
         said: list[Joined] = []
         with self._lock:
             for cause, incident_id in list(self._ids.items()):
-                text = digest(self._journal, incident_id, clock=self._clock, uncounted=self._uncounted[cause])
+                try:
+                    text = digest(self._journal, incident_id, clock=self._clock, uncounted=self._uncounted[cause])
+                except EntryUnreadable:  # its further signals are another incident's (I6)
+                    del self._ids[cause], self._uncounted[cause]
+                    continue
                 if text:
                     self._uncounted[cause] = 0
                     said.append(Joined(incident_id=incident_id, alert=text))

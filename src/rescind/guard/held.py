@@ -7,6 +7,8 @@ HE3. *Released like any write.* The tool begins after the release is durable, un
 HE4. *In order.* Of one run, nothing is released before what was held earlier and is held still.
 HE5. *A doubt is not let go.* A run that was halted drops what it holds. One that failed, or has not ended, keeps it
     until a person decides, or nobody did for so long that it is dropped.
+HE6. *Not past what cannot be read.* Of a run with an entry that cannot be read nothing is released or dropped: that
+    entry may say that it was, or that the run was halted. It is told, and what other runs hold goes on.
 """
 
 import inspect

@@ -3,7 +3,7 @@
     gate ─▶ look at the target ─▶ release, durable and the only one ─▶ gate again ─▶ the tool, as for any write
 
 Die before the release is durable, and the step is held as before; die after it, and the step is in doubt, as any
-write whose intent has no end. Laws HE1 to HE5 are in `held`, W1 to W4 in `flow`.
+write whose intent has no end. Laws HE1 to HE6 are in `held`, W1 to W4 in `flow`.
 """
 
 from collections.abc import Generator

@@ -284,10 +284,14 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class IncidentPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Incidents, oldest first, without their timelines. `after` as in a page of undos."""
+    """Incidents, oldest first, without their timelines. `after` as in a page of undos.
+
+    `unreadable` are entries that cannot be read: an incident may be missing for them, or be closed already.
+    """
 
     incidents: tuple[dict[str, Any], ...]
     after: str = ""
+    unreadable: tuple[int, ...] = ()
 
 
 class OneIncident(msgspec.Struct, frozen=True, kw_only=True):

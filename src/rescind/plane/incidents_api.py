@@ -9,7 +9,7 @@ from rescind.compensation.planning.aftermath import read_impact
 from rescind.compensation.planning.impact import reach_of
 from rescind.compensation.planning.selection import select_steps
 from rescind.containment.incident import incident_of, list_incidents
-from rescind.errors import UsageError
+from rescind.errors import EntryUnreadable, UsageError
 from rescind.plane.documents import Approval, ImpactDoc, IncidentPage, OneIncident, SelectionDoc
 from rescind.plane.pages import After, Most, page_of
 from rescind.plane.plane import Plane
@@ -52,9 +52,11 @@ def list_every_incident(
     limit: Most = 100,
 ) -> IncidentPage:
     """Open incidents, or `every` one, oldest first, without their timelines."""
-    found = [incident for incident in list_incidents(plane.journal) if every or incident.is_open]
+    gaps: list[EntryUnreadable] = []
+    found = [incident for incident in list_incidents(plane.journal, gaps=gaps) if every or incident.is_open]
     page, further = page_of(found, lambda incident: incident.incident_id, after, limit)
-    return IncidentPage(incidents=tuple(incident.as_dict(whole=False) for incident in page), after=further)
+    told = tuple(incident.as_dict(whole=False) for incident in page)
+    return IncidentPage(incidents=told, after=further, unreadable=tuple(gap.sequence for gap in gaps))
 
 
 @get("/v1/incidents/{incident_id:str}", tags=["incidents"], summary="One incident", sync_to_thread=True)
@@ -111,8 +113,9 @@ def _was_approved(course: Course, digest: str, approver: Caller) -> bool:
 
 
 def _meant(plane: Plane, text: str) -> str:
-    known = (each.incident_id for each in list_incidents(plane.journal))
-    return the_one_meant(text, known, what="incident")
+    gaps: list[EntryUnreadable] = []
+    known = [each.incident_id for each in list_incidents(plane.journal, gaps=gaps)]
+    return the_one_meant(text, [*known, *(gap.run_id for gap in gaps)], what="incident")
 
 
 def _incident(plane: Plane, incident_id: str) -> OneIncident:

@@ -31,14 +31,17 @@ def list_approvals(
         journal: Where they are.
         now: An aware moment; decides which have expired.
         waiting_only: Leave out what nobody has to decide any more.
-        gaps: Gets the entries that cannot be read, whose approvals may be missing; without it, they raise.
+        gaps: Gets the entries that cannot be read, whose approvals are left out; without it, they raise.
     """
     since = now - EXPIRE_MAX - _CLOCKS_APART if waiting_only else None
     query = Query(agent_name=APPROVAL_AGENT, since=since)
     approvals = fold_approvals(every_entry(journal, query) if gaps is None else readable_entries(journal, query, gaps))
+    # One of which an entry cannot be read may be decided already: nobody is asked to decide it again.
+    hidden = {gap.run_id for gap in gaps or ()}
+    told = [each for each in approvals if each.approval_id not in hidden]
     if not waiting_only:
-        return approvals
-    return [each for each in approvals if each.state(now) is ApprovalState.WAITING]
+        return told
+    return [each for each in told if each.state(now) is ApprovalState.WAITING]
 
 
 def find_approval(journal: Journal, approval_id: str) -> Approval:

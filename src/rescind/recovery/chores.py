@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rescind.containment.incident import list_incidents
-from rescind.errors import RescindError
+from rescind.errors import EntryUnreadable, RescindError
 from rescind.recovery.course import drive, read_course
 from rescind.recovery.held import HeldWatch
 from rescind.recovery.release import release_due
@@ -88,10 +88,14 @@ def do_chore(chore: Chore) -> str:
 
 def releasing(guard: "Guard") -> Chore:
     """Release and drop what is held, for the actions of this guard."""
-    watch = HeldWatch(guard.journal)
+    watch, known = HeldWatch(guard.journal), set[str]()
 
     def do() -> str:
         done = release_due(guard, watch)
+        for run_id, why in done.unread:
+            if run_id not in known:  # once, and not every second
+                _log.warning("what run %s holds is neither released nor dropped: %s", run_id, why)
+                known.add(run_id)
         told = [f"{ref} released, {how}" for ref, how in done.released]
         told += [f"{ref} dropped, {why}" for ref, why in done.dropped]
         return "; ".join(told)
@@ -102,15 +106,21 @@ def releasing(guard: "Guard") -> Chore:
 def recovering(means: "Means") -> Chore:
     """Drive incidents of the kinds that the policy lets start by themselves as far as they go, each by itself (CH1)."""
     kinds = {kind.value for kind in means.compensate_on}
+    hidden: set[str] = set()
     pauses: dict[str, tuple[float, float]] = {}  # of incidents that did not move on: until when, and for how long
 
     def do() -> str:
         now_s, told = means.clock.monotonic_s(), list[str]()
-        for incident in list_incidents(means.journal):
+        gaps: list[EntryUnreadable] = []
+        for incident in list_incidents(means.journal, gaps=gaps):
             signals = incident.of("signal")
             noticed = {str(line.facts.get("kind", "")) for line in signals}
             if not incident.is_open or not kinds & noticed or not any(line.facts.get("run_id") for line in signals):
                 pauses.pop(incident.incident_id, None)
+            elif any(gap.run_id == incident.incident_id for gap in gaps):
+                if incident.incident_id not in hidden:  # once, and not at each look
+                    _log.warning("incident %s is not driven: an entry of it cannot be read", incident.incident_id)
+                    hidden.add(incident.incident_id)
             elif pauses.get(incident.incident_id, (now_s, 0.0))[0] <= now_s:
                 moved = do_chore(Chore(f"incident {incident.incident_id}", 0.0, partial(_drive_on, incident, means)))
                 told += [moved] if moved else []

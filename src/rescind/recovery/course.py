@@ -11,6 +11,8 @@ IC4. *Never worse.* After the undo the world is compared with what it was to be,
      before. Whatever is worse leaves the incident open, with what it is.
 IC5. *Nothing begins again by itself.* The last stage only says from where each run could be carried on; carrying it on,
      lifting orders and closing the incident are acts of a person.
+IC6. *Not past what cannot be read.* A run with an entry that cannot be read is contained, and nothing of it is undone.
+     The others are; reconciling fails for that one, with the entry, so that the incident stays open.
 """
 
 import contextlib
@@ -33,7 +35,15 @@ from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import Compensator
 from rescind.containment.incident import incident_of, note
 from rescind.containment.timeline import Incident
-from rescind.errors import AlreadySettled, PlanOutdated, PlanUnknown, RescindError, SequenceConflict, UsageError
+from rescind.errors import (
+    AlreadySettled,
+    EntryUnreadable,
+    PlanOutdated,
+    PlanUnknown,
+    RescindError,
+    SequenceConflict,
+    UsageError,
+)
 from rescind.journal.behind import again
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, PlanStarted, StageApproved, StageEnded
@@ -43,7 +53,7 @@ from rescind.model.scope import Scope, Term
 from rescind.model.signal import SignalKind
 from rescind.recovery.checkpoint import read_story
 from rescind.recovery.control import plan_run_id
-from rescind.recovery.reading import every_entry
+from rescind.recovery.reading import every_entry, readable_entries
 from rescind.recovery.resume import choose
 from rescind.recovery.review import list_tasks
 from rescind.recovery.stages import DONE, FAILED, Course, Stage, fold_course
@@ -230,9 +240,13 @@ def _order_for(incident: Incident, run_id: str) -> Order:
 def _snapshot(incident: Incident, course: Course, means: Means) -> StageEnded:
     """The state of its runs, and the end of each one's chain: what came later is not what was looked at."""
     found: dict[str, Any] = {}
+    unread = _unread(incident, means)
     for run_id in runs_of(incident):
         head = means.journal.head(run_id)
         if head is None:
+            continue
+        if run_id in unread:
+            found[run_id] = {"position": head.position, "hash": head.hash, "steps": {}, "unread": unread[run_id]}
             continue
         outcomes = Counter(outcome_word(record) for record in read_steps(means.journal, (run_id,)))
         found[run_id] = {"position": head.position, "hash": head.hash, "steps": dict(sorted(outcomes.items()))}
@@ -243,10 +257,12 @@ def _snapshot(incident: Incident, course: Course, means: Means) -> StageEnded:
 
 def _classify(incident: Incident, course: Course, means: Means) -> StageEnded:
     """What would be done about each of their steps, and what does not hold now."""
-    plan = _plan(incident, means)
+    unread = _unread(incident, means)
+    plan = _plan(incident, means, unread)
     broken = _broken(means)
     reviews = Counter(item.decision.reason.value for item in plan.items if isinstance(item.decision, Review))
     detail = ", ".join(f"{count} {kind}" for kind, count in plan.counts.items()) or "no steps"
+    detail += "".join(f"; nothing of run {run_id}: {why}" for run_id, why in unread.items())
     return _ended(
         incident,
         Stage.CLASSIFY,
@@ -267,7 +283,7 @@ def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
     if more:  # it was noticed at further runs since, which nothing holds
         again = _contain(incident, course, means)
         return msgspec.structs.replace(again, detail=f"noticed at {len(more)} more since: {again.detail}")
-    plan = _plan(incident, means)
+    plan = _plan(incident, means, _unread(incident, means))
     if plan.digest != approved.subject and not _is_rest_of(means.journal, plan, approved.subject):
         again = _classify(incident, course, means)
         return msgspec.structs.replace(again, detail=f"changed since it was approved: {again.detail}")
@@ -292,13 +308,15 @@ def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
 
 def _reconcile(incident: Incident, course: Course, means: Means) -> StageEnded:
     """Whether every step is accounted for, and everything holds that held before (IC4)."""
-    plan = _plan(incident, means)
+    unread = _unread(incident, means)
+    plan = _plan(incident, means, unread)
     settled = (AlreadyUndone, AlreadyInReview)
     left = sum(not isinstance(item.decision, settled) for item in plan.items)
     if left:  # a person asked for another try, or somebody wrote in between: it is planned, and asked for, again
         again = _classify(incident, course, means)
         return msgspec.structs.replace(again, detail=f"{_count(left, 'step')} to be undone yet: {again.detail}")
-    problems = [*_differences(plan, course, means)]
+    problems = [f"nothing of run {run_id} was undone: {why}" for run_id, why in unread.items()]
+    problems += _differences(plan, course, means)
     problems += [f"{name}: {problem}" for name, problem in _worse(course, means).items()]
     steps = {item.step for item in plan.items}
     waiting = [task.task_id for task in list_tasks(means.journal) if not steps.isdisjoint(task.steps)]
@@ -339,8 +357,22 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _plan(incident: Incident, means: Means) -> Plan:
-    runs = runs_of(incident)
+def _unread(incident: Incident, means: Means) -> dict[str, str]:
+    """Its runs of which an entry cannot be read, and why: what they did is not guessed, and the others are undone."""
+    found: dict[str, str] = {}
+    for run_id in runs_of(incident):
+        gaps: list[EntryUnreadable] = []
+        for _ in readable_entries(means.journal, Query(run_id=run_id), gaps):
+            pass
+        if gaps:
+            found[run_id] = str(gaps[0])
+    return found
+
+
+def _plan(incident: Incident, means: Means, unread: Mapping[str, str]) -> Plan:
+    runs = tuple(run_id for run_id in runs_of(incident) if run_id not in unread)
+    if unread and not runs:
+        raise UsageError(f"what its runs did cannot be told, so nothing is undone: {'; '.join(unread.values())}")
     if not runs:
         raise UsageError(
             f"no signal of incident {incident.incident_id} names a run, so nothing shows what to undo; undo by agent "

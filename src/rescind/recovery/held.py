@@ -1,4 +1,4 @@
-"""Held effects from outside their run: which there are, which may go, and who drops one. Laws HE1-HE5: `guard.held`.
+"""Held effects from outside their run: which there are, which may go, and who drops one. Laws HE1-HE6: `guard.held`.
 
 What is held is listed in runs of its own, one for each run that holds something, so that nobody has to read the whole
 journal for it; what became of it stands in the run itself.
@@ -44,9 +44,13 @@ class Decision(msgspec.Struct, frozen=True):
     because: str
 
 
-def list_held(journal: Journal, *, now: datetime) -> list[Held]:
-    """The steps that are held, in the order of their intents."""
-    return HeldWatch(journal).held(now=now)
+def list_held(journal: Journal, *, now: datetime, gaps: list[EntryUnreadable] | None = None) -> list[Held]:
+    """The steps that are held, in the order of their intents; `gaps` gets what hides what a run holds (HE6)."""
+    watch = HeldWatch(journal)
+    found = watch.held(now=now)
+    if gaps is not None:
+        gaps += watch.unread.values()
+    return found
 
 
 class HeldWatch:
@@ -54,12 +58,16 @@ class HeldWatch:
 
     Thousands of runs may hold something for days. To ask each of them for news costs a query for each, whether or not
     anything happens; to follow the journal costs one, and what is new.
+
+    Attributes:
+        unread: Of runs that may hold something, which cannot be told: the first entry that hides it (HE6).
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._followed = self._listed = 0  # up to where the journal was followed, and what is held was listed
         self._holding: dict[str, HeldRun] = {}
+        self.unread: dict[str, EntryUnreadable] = {}
 
     def held(self, *, now: datetime) -> list[Held]:
         """The steps that are held now, in the order of their intents."""
@@ -67,10 +75,7 @@ class HeldWatch:
         return sorted(found, key=lambda each: each.record.intended_sequence)
 
     def by_run(self, *, now: datetime) -> list[tuple[HeldRun, list[Held]]]:
-        """The runs that hold something now, each with what it holds, in the order of the intents.
-
-        Raises: EntryUnreadable, at each look, if what a run holds cannot be told.
-        """
+        """The runs that hold something now, each with what it holds, in the order of the intents."""
         if self._holding:
             self._follow()
         else:
@@ -83,12 +88,13 @@ class HeldWatch:
         """Nothing is held, as far as is known: then only what is listed matters, and not what others do."""
         end = last_sequence(self._journal, at_least=self._followed)  # first: what is listed after it, is followed
         listed, runs = self._listed, dict[str, None]()
-        query = Query(agent_name=HELD_AGENT, since=now - LOOKED_BACK)
-        for entry in every_entry(self._journal, query, after=listed):
+        query, gaps = Query(agent_name=HELD_AGENT, since=now - LOOKED_BACK), list[EntryUnreadable]()
+        for entry in readable_entries(self._journal, query, gaps, after=listed):
             listed = entry.sequence
             if isinstance(entry.event, EffectHeld):
                 runs[entry.event.step.run_id] = None
-        self._holding = {run_id: self._read(run_id) for run_id in runs}
+        for run_id in [*runs, *map(_holder_of, gaps)]:
+            self._read(run_id)
         self._followed, self._listed = end, listed
 
     def _follow(self) -> None:
@@ -96,26 +102,40 @@ class HeldWatch:
         for entry in readable_entries(self._journal, Query(), gaps, after=self._followed):
             self._mind(gaps)
             if isinstance(entry.event, EffectHeld):
-                run_id = entry.event.step.run_id
-                if run_id not in self._holding:
-                    self._holding[run_id] = self._read(run_id)
+                self._read(entry.event.step.run_id)
                 self._listed = max(self._listed, entry.sequence)
             elif entry.run.run_id in self._holding:
                 self._holding[entry.run.run_id].take([entry])
             self._followed = entry.sequence
         self._mind(gaps)
 
-    def _read(self, run_id: str) -> HeldRun:
+    def _read(self, run_id: str) -> None:
+        """From here on it is followed, unless what it holds cannot be told."""
+        if run_id in self._holding or run_id in self.unread:
+            return
         run = HeldRun(self._journal, run_id)
-        run.read_on()
-        return run
+        try:
+            run.read_on()
+        except EntryUnreadable as gap:
+            self.unread[run_id] = gap
+        else:
+            self._holding[run_id] = run
 
     def _mind(self, gaps: list[EntryUnreadable]) -> None:
-        """Raise the first of these that may tell of something held: not passed over, and so raised again next time."""
+        """What these hide: what a run did, or that it holds something, which the run itself tells as well."""
         for gap in gaps:
-            if gap.run_id in self._holding or gap.run_id.startswith(HELD_RUN_PREFIX):
-                raise gap
+            self._followed = gap.sequence
+            if gap.run_id in self._holding:
+                del self._holding[gap.run_id]
+                self.unread[gap.run_id] = gap
+            elif gap.run_id.startswith(HELD_RUN_PREFIX):
+                self._read(_holder_of(gap))
         gaps.clear()
+
+
+def _holder_of(gap: EntryUnreadable) -> str:
+    """The run about which this entry, in the list of what it holds, says something."""
+    return gap.run_id.removeprefix(HELD_RUN_PREFIX)
 
 
 def held_of_run(journal: Journal, run_id: str) -> list[Held]:
@@ -194,7 +214,13 @@ def find_held(journal: Journal, text: str, *, now: datetime) -> Held:
 
     Raises: UsageError, with the nearest one, if there is none or more than one.
     """
-    known = {str(held.ref): held for held in list_held(journal, now=now)}
+    gaps: list[EntryUnreadable] = []
+    known = {str(held.ref): held for held in list_held(journal, now=now, gaps=gaps)}
+    hidden = next((gap for gap in gaps if text not in known and text.startswith(gap.run_id)), None)
+    if hidden is not None:
+        raise UsageError(
+            f"what run {hidden.run_id} holds cannot be told, so nothing of it is done: {hidden}"
+        ) from hidden
     if text not in known and (fate := _what_became_of(journal, text)):
         raise UsageError(f"{text} is held no more: {fate}")
     return known[the_one_meant(text, known, what="held effect")]

@@ -1,4 +1,4 @@
-"""Releasing what is held, by whoever holds the credentials: laws HE1 to HE5 are in `guard.held`."""
+"""Releasing what is held, by whoever holds the credentials: laws HE1 to HE6 are in `guard.held`."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -29,11 +29,13 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
         released: Steps whose tool ran, with its outcome in words.
         dropped: Steps that were dropped, and why.
         waiting: Steps that are held still, and why.
+        unread: Runs that may hold something, which cannot be told, and why; nothing of them is done (HE6).
     """
 
     released: tuple[tuple[StepRef, str], ...] = ()
     dropped: tuple[tuple[StepRef, str], ...] = ()
     waiting: tuple[tuple[StepRef, str], ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 def release_due(guard: "Guard", watch: HeldWatch | None = None) -> Round:
@@ -47,12 +49,14 @@ def release_due(guard: "Guard", watch: HeldWatch | None = None) -> Round:
     """
     now = from_us(guard.clock.now_us())
     tools = guard.compensators
-    runs = (watch or HeldWatch(guard.journal)).by_run(now=now)
+    watch = watch or HeldWatch(guard.journal)
+    runs = watch.by_run(now=now)
     rounds = [_release_run(guard, tools, run, held, now) for run, held in runs]
     return Round(
         released=tuple(pair for each in rounds for pair in each.released),
         dropped=tuple(pair for each in rounds for pair in each.dropped),
         waiting=tuple(pair for each in rounds for pair in each.waiting),
+        unread=tuple((run_id, str(gap)) for run_id, gap in watch.unread.items()),
     )
 
 

@@ -12,7 +12,7 @@ from rescind.containment.timeline import Incident
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import PlanFinished, PlanStarted
 from rescind.recovery.control import plan_run_id
-from rescind.recovery.reading import every_entry
+from rescind.recovery.reading import every_entry, readable_entries
 from rescind.recovery.review import list_tasks
 from rescind.recovery.stages import STAGES, Course, Stage, fold_course
 
@@ -157,7 +157,7 @@ def _undone(journal: Journal, digests: set[str]) -> tuple[dict[str, int], str]:
     counts: dict[str, int] = {}
     by = ""
     for digest in sorted(digests):
-        for entry in every_entry(journal, Query(run_id=plan_run_id(digest))):
+        for entry in readable_entries(journal, Query(run_id=plan_run_id(digest)), []):
             if isinstance(entry.event, PlanStarted):
                 by = entry.event.actor
             elif isinstance(entry.event, PlanFinished):
