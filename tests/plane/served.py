@@ -101,6 +101,7 @@ class Served:
     def __init__(self, folder: Path, store: str = "") -> None:
         self.folder, self.store = folder, store or str(folder / "store")
         self._programs = Programs()
+        self._clients: dict[tuple[str, str], httpx.Client] = {}
         (folder / "till_tools.py").write_text(TOOLS)
         (folder / "agent.py").write_text(AGENT.replace("PAYMENTS", str(PAYMENTS)))
         self.allow(0)
@@ -141,6 +142,8 @@ class Served:
         return json.loads(done.stdout)
 
     def end_all(self) -> None:
+        for client in self._clients.values():
+            client.close()
         self._programs.end_all()
 
     # --- requests ---
@@ -151,8 +154,10 @@ class Served:
 
     def ask(self, method: str, path: str, body: Any = None, *, role: str = "operator") -> httpx.Response:
         """One request."""
-        with self.client(role) as client:
-            return client.request(method, path, json=body) if body is not None else client.request(method, path)
+        client = self._clients.get((self.url, role))
+        if client is None:
+            client = self._clients[self.url, role] = self.client(role)  # kept: making one takes longer than asking
+        return client.request(method, path, json=body) if body is not None else client.request(method, path)
 
     def get(self, path: str, *, role: str = "viewer") -> Any:
         answer = self.ask("GET", path, role=role)

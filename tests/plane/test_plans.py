@@ -9,6 +9,7 @@ from plane.served import PAYMENTS, Served, until
 RUN = {"run_ids": ["run-1"], "reason": "wrong customers"}
 
 
+@pytest.mark.slow
 def test_an_undo_is_planned_by_a_worker_and_exactly_that_plan_is_applied(served: Served) -> None:
     refused = served.post("/v1/undos", RUN, status=409)
     assert "no worker lives here" in refused["detail"]

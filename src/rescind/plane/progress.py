@@ -8,13 +8,14 @@ LP3. *It ends.* The event `end` tells of the end, once, and nothing follows; who
     (204), so that no browser knocks for ever.
 LP4. *Never silent.* While nothing changes, a comment says now and then that somebody is there. What does not read costs
     a bounded amount of memory: events are not queued, the newest takes the place of the older.
-LP5. *One look for all.* However many follow one undo, the journal is read once for them.
+LP5. *Only who may look.* A stream ends within a beat of the token that it was asked for with being revoked.
+LP6. *One look for all.* However many follow one undo, the journal is read once for them.
 """
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple
 
 import msgspec
@@ -51,10 +52,18 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Progress:
-    """The streams of one server. Everything but the looks happens in its event loop."""
+    """The streams of one server. Everything but the looks happens in its event loop.
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    Args:
+        journal: Where the undos are.
+        look_every_s: Between two looks at an undo that somebody follows.
+        beat_every_s: After how much silence a comment is sent (LP4).
+    """
+
+    def __init__(
+        self, journal: Journal, *, look_every_s: float = LOOK_EVERY_S, beat_every_s: float = BEAT_EVERY_S
+    ) -> None:
+        self._journal, self._look_every_s, self._beat_every_s = journal, look_every_s, beat_every_s
         self._watches: dict[str, _Watch] = {}
         self._streams = 0
         self._closing = asyncio.Event()
@@ -79,12 +88,18 @@ class Progress:
         follower = UndoFollower(self._journal, plan_run)
         return Look(plan_run, follower, _event_of(follower))
 
-    async def events(self, look: "Look", last_id: str) -> AsyncGenerator[bytes]:
-        """What is told from this look on, to somebody who was told the event of that id last (LP1 to LP4)."""
+    async def events(self, look: "Look", last_id: str, may_look: Callable[[], bool]) -> AsyncGenerator[bytes]:
+        """What is told from this look on, for as long as whoever follows may look (LP1 to LP5).
+
+        Args:
+            look: As `look` has returned it.
+            last_id: The id of the event that was told last; empty if none was.
+            may_look: Whether the token that was shown is good still.
+        """
         watch = self._join(look)
         told = last_id
         try:
-            while not self._closing.is_set():
+            while may_look() and not self._closing.is_set():
                 event, news = watch.event, watch.news
                 if event.event_id != told:
                     told = event.event_id
@@ -92,7 +107,7 @@ class Progress:
                 if event.is_end:
                     return
                 try:
-                    async with asyncio.timeout(BEAT_EVERY_S):
+                    async with asyncio.timeout(self._beat_every_s):
                         await news.wait()
                 except TimeoutError:
                     yield _BEAT
@@ -103,7 +118,7 @@ class Progress:
         self._streams += 1
         watch = self._watches.get(look.plan_run)
         if watch is None or watch.event.is_end:  # an undo may be begun again
-            watch = self._watches[look.plan_run] = _Watch(look)
+            watch = self._watches[look.plan_run] = _Watch(look, self._look_every_s)
         watch.listeners += 1
         return watch
 
@@ -125,16 +140,16 @@ class Look(NamedTuple):
 
 
 class _Watch:
-    """Looks at one undo for all who follow it (LP5)."""
+    """Looks at one undo for all who follow it (LP6)."""
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, every_s: float) -> None:
         self.event: Event = look.event
         self.news, self.listeners = asyncio.Event(), 0
-        self.task = asyncio.get_running_loop().create_task(self._watch(look))
+        self.task = asyncio.get_running_loop().create_task(self._watch(look, every_s), name=f"look {look.plan_run}")
 
-    async def _watch(self, look: Look) -> None:
+    async def _watch(self, look: Look, every_s: float) -> None:
         while not self.event.is_end:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(every_s)
             try:
                 event = await asyncio.to_thread(_event_of, look.follower)
             except RescindError as error:  # the journal cannot be read now; who follows is told what comes then

@@ -17,7 +17,9 @@ from rescind.recovery.places import register_of
 from rescind.recovery.undos import list_undos, undo_status
 from rescind.recovery.workers import Seen
 from rescind.web.answers import EVENTS
-from rescind.web.tokens import Caller
+from rescind.web.edge import AnyRequest
+from rescind.web.problems import Refused
+from rescind.web.tokens import Caller, Power
 
 if TYPE_CHECKING:
     from rescind.errors import EntryUnreadable
@@ -66,7 +68,14 @@ def show_undo(plan: str, plane: Plane, viewer: Caller) -> OneUndo:
     summary="Server-sent events: `progress` at each change, `end` at the end",
     media_type=EVENTS.decode(),
 )
-async def follow_undo(plan: str, progress: Progress, viewer: Caller, last_event_id: LastEventId = "") -> Response[Any]:
+async def follow_undo(
+    plan: str,
+    plane: Plane,
+    progress: Progress,
+    viewer: Caller,
+    request: AnyRequest,
+    last_event_id: LastEventId = "",
+) -> Response[Any]:
     """Each event holds all of it, as in the page of undos. 204 for who has been told the end already.
 
     A plan that is continued by a later one of the same selection is followed to that one.
@@ -74,7 +83,15 @@ async def follow_undo(plan: str, progress: Progress, viewer: Caller, last_event_
     look = await progress.look(plan)
     if look.event.is_end and look.event.event_id == last_event_id:
         return Response(None, status_code=204)
-    return Stream(progress.events(look, last_event_id), media_type=EVENTS.decode(), headers=_STREAM_HEADERS)
+    authorization = request.headers.get("authorization", "")
+
+    def may_look() -> bool:
+        try:
+            return plane.caller(authorization, viewer.origin).may(Power.LOOK)
+        except Refused:
+            return False
+
+    return Stream(progress.events(look, last_event_id, may_look), media_type=EVENTS.decode(), headers=_STREAM_HEADERS)
 
 
 @post("/v1/undos/{plan:str}/pause", tags=["undos"], summary="Begin nothing more", status_code=200, sync_to_thread=True)
