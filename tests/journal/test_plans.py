@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from builders import NOON, opened
+from rescind.journal.conditions import Values
 from rescind.journal.port import Query
-from rescind.journal.queries import Values, entries_plan, runs_plan
+from rescind.journal.queries import entries_plan, runs_plan
 from rescind.journal.sqlite import SqliteJournal
 from rescind.model.step import Target
 

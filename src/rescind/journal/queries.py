@@ -12,14 +12,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from rescind.clock import to_us
-from rescind.journal.codec import REVIEW_KINDS, target_digest
+from rescind.journal.conditions import ENTRY_COLUMNS, Values, bounds, entry_conditions, run_conditions
 from rescind.journal.port import Query
 from rescind.journal.rows import RUN_COLUMNS, SPAN_SHIFT
-
-Values = dict[str, str | int | bytes]
-
-ENTRY_COLUMNS = "e.sequence, e.position, e.run_key, e.recorded_at_us, e.hash, e.body"
 
 EXTENT = (
     f"SELECT (SELECT (coalesce(max(span), -1) + 1 << {SPAN_SHIFT}) - 1 FROM spans),"  # noqa: S608  # our own constants
@@ -27,24 +22,15 @@ EXTENT = (
 )
 """Up to which sequence there are indexes, and up to which there are entries. One row."""
 
-BOUNDS = (
-    f"SELECT coalesce(min(span), 0) << {SPAN_SHIFT}, (coalesce(max(span), -1) + 1 << {SPAN_SHIFT}) - 1"  # noqa: S608
-    " FROM spans WHERE last_at_us >= :since AND first_at_us < :until"
-)
-"""Outside of which sequences no indexed entry is in the time range. One row, of a table of one per 1,024 entries."""
 
-LATEST_US = 2**63 - 1
+def _place(name: str) -> str:
+    return f":{name}"
+
+
+BOUNDS = bounds(_place)
+"""Outside of which sequences no indexed entry is in the time range. One row."""
 
 _WINDOW, _GROWTH = 4_096, 8  # Five growing windows cover 100 million sequences, if nothing matches in them.
-
-_REVIEW = "e.kind IN ({})".format(", ".join(f"'{kind}'" for kind in REVIEW_KINDS))
-_RUN_CONDITIONS = {
-    "run_id": "r.run_id = :run_id",
-    "trace_id": "r.trace_id = :trace_id",
-    "tenant": "r.tenant = :tenant",
-    "agent_name": "r.agent_name = :agent_name",
-    "agent_version": "r.agent_version = :agent_version",
-}
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -63,28 +49,18 @@ class Plan(msgspec.Struct, frozen=True):
     windowed: bool
 
 
-def time_values(query: Query) -> Values | None:
-    """The time range as microseconds, `since` and `until`; None if the query has none."""
-    if query.since is None and query.until is None:
-        return None
-    return {
-        "since": 0 if query.since is None else max(0, to_us(query.since)),
-        "until": LATEST_US if query.until is None else max(0, to_us(query.until)),
-    }
-
-
 def entries_plan(query: Query) -> Plan:
     """How to read one page of entries, from `after` (exclusive) to `upto` (inclusive)."""
-    run_conditions, values = _run_conditions(query)
-    entry_conditions, more = _entry_conditions(query)
-    conditions = run_conditions + entry_conditions
+    on_run, values = _run_conditions(query)
+    on_entry, more = entry_conditions(query, _place)
+    conditions = on_run + on_entry
     by_entry = query.target is not None or query.reviews
-    with_runs = " CROSS JOIN runs r ON r.run_key = e.run_key" if run_conditions else ""
+    with_runs = " CROSS JOIN runs r ON r.run_key = e.run_key" if on_run else ""
     entries = _page(f"entries e{with_runs}", conditions, "e")
     if query.target is not None:
         source = f"target_entries x CROSS JOIN entries e ON e.sequence = x.sequence{with_runs}"
         indexed = _page(source, ["x.target = :target", *conditions], "x")
-    elif run_conditions and not by_entry:
+    elif on_run and not by_entry:
         # CROSS JOIN keeps this order. A head says how far its run goes, so that runs which ended before are left out.
         source = (
             "runs r CROSS JOIN heads h ON h.run_key = r.run_key"
@@ -93,7 +69,7 @@ def entries_plan(query: Query) -> Plan:
         indexed = _page(source, ["h.sequence > :after", "r.run_key <= :upto", *conditions], "x")
     else:
         indexed = entries
-    windowed = bool(run_conditions) and not by_entry and query.run_id is None
+    windowed = bool(on_run) and not by_entry and query.run_id is None
     return Plan(indexed, entries, values | more, windowed)
 
 
@@ -104,9 +80,9 @@ def runs_plan(query: Query) -> tuple[str, Values]:
     come those that are not indexed.
     """
     conditions, values = _run_conditions(query)
-    entry_conditions, more = _entry_conditions(query)
-    if entry_conditions:
-        conditions.append(_with_entry(query, " AND ".join(entry_conditions)))
+    on_entry, more = entry_conditions(query, _place)
+    if on_entry:
+        conditions.append(_with_entry(query, " AND ".join(on_entry)))
     where = " AND ".join(["r.run_id > :after_run", *conditions])
     sql = f"SELECT {RUN_COLUMNS} FROM runs r WHERE {where} ORDER BY r.run_id LIMIT :limit"  # noqa: S608  # constants
     return sql, values | more
@@ -141,29 +117,8 @@ def windows(after: int, last: int) -> Iterator[tuple[int, int]]:
 
 
 def _run_conditions(query: Query) -> tuple[list[str], Values]:
-    values: Values = {}
-    for name in _RUN_CONDITIONS:
-        value: str | None = getattr(query, name)
-        # A version without an agent narrows nothing.
-        if value is not None and (name != "agent_version" or query.agent_name is not None):
-            values[name] = value
-    conditions = [_RUN_CONDITIONS[name] for name in values]
+    conditions, values = run_conditions(query, _place)
     if query.run_id is not None:
         # One run at most: by its id, so that SQLite sees that nothing needs sorting. The `+` bars the other indexes.
         conditions[1:] = [f"+{condition}" for condition in conditions[1:]]
-    return conditions, values
-
-
-def _entry_conditions(query: Query) -> tuple[list[str], Values]:
-    conditions: list[str] = []
-    values: Values = {}
-    if query.target is not None:
-        conditions.append("e.target = :target")
-        values["target"] = target_digest(query.target)
-    if query.reviews:
-        conditions.append(_REVIEW)
-    times = time_values(query)
-    if times is not None:
-        conditions.append("e.recorded_at_us >= :since AND e.recorded_at_us < :until")
-        values |= times
     return conditions, values

@@ -13,9 +13,10 @@ import msgspec
 
 from rescind.clock import Clock, IdSource, SystemClock, SystemIds, from_us
 from rescind.journal.codec import decode_event
+from rescind.journal.conditions import Values, time_values
 from rescind.journal.connection import connect_reader, connect_writer, open_store, translating
 from rescind.journal.port import PAGE_LIMIT, ChainHead, Query, Slot
-from rescind.journal.queries import BOUNDS, EXTENT, Plan, Values, entries_plan, runs_plan, time_values, windows
+from rescind.journal.queries import BOUNDS, EXTENT, Plan, entries_plan, runs_plan, windows
 from rescind.journal.readers import Readers
 from rescind.journal.recorder import Connect, SqliteRecorder
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of

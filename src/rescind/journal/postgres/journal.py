@@ -17,11 +17,12 @@ from rescind.database.connecting import translating
 from rescind.database.migrating import Part, ensure
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.codec import Prepared, decode_event
+from rescind.journal.conditions import Values, time_values
 from rescind.journal.port import PAGE_LIMIT, ChainHead, Draft, Query, Slot
 from rescind.journal.postgres.connection import Connection, check_schema, connect_journal
 from rescind.journal.postgres.queries import BOUNDS, END, entries_plan, runs_plan
 from rescind.journal.postgres.recorder import PostgresRecorder
-from rescind.journal.queries import Values, time_values, windows
+from rescind.journal.queries import windows
 from rescind.journal.readers import Readers
 from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
 from rescind.journal.threaded import RUNS_CACHED_MAX, ThreadedJournal

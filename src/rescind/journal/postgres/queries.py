@@ -7,24 +7,21 @@ so they are asked for in windows of sequences, which grow until the page is full
 
 import msgspec
 
-from rescind.journal.codec import REVIEW_KINDS, target_digest
+from rescind.journal.conditions import ENTRY_COLUMNS, Values, bounds, entry_conditions, run_conditions
 from rescind.journal.port import Query
-from rescind.journal.queries import Values, time_values
-from rescind.journal.rows import RUN_COLUMNS, SPAN_SHIFT
-
-ENTRY_COLUMNS = "e.sequence, e.position, e.run_key, e.recorded_at_us, e.hash, e.body"
+from rescind.journal.rows import RUN_COLUMNS
 
 END = "SELECT 1::bigint, last_sequence FROM journal"
 """The first and the last sequence. One row."""
 
-BOUNDS = (
-    f"SELECT coalesce(min(span), 0) << {SPAN_SHIFT}, (coalesce(max(span), -1) + 1 << {SPAN_SHIFT}) - 1"  # noqa: S608
-    " FROM spans WHERE last_at_us >= %(since)s AND first_at_us < %(until)s"
-)
-"""Outside of which sequences no entry is in the time range. One row, of a table of one per 1,024 entries."""
 
-_REVIEW = "e.kind IN ({})".format(", ".join(f"'{kind}'" for kind in REVIEW_KINDS))
-_RUN_FIELDS = ("run_id", "trace_id", "tenant", "agent_name", "agent_version")
+def _place(name: str) -> str:
+    return f"%({name})s"
+
+
+BOUNDS = bounds(_place)
+"""Outside of which sequences no entry is in the time range. One row."""
+
 _PAGE = "e.sequence > %(after)s AND e.sequence <= %(upto)s"
 
 
@@ -41,8 +38,8 @@ class Plan(msgspec.Struct, frozen=True):
 
 def entries_plan(query: Query) -> Plan:
     """How to read one page of entries, from `after` (exclusive) to `upto` (inclusive)."""
-    on_run, values = _run_conditions(query)
-    conditions, more = _entry_conditions(query)
+    on_run, values = run_conditions(query, _place)
+    conditions, more = entry_conditions(query, _place)
     source = "entries e"
     if query.run_id is not None:
         # A value and not a join: so it is seen that the index of the run gives the order.
@@ -58,8 +55,8 @@ def entries_plan(query: Query) -> Plan:
 
 def runs_plan(query: Query) -> tuple[str, Values]:
     """How to read one page of runs after `after_run`. The statement also takes `limit`, `after` and `upto`."""
-    conditions, values = _run_conditions(query)
-    on_entry, more = _entry_conditions(query)
+    conditions, values = run_conditions(query, _place)
+    on_entry, more = entry_conditions(query, _place)
     if on_entry:
         matching = " AND ".join([*on_entry, _PAGE])
         if query.target is not None or query.reviews:
@@ -69,28 +66,3 @@ def runs_plan(query: Query) -> tuple[str, Values]:
     where = " AND ".join(["r.run_id > %(after_run)s", *conditions])
     sql = f"SELECT {RUN_COLUMNS} FROM runs r WHERE {where} ORDER BY r.run_id LIMIT %(limit)s"  # noqa: S608  # constants
     return sql, values | more
-
-
-def _run_conditions(query: Query) -> tuple[list[str], Values]:
-    values: Values = {}
-    for name in _RUN_FIELDS:
-        value: str | None = getattr(query, name)
-        # A version without an agent narrows nothing.
-        if value is not None and (name != "agent_version" or query.agent_name is not None):
-            values[name] = value
-    return [f"r.{name} = %({name})s" for name in values], values
-
-
-def _entry_conditions(query: Query) -> tuple[list[str], Values]:
-    conditions: list[str] = []
-    values: Values = {}
-    if query.target is not None:
-        conditions.append("e.target = %(target)s")
-        values["target"] = target_digest(query.target)
-    if query.reviews:
-        conditions.append(_REVIEW)
-    times = time_values(query)
-    if times is not None:
-        conditions.append("e.recorded_at_us >= %(since)s AND e.recorded_at_us < %(until)s")
-        values |= times
-    return conditions, values
