@@ -262,6 +262,8 @@ class SubmissionFold:
         match event:
             case PlanShare():
                 self._shares.append(event)
+            case PlanNeeds(needs=needs):
+                self._last = msgspec.structs.replace(last, needs=needs)
             case _ if last.is_over:
                 pass
             case PlanStarted():
