@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rescind.clock import Clock, IdSource
-from rescind.compensation.sharing.coordinator import share_numbers
+from rescind.compensation.sharing.attempts import share_numbers
 from rescind.compensation.sharing.submission import Submission, read_submission
 from rescind.database.address import StoreAt
 from rescind.errors import (

@@ -18,9 +18,8 @@ Y5. *One task for one kind.* What all shares leave to a person is grouped as if 
 Y6. *A cancel needs no worker.* What was cancelled, or is out of time, ends also while nobody can carry out its shares.
 """
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from rescind.compensation.planning.redo import find_applied, redo_steps
 from rescind.compensation.planning.scope import scope_of
 from rescind.compensation.planning.selection import Selection, select_steps
 from rescind.compensation.port import Compensator, ReviewReason
+from rescind.compensation.sharing.attempts import Attempts, Task
 from rescind.compensation.sharing.carrying import Left, Orders, ShareResult, Shares, result_as_json
 from rescind.compensation.sharing.ending import end
 from rescind.compensation.sharing.results import results_of
@@ -40,9 +40,9 @@ from rescind.errors import SequenceConflict, UsageError
 from rescind.journal.behind import again
 from rescind.journal.port import Journal
 from rescind.model.entry import PlanLeft, PlanShare, PlanStarted, RunOpened, StepRef
-from rescind.model.step import RunInfo, canonical_json
+from rescind.model.step import RunInfo
 from rescind.recovery.control import UNDO_AGENT
-from rescind.recovery.engine import Engine, Job, JobReport, JobState
+from rescind.recovery.engine import Engine, Job, JobReport
 from rescind.recovery.locks import Locks
 from rescind.recovery.workers import WorkerInfo
 
@@ -54,20 +54,8 @@ All workers of rescinds that read the same of a plan's run listen on the same on
 
 LOOK_AFTER, CHECK, SHARE = "undo.plan", "undo.check", "undo.share"
 
-_ATTEMPTS_MAX = 6
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.2, 5.0  # Between two attempts at a share that has failed: longer than a restart.
 _TURNS_MAX = 20  # Of trying again what was held back; each has undone something, or it is the last.
-_WAIT_S = 1.0  # How often to look whether workers have come or gone, when no job says anything.
 _HELD_BACK = (ReviewReason.CONFLICT, ReviewReason.BLOCKED)
-
-
-class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """A job to be seen through, before it is known who will do it."""
-
-    kind: str
-    actions: tuple[str, ...]
-    alone: bool
-    payload: dict[str, Any]
 
 
 class Coordinator:
@@ -104,6 +92,7 @@ class Coordinator:
     ) -> None:
         self._journal, self._engine, self._workers, self._locks = journal, engine, workers, locks
         self._clock, self._ids, self._is_leaving = clock, ids, is_leaving
+        self._attempts = Attempts(engine, workers, clock, is_leaving)
         self._shares = Shares(
             journal, compensators, clock, ids, is_leaving, systems, live_runs, locks=locks, worker_id=worker_id
         )
@@ -276,48 +265,12 @@ class Coordinator:
     def _see_through(
         self, submission: Submission, stage: str, tasks: Sequence[Task], orders: Orders
     ) -> list[JobReport] | None:
-        """Have these tasks done, each by whoever can. Reports in order; None if this worker leaves (Y2, Y3, Y6)."""
-        # Named by what is to be done: a successor that would do something else must not take this for it.
-        prefix = f"{submission.prefix}{stage}-{_digest(tasks)}."
-        while True:
-            reports = self._engine.reports(prefix)
-            tries = [_Tries.of(reports, f"{prefix}{number}.") for number in range(len(tasks))]
-            if all(each.is_final for each in tries):
-                return [each.last for each in tries if each.last is not None]
-            if self._is_leaving():
-                return None
-            over = orders.look()
-            if over is not None and not any(each.is_running for each in tries):
-                # What waits for a worker begins nothing any more: it finds the plan ended, or sees the same orders.
-                none = JobReport(job_id="", state=JobState.CANCELLED, result=result_as_json(over))
-                return [each.last if each.is_final and each.last is not None else none for each in tries]
-            due = [] if over is not None else self._due(submission, tasks, tries)
-            if due:
-                self._clock.sleep(max(tries[number].pause_s for number, _ in due))
-                self._engine.start([_job(submission, prefix, tasks[n], f"{n}.{tries[n].count + 1}", q) for n, q in due])
-                reports = self._engine.reports(prefix)
-            seen = {name: report.state for name, report in reports.items()}
-            self._engine.wait(prefix, seen, timeout_s=_WAIT_S)
+        def over() -> dict[str, Any] | None:
+            # What waits for a worker begins nothing any more: it finds the plan ended, or sees the same orders.
+            result = orders.look()
+            return None if result is None else result_as_json(result)
 
-    def _due(self, submission: Submission, tasks: Sequence[Task], tries: Sequence["_Tries"]) -> list[tuple[int, str]]:
-        """The tasks to be begun now, each with the queue to wait on."""
-        workers = self._workers()
-        living = {worker.queue for worker in workers}
-        due: list[tuple[int, str]] = []
-        is_taken = any(task.alone and each.is_under_way for task, each in zip(tasks, tries, strict=True))
-        for number, (task, each) in enumerate(zip(tasks, tries, strict=True)):
-            queue = _queue_for(number, task, submission, workers)
-            if each.is_final or queue is None:
-                continue
-            if each.last is not None and each.is_under_way:
-                if each.last.state is not JobState.WAITING or each.last.queue in living:
-                    continue
-                self._engine.cancel(each.last.job_id)  # all who listened there are gone
-            elif task.alone and is_taken:
-                continue
-            is_taken = is_taken or task.alone
-            due.append((number, queue))
-        return due
+        return self._attempts.see_through(submission, stage, tasks, over)
 
     def _able(self, submission: Submission, actions: Sequence[str]) -> bool:
         return any(submission.demand.is_met_by(worker, actions) for worker in self._workers())
@@ -336,57 +289,6 @@ class Coordinator:
         return again(turn)  # a person may decide about a task, or another look after the plan as well
 
 
-class _Tries(msgspec.Struct, frozen=True, kw_only=True):
-    """All attempts at one task."""
-
-    count: int = 0
-    failures: int = 0
-    last: JobReport | None = None
-
-    @classmethod
-    def of(cls, reports: Mapping[str, JobReport], prefix: str) -> "_Tries":
-        mine = {int(name.removeprefix(prefix)): each for name, each in reports.items() if name.startswith(prefix)}
-        failures = sum(bool(each.problem) for each in mine.values())
-        return cls(count=max(mine, default=0), failures=failures, last=mine[max(mine)] if mine else None)
-
-    @property
-    def is_under_way(self) -> bool:
-        return self.last is not None and not self.last.is_over
-
-    @property
-    def is_running(self) -> bool:
-        return self.last is not None and self.last.state is JobState.RUNNING
-
-    @property
-    def is_final(self) -> bool:
-        if self.last is None or not self.last.is_over or self.last.state is JobState.CANCELLED:
-            return False
-        if self.last.problem:
-            return self.failures >= _ATTEMPTS_MAX
-        return not self.last.result.get("again")
-
-    @property
-    def pause_s(self) -> float:
-        if self.last is None or not self.last.problem:
-            return 0.0
-        return float(min(_PAUSE_FIRST_S * 2 ** (self.failures - 1), _PAUSE_MAX_S))
-
-
-def share_numbers(submission: Submission, reports: Iterable[JobReport]) -> dict[int, list[JobReport]]:
-    """Of these jobs, those that carry out the shares as they were submitted: by share, the last attempt last."""
-    found: defaultdict[int, list[tuple[int, JobReport]]] = defaultdict(list)
-    for report in reports:
-        stage, _, rest = report.job_id.removeprefix(submission.prefix).partition("-")
-        words = rest.split(".")
-        if stage == "share0" and len(words) == 3 and words[1].isdigit() and words[2].isdigit():
-            found[int(words[1])].append((int(words[2]), report))
-    return {number: [report for _, report in sorted(each, key=_attempt)] for number, each in found.items()}
-
-
-def _attempt(each: tuple[int, JobReport]) -> int:
-    return each[0]
-
-
 def look_after_job(submission: Submission, attempt: int) -> Job:
     """The job that looks after a submitted plan, for whoever finds that nobody does."""
     return Job(
@@ -397,23 +299,9 @@ def look_after_job(submission: Submission, attempt: int) -> Job:
     )
 
 
-def _job(submission: Submission, prefix: str, task: Task, name: str, queue: str) -> Job:
-    payload = {"plan_run": submission.plan_run, "number": submission.number, **task.payload}
-    return Job(job_id=prefix + name, kind=task.kind, queue=queue, payload=payload)
-
-
 def _share_task(share: PlanShare) -> Task:
     payload = {"share": msgspec.to_builtins(share), "alone": share.alone}
     return Task(kind=SHARE, actions=share.actions, alone=share.alone, payload=payload)
-
-
-def _queue_for(number: int, task: Task, submission: Submission, workers: Sequence[WorkerInfo]) -> str | None:
-    able = sorted({worker.queue for worker in workers if submission.demand.is_met_by(worker, task.actions)})
-    return able[number % len(able)] if able else None
-
-
-def _digest(tasks: Sequence[Task]) -> str:
-    return hashlib.sha256(canonical_json(list(tasks))).hexdigest()[:8]
 
 
 def _left(submission: Submission, why: str, detail: str) -> PlanLeft:

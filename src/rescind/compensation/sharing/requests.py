@@ -24,6 +24,7 @@ from rescind.clock import Clock, IdSource
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.sharing.submission import append
 from rescind.errors import AlreadySettled, NameUnknown, SequenceConflict, UsageError
+from rescind.journal.behind import again
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     Entry,
@@ -46,7 +47,6 @@ DONE = ("submitted", "settled")
 _PREFIX = "request_"
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DIGITS_MIN = 8
-_ATTEMPTS_MAX = 20  # Each means that somebody else wrote to the same request's run in between.
 
 
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +156,8 @@ def ask_to_apply(journal: Journal, plan: str, *, actor: str, reason: str, clock:
     Raises: NameUnknown, if no plan with that digest was shown; AlreadySettled, if another plan is shown by now, or the
         request is being answered.
     """
-    for _ in range(_ATTEMPTS_MAX):
+
+    def turn() -> PlanRequest:
         request = find_request(journal, plan)
         assert request.shown is not None, "it was found by its digest"
         asked = msgspec.structs.replace(
@@ -167,12 +168,10 @@ def ask_to_apply(journal: Journal, plan: str, *, actor: str, reason: str, clock:
             return request  # PA4
         if request.answer is None:
             raise AlreadySettled(f"request {request.request_id} is being answered; ask again when it was")
-        try:
-            append(journal, clock, request.run_id, [asked], after=request.position)
-        except SequenceConflict:
-            continue
+        append(journal, clock, request.run_id, [asked], after=request.position)
         return find_request(journal, request.request_id)
-    raise UsageError(f"the plan {plan[:16]} is being asked for by others all the time; try again")
+
+    return again(turn, busy=UsageError(f"the plan {plan[:16]} is being asked for by others all the time; try again"))
 
 
 def refuse_no_request_id(text: str) -> None:
