@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -91,10 +91,13 @@ class AlreadyInReview(msgspec.Struct, frozen=True, gc=False, tag="already_in_rev
 
 Decision = Restore | Compensate | Drop | Settle | Review | AlreadyUndone | AlreadyInReview
 
+_UNDOES = (Restore, Compensate)  # written out in the function, it would be made anew for each of a plan's steps
+_KINDS: dict[type[Decision], str] = {each: str(each.__struct_config__.tag) for each in get_args(Decision)}
+
 
 def is_undo(decision: Decision) -> bool:
     """Whether it changes something at the target."""
-    return isinstance(decision, Restore | Compensate)
+    return isinstance(decision, _UNDOES)
 
 
 def forced_over(decision: Decision) -> str | None:
@@ -222,7 +225,7 @@ def refuse_forced_without_reason(plan: Plan, reason: str) -> None:
 
 def kind_of(decision: Decision) -> str:
     """The decision's name in JSON: `restore`, `compensate`, `settle`, `review`, `already_undone`, …."""
-    return str(decision.__struct_config__.tag)
+    return _KINDS[type(decision)]
 
 
 def digest_of_plan(items: Iterable[PlanItem], gates: Iterable[Gate]) -> str:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from rescind.model.history import StepRecord
 
 
+_KNOWN = (Completed, Failed)  # written out in the function, it would be made anew for each of a plan's steps
+
+
 class Resolved(msgspec.Struct, frozen=True):
     """It took place: the step, as completed as its target system knows it."""
 
@@ -45,7 +48,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 def is_in_doubt(record: "StepRecord") -> bool:
     """Whether nobody has recorded how the step ended."""
-    return not isinstance(record.outcome, Completed | Failed)
+    return not isinstance(record.outcome, _KNOWN)
 
 
 def as_known(record: "StepRecord") -> "StepRecord":

@@ -161,7 +161,7 @@ def _reversible(record: StepRecord, action: Action, site: Site, known: Known) ->
     begun = merge_begun(record, view.version if site.undone else seen or view.version)
     if begun is not None:
         return begun
-    possible = {view.version, seen}
+    possible = (view.version, seen)
     if not completed:
         if before.version in possible:
             because = "the target will be as before, if it never took effect; that is checked in its turn"
@@ -174,7 +174,7 @@ def _reversible(record: StepRecord, action: Action, site: Site, known: Known) ->
         return Review(ReviewReason.NO_SNAPSHOT, "what the step left at the target was not recorded")
     # Nobody knows before which version a merge leaves, so what comes after one is seen in its turn.
     foreseen = bool(view.version) and not site.moves_others(view)
-    if possible.isdisjoint((before.version, after.version)) and foreseen:
+    if foreseen and before.version not in possible and after.version not in possible:
         why = explain_conflict(record, site, known)
         decision = by_policy(record, action, view.version, why, may_force=known.may_force)
         return (past_deadline(record, known) if is_undo(decision) else None) or decision

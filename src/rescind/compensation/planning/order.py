@@ -125,7 +125,7 @@ class _Graph:
 
 def _declared(graph: _Graph) -> Iterator[Edge]:
     for number, record in enumerate(graph.steps):
-        for name in dict.fromkeys(record.step.depends_on) if record.step.depends_on else ():
+        for name in _each_once(record.step.depends_on):
             earlier = graph.find(record.run.run_id, name)
             if earlier is not None:
                 yield number, earlier
@@ -134,10 +134,14 @@ def _declared(graph: _Graph) -> Iterator[Edge]:
 def _causal(graph: _Graph, inside: Mapping[StepRef, StepRef]) -> Iterator[Edge]:
     outer = set(inside.values())
     for number, record in enumerate(graph.steps):
-        for name in dict.fromkeys(record.step.causal_parents) if record.step.causal_parents else ():
+        for name in _each_once(record.step.causal_parents):
             earlier = graph.find(record.run.run_id, name)
             if earlier is not None and earlier != number and not _is_made_inside(record, graph.steps[earlier], outer):
                 yield number, earlier
+
+
+def _each_once(names: tuple[str, ...]) -> Iterable[str]:
+    return names if len(names) < 2 else dict.fromkeys(names)
 
 
 def _is_made_inside(record: StepRecord, cause: StepRecord, outer: Collection[StepRef]) -> bool:

@@ -29,6 +29,8 @@ def divide(
 
     Raises: UsageError, for an action or a target that none of the steps has, and if `strict`, for an excluded name.
     """
+    if not (selection.since or selection.until or selection.actions or selection.targets or selection.exclude):
+        return list(steps), []
     is_meant = _test_of(steps, selection, strict=strict)
     chosen: list[StepRecord] = []
     others: list[StepRecord] = []
