@@ -10,6 +10,7 @@ from compensation.undo_world import Shop
 from counting import CountingJournal
 from rescind.clock import to_us
 from rescind.compensation.planning.selection import Selection
+from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.sharing.submission import Submission, read_submission
 from rescind.compensation.sharing.under_way import OpenSubmissions
 from rescind.journal.port import Draft
@@ -109,3 +110,13 @@ def test_somebody_who_applies_the_same_plan_himself_and_leaves_it_does_not_end_i
     append(journal, first.plan_run, left(first, "interrupted"))
 
     assert [each.number for each in open_ones.read()] == [1]
+
+
+def test_what_a_worker_has_to_know_for_it_is_told(crew: Crew, journal: CountingJournal) -> None:
+    plan = make_plan(journal, Selection(run_ids=("run-0",)), crew.shop.compensators, crew.shop.clock)
+    crew.shop.apply(plan)
+
+    redo = crew.submit_plan(crew.shop.redo_plan(plan.digest))
+
+    assert redo.needs == ("redo",)
+    assert OpenSubmissions(journal).read() == [redo]

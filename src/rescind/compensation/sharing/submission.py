@@ -260,6 +260,8 @@ class SubmissionFold:
 
     def _go_on(self, last: Submission, event: Event) -> None:
         match event:
+            case PlanNeeds(needs=needs):
+                self._last = msgspec.structs.replace(last, needs=needs)
             case PlanShare():
                 self._shares.append(event)
             case PlanNeeds(needs=needs):
