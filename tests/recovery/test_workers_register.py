@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from builders import environment
 from rescind.clock import SystemClock
 from rescind.database.address import Address
 from rescind.recovery.places import locks_of, register_of
+from rescind.recovery.postgres.register import opened
 from rescind.recovery.toolset import ToolInfo
 from rescind.recovery.workers import DEAD_AFTER_S, Seen, WorkerInfo, Workers, WorkersFolder, working
+from servers import Postgres
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
@@ -69,6 +72,29 @@ def test_a_worker_is_seen_with_what_it_can_do_until_it_goes(register: Workers) -
     assert working(register.look(now_us=SystemClock().now_us())) == []
     entry.close()
     assert look(register) == {}
+
+
+def test_a_worker_that_goes_is_not_taken_for_dead_because_the_server_is_slow_to_end_its_session(
+    postgres: Postgres,
+) -> None:
+    """Its lock outlived its socket, and who looked whether it lives left the entry of one that had gone."""
+    address = Address.parse(postgres.new_database())
+    with contextlib.closing(register_of(address)) as register:
+        entry = register.enter(INFO, lambda: None)
+        with opened(address, name="test") as session:
+            (backend,) = session.execute(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND database ="
+                " (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchone() or (0,)
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            leaving = threading.Thread(target=entry.close)
+            leaving.start()
+            leaving.join(2.0)  # who does not wait for the server is gone by then
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        leaving.join(DEADLINE_S)
+        assert look(register) == {}
 
 
 def test_a_ring_is_heard_by_everybody(register: Workers, store: "StoreAt") -> None:

@@ -156,6 +156,9 @@ class DatabaseEntry:
             except driver().Error:
                 session.close()
                 session = self._begin_again(session)
+        # Let go of by name: the server ends a session some time after its socket, and until then it seems to live.
+        with contextlib.suppress(driver().Error):
+            session.execute("SELECT pg_advisory_unlock(%s)", (self._number,))
         session.close()
 
     def _begin_again(self, lost: "psycopg.Connection[Any]") -> "psycopg.Connection[Any]":
