@@ -250,3 +250,12 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
         time.sleep(0.005)
+
+
+def until_more(count: Callable[[], int], than: int, what: str) -> None:
+    """Wait until there are more than so many. Raises: AssertionError, if nothing was added before a deadline.
+
+    How long many of them take says how busy the machine is; that one more comes says that it goes on.
+    """
+    while (now := count()) <= than:
+        until(lambda: count() > now, f"{what} (more than {now})")  # it is over before the next round

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.bank import Bank, until
+from acceptance.bank import Bank, until, until_more
 from acceptance.test_undo import MORNING, UNDO
 from servers import Postgres, free_port, postgres_server
 
@@ -62,7 +62,7 @@ def test_a_run_of_a_killed_agent_is_undone_from_the_other_machine_and_by_two_of_
 ) -> None:
     here, there = machines
     agent = here.start_agent()
-    until(lambda: here.effects() > 100, "the agent writes")
+    until_more(here.effects, 100, "the agent writes")
     agent.kill()
     agent.wait(20.0)
 
@@ -91,7 +91,7 @@ def test_a_run_of_a_killed_agent_is_undone_from_the_other_machine_and_by_two_of_
 def test_one_undo_at_a_time_on_all_machines(machines: Machines) -> None:
     here, there = machines
     here.start_agent()
-    until(lambda: here.effects() > 300, "the agent writes")
+    until_more(here.effects, 300, "the agent writes")
     here.answer("stop", "agent:paying-agent", "--wait")
     undo = here.start_rescind(*UNDO, "--apply", "--yes", "--parallel", "1")
     until(lambda: here.trail("restore") > 0, "the undo is under way")

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from acceptance.bank import Bank, until
+from acceptance.bank import Bank, until, until_more
 
 MORNING = {"customer-0": 100, "customer-1": 101, "customer-2": 102, "customer-3": 103}
 
@@ -16,7 +16,7 @@ UNDO = ("undo", "--run", "run-1", "--app", "bank_tools")
 def let_it_pay(bank: Bank, effects: int) -> None:
     """The agent pays until there are so many effects, and is stopped with a receipt."""
     agent = bank.start_agent()
-    until(lambda: bank.effects() > effects, "the agent writes")
+    until_more(bank.effects, effects, "the agent writes")
     bank.answer("stop", "agent:paying-agent", "--wait")
     agent.communicate(timeout=20.0)
     assert bank.accounts() != MORNING
