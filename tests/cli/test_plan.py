@@ -162,3 +162,19 @@ def test_the_bars_are_drawn_without_markup() -> None:
 
     assert "100%" in screen.getvalue()
     assert "[progress" not in screen.getvalue()
+
+
+def test_each_worker_has_a_bar_for_its_part_and_its_name_is_no_markup() -> None:
+    screen = io.StringIO()
+    steps = [StepRef("run-1", str(number)) for number in range(4)]
+    console = Console(file=screen, force_terminal=True, width=80, markup=False, emoji=False, highlight=False)
+
+    with drawn_progress(dict.fromkeys(steps, ""), console) as progress:
+        for step, worker in zip(steps, ("worker_1m8cr4d68mav9ynm7dy", "worker_\x1b[2Jevil"), strict=False):
+            progress.advance(StepResult(step=step, action="x", disposition=Disposition.RESTORED, by=worker))
+
+    shown = screen.getvalue()
+    assert "8mav9ynm7dy" in shown, "the end of an id tells two workers apart"
+    assert "2/4" in shown
+    assert shown.count("1/2") >= 2, "one of the two that are done, each"
+    assert "\x1b[2J" not in shown
