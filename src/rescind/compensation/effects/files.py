@@ -9,14 +9,13 @@ from typing import Any
 from rescind.compensation.effects.blobs import BlobDamaged, Blobs
 from rescind.compensation.effects.files_restore import restore_tree
 from rescind.compensation.effects.manifest import Manifest, Scan, as_name, as_text, folder_below
+from rescind.compensation.effects.one_place import OnePlace, before_of
 from rescind.errors import Conflict, UsageError
-from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
-from rescind.model.action import EffectClass
+from rescind.guard.effect import Call, PastStep
 from rescind.model.step import Snapshot, Target
 
 
-class Files:
+class Files(OnePlace):
     """A file or a folder tree below `root`, before and after a call; the undo puts it back as it was.
 
         reports = Files(lambda name: f"reports/{name}.md", root="/srv/agent", keep="/var/lib/agent/kept")
@@ -59,20 +58,11 @@ class Files:
             bytes_max: How much one call may need to copy; more is refused before the tool runs.
             entries_max: How many paths one call may concern; they are listed in the journal.
         """
-        self._path, self._root, self._system = Binding(path, role="path"), Path(root), system
+        super().__init__(path, role="path", system=system)
+        self._root = Path(root)
         self._blobs = Blobs(Path(keep).absolute())
         self._bytes_max, self._entries_max = bytes_max, entries_max
         self._lock = threading.Lock()
-
-    @property
-    def effect_class(self) -> EffectClass:
-        """Reversible: what was there is put back."""
-        return EffectClass.REVERSIBLE
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """The tool's parameters that the declaration names."""
-        return self._path.parameters
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: the path below the root."""
@@ -91,19 +81,13 @@ class Files:
         """See `Effect`."""
         return self.look(step.before["path"], self.scan()) if step.before else None
 
-    def probe(self, step: PastStep) -> Probe:
-        """See `Probing`: the tree as the step left it, as it found it, or neither."""
-        return probe_by_version(step, self.observe(step))
-
     def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
         """See `Imaging`. `entries` by path, none for a path that is not to be there; only contents that are kept."""
         return _snapshot(step.before["path"], image["entries"] if image else {})
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
-        before, after = step.before_snapshot, step.after_snapshot
-        if before is None or not before.image:
-            raise Conflict("no content from before the call was recorded, so there is nothing to put back")
+        before, after = before_of(step, "the content from"), step.after_snapshot
         path = before.image["path"]
         with self._lock:
             if after is None or not after.image:
@@ -162,7 +146,7 @@ class Files:
     def _locate(self, arguments: Mapping[str, Any]) -> str:
         """The path below the root, links on the way to it resolved."""
         root = os.fspath(self._resolved_root())
-        chosen: Any = self._path(arguments)
+        chosen: Any = self._named(arguments)
         try:
             whole = os.path.join(root, chosen)
             if os.path.basename(whole) in ("", ".", ".."):

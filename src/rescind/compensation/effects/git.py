@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rescind.compensation.effects.one_place import OnePlace, before_of, is_to_put_back
 from rescind.errors import Conflict, RescindError, Transient, UsageError
-from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
-from rescind.model.action import EffectClass
+from rescind.guard.effect import Call, PastStep
 from rescind.model.step import Snapshot, Target
 
 _KEPT = "refs/rescind/kept"
@@ -20,7 +19,7 @@ class GitFailed(RescindError):
     """Git could not be asked, or said no."""
 
 
-class GitBranch:
+class GitBranch(OnePlace):
     """Where a branch points, before and after a call; the undo moves it back, if nobody has moved it since.
 
         branch = GitBranch("/srv/site", branch=lambda name: name)
@@ -55,23 +54,13 @@ class GitBranch:
             system: What targets call it.
             timeout_s: How long one command of git may take.
         """
-        self._repository, self._branch = Path(repository), Binding(branch, role="branch")
-        self._remote, self._system, self._timeout_s = remote, system, timeout_s
-
-    @property
-    def effect_class(self) -> EffectClass:
-        """Reversible: the branch is moved back."""
-        return EffectClass.REVERSIBLE
+        super().__init__(branch, role="branch", system=system)
+        self._repository, self._remote, self._timeout_s = Path(repository), remote, timeout_s
 
     @property
     def is_remote(self) -> bool:
         """Whether the branch is another repository's."""
         return self._remote is not None
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """The tool's parameters that the declaration names."""
-        return self._branch.parameters
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: the branch."""
@@ -88,10 +77,6 @@ class GitBranch:
         """See `Effect`."""
         return self.look(step.before["ref"]) if step.before else None
 
-    def probe(self, step: PastStep) -> Probe:
-        """See `Probing`: the branch where the step left it, where it found it, or elsewhere."""
-        return probe_by_version(step, self.observe(step))
-
     def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
         """See `Imaging`; without a commit, no branch. Raises: Conflict, if the commit is not here."""
         commit = str(image["commit"]) if image else ""
@@ -104,25 +89,19 @@ class GitBranch:
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
-        before, after = step.before_snapshot, step.after_snapshot
-        if before is None or not before.image:
-            raise Conflict("where the branch was before the call was not recorded, so there is nothing to put back")
+        before = before_of(step, "where the branch was")
         ref = before.image["ref"]
         now = self.look(ref)
-        if now.version == before.version:
+        if not is_to_put_back(step, now, ref, unlike=lambda _: f", but at {_commit(now) or 'nothing'}"):
             return
-        if after is None or not after.image:
-            raise Conflict(f"where the step left {ref} was not recorded, so it was not moved")
-        if now.version != after.version:
-            raise Conflict(f"{ref} is not as the step left it: it is at {_commit(now) or 'nothing'}; it was not moved")
         try:
             self.keep(now)
-            self._move(ref, _commit(before), _commit(after))
+            self._move(ref, _commit(before), _commit(now))
         except GitFailed as error:
             seen = self.look(ref)
             if seen.version == before.version:
                 return
-            if seen.version == after.version:
+            if seen.version == now.version:
                 raise Transient(str(error)) from error
             raise Conflict(f"{ref} is not as the step left it: it moved just now; it was not touched") from error
 
@@ -152,9 +131,7 @@ class GitBranch:
             self._git("update-ref", "-m", "rescind undo", "-d", ref, expected)
 
     def _ref_of(self, arguments: Mapping[str, Any]) -> str:
-        name: Any = self._branch(arguments)
-        if not isinstance(name, str) or not name:
-            raise UsageError(f"branch returned {name!r}, which is no name of a branch")
+        name = self._name(arguments)
         try:
             self._git("check-ref-format", f"refs/heads/{name}")
         except GitFailed as error:

@@ -13,10 +13,9 @@ from rescind.compensation.effects.http_exchange import Exchange, HttpFailed, Rep
 # isort: split
 import httpx
 
+from rescind.compensation.effects.one_place import OnePlace, before_of, is_to_put_back
 from rescind.errors import Conflict, DeclarationError, Transient, UsageError
-from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
-from rescind.model.action import EffectClass
+from rescind.guard.effect import Call, PastStep
 from rescind.model.step import Snapshot, Target
 
 _HEADERS_KEPT = ("content-type", "content-encoding", "content-language")
@@ -24,7 +23,7 @@ _REFUSALS = (404, 409, 410, 412, 423, 428)
 _NO_PATH = re.compile(r"[\x00-\x20\x7f\\#]")
 
 
-class HttpResource:
+class HttpResource(OnePlace):
     """What an address holds, before and after a call; the undo puts it back, if it is still as the call left it.
 
         crm = HttpResource("https://crm.example/api", path=lambda id: f"customers/{quote(id, safe='')}", client=client)
@@ -84,22 +83,13 @@ class HttpResource:
         self._base = _base_of(base_url)
         if without_etag not in ("refuse", "check"):
             raise DeclarationError(f'without_etag is {without_etag!r}; it must be "refuse" or "check"')
-        self._path, self._system, self._checks = Binding(path, role="path"), system, without_etag == "check"
+        super().__init__(path, role="path", system=system)
+        self._checks = without_etag == "check"
         self._ignore = frozenset([ignore] if isinstance(ignore, str) else ignore)
         self._owns_client = client is None
         self.client = client or httpx.Client()
         """What the effect sends its requests by; tools may use it too."""
         self._exchange = Exchange(self.client, bytes_max=bytes_max, timeout_s=timeout_s)
-
-    @property
-    def effect_class(self) -> EffectClass:
-        """Reversible: the body is put back."""
-        return EffectClass.REVERSIBLE
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """The tool's parameters that the declaration names."""
-        return self._path.parameters
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: the path below the base."""
@@ -125,30 +115,20 @@ class HttpResource:
         """See `Effect`."""
         return self.look(step.before["path"]) if step.before else None
 
-    def probe(self, step: PastStep) -> Probe:
-        """See `Probing`: the resource as the step left it, as it found it, or neither."""
-        return probe_by_version(step, self.observe(step))
-
     def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
         """See `Imaging`."""
         return self._snapshot(image)
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`. Raises also: ConnectionError, TimeoutError, if it may have happened; HttpFailed."""
-        before, after = step.before_snapshot, step.after_snapshot
-        if before is None or not before.image:
-            raise Conflict("no body from before the call was recorded, so there is nothing to put back")
+        before = before_of(step, "the body from")
         path = before.image["path"]
         now, etag = self._look(path)
-        if now.version == before.version:
+        if not is_to_put_back(step, now, path):
             return
-        if after is None or not after.image:
-            raise Conflict(f"how the step left {path} was not recorded, so it was not touched")
-        if now.version != after.version:
-            raise Conflict(f"{path} is not as the step left it, so it was not changed")
         reply = self._put_back(path, before, now, etag)
         if reply.status in _REFUSALS:
-            self._explain(path, reply, before, after)
+            self._explain(path, reply, before, now)
         elif not 200 <= reply.status < 300:
             raise HttpFailed(f"putting back {path} was refused: the server answered {reply.status}")
 
@@ -204,9 +184,7 @@ class HttpResource:
         return Snapshot.of(image, version=None if values is None else Snapshot.of([headers, values]).ref)
 
     def _path_of(self, arguments: Mapping[str, Any]) -> str:
-        path: Any = self._path(arguments)
-        if not isinstance(path, str):
-            raise UsageError(f"path returned {path!r:.200}, which is no text")
+        path = self._name(arguments)
         self._url(path)
         return path
 

@@ -7,10 +7,9 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from rescind.errors import Conflict, UsageError
-from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
-from rescind.model.action import EffectClass
+from rescind.compensation.effects.one_place import OnePlace, before_of, is_to_put_back
+from rescind.errors import UsageError
+from rescind.guard.effect import Call, PastStep
 from rescind.model.step import Snapshot, Target, canonical_json
 
 _JSON_SCALARS = (type(None), bool, int, float, str)
@@ -24,7 +23,7 @@ class Store(Protocol):
     def __delitem__(self, key: Any, /) -> None: ...
 
 
-class MappingKey:
+class MappingKey(OnePlace):
     """One key of a mapping, before and after; the undo sets it back or deletes it.
 
         settings = shelve.open("settings")
@@ -51,20 +50,10 @@ class MappingKey:
             key: Which key, as a function of those of the tool's arguments that it names.
             system: What targets call the store.
         """
-        self._mapping, self._system = mapping, system
-        self._key = Binding(key, role="key")
+        super().__init__(key, role="key", system=system)
+        self._mapping = mapping
         self._lock = threading.RLock()
         self._local = isinstance(mapping, dict | shelve.Shelf)
-
-    @property
-    def effect_class(self) -> EffectClass:
-        """Reversible: what was there is put back."""
-        return EffectClass.REVERSIBLE
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """The tool's parameters that the declaration names."""
-        return self._key.parameters
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: the store and the key."""
@@ -79,10 +68,6 @@ class MappingKey:
         """See `Effect`."""
         return self.look(step.before["key"]) if step.before else None
 
-    def probe(self, step: PastStep) -> Probe:
-        """See `Probing`: the key as the step left it, as it found it, or neither."""
-        return probe_by_version(step, self.observe(step))
-
     def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
         """See `Imaging`. An image without a value, or None, is a key that is not there."""
         value = {"value": image["value"]} if image and "value" in image else {}
@@ -90,20 +75,11 @@ class MappingKey:
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
-        before, after = step.before_snapshot, step.after_snapshot
-        if before is None:
-            raise Conflict("no value from before the call was recorded, so there is nothing to put back")
+        before = before_of(step, "the value from")
         key = before.image["key"]
         with self._lock:
-            current = self.look(key)
-            if current.version == before.version:
+            if not is_to_put_back(step, self.look(key), f"key {key!r} of {self._system}"):
                 return
-            if after is None:
-                raise Conflict(
-                    f"how the step left key {key!r} of {self._system} was not recorded, so it was not touched"
-                )
-            if current.version != after.version:
-                raise Conflict(f"key {key!r} of {self._system} is not as the step left it; it was not touched")
             if before.absent:
                 del self._mapping[key]
             else:
@@ -136,7 +112,7 @@ class MappingKey:
         return self._local and self.look(before.image["key"]).version == before.version
 
     def _key_of(self, arguments: Mapping[str, Any]) -> str | int:
-        key = self._key(arguments)
+        key = self._named(arguments)
         if type(key) is not str and type(key) is not int:
             raise UsageError(f"key must be text or an integer, not {key!r}")
         return key

@@ -12,17 +12,16 @@ except ModuleNotFoundError as missing:
 # What a server answers may be anything.
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 
+from rescind.compensation.effects.one_place import OnePlace, before_of, is_to_put_back
 from rescind.errors import Conflict, Transient, UsageError
-from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
-from rescind.model.action import EffectClass
+from rescind.guard.effect import Call, PastStep
 from rescind.model.step import Snapshot, Target
 
 _TRIES = 5  # a key that others write to all the time is looked at so often before we give up for now
 _KEYS_MAX = 1000
 
 
-class RedisKeys:
+class RedisKeys(OnePlace):
     """Keys of Redis, before and after a call; the undo puts them back, if they are still as the call left them.
 
         cart = RedisKeys(client, keys=lambda user: f"cart:{user}")
@@ -61,17 +60,8 @@ class RedisKeys:
         options: dict[str, Any] = {**pool.connection_kwargs, "decode_responses": False}
         self._pool: Any = cast("Any", redis.ConnectionPool)(connection_class=pool.connection_class, **options)
         self._client: Any = redis.Redis(connection_pool=self._pool)
-        self._keys, self._system, self._bytes_max = Binding(keys, role="keys"), system, bytes_max
-
-    @property
-    def effect_class(self) -> EffectClass:
-        """Reversible: the keys are put back."""
-        return EffectClass.REVERSIBLE
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """The tool's parameters that the declaration names."""
-        return self._keys.parameters
+        super().__init__(keys, role="keys", system=system)
+        self._bytes_max = bytes_max
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: the keys."""
@@ -94,10 +84,6 @@ class RedisKeys:
         """See `Effect`."""
         return self.look(list(step.before["keys"])) if step.before else None
 
-    def probe(self, step: PastStep) -> Probe:
-        """See `Probing`: the keys as the step left them, as it found them, or neither."""
-        return probe_by_version(step, self.observe(step))
-
     def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
         """See `Imaging`. Raises: Conflict for any but the two that are recorded: only the server can read a dump."""
         for known in (step.before_snapshot, step.after_snapshot):
@@ -107,14 +93,12 @@ class RedisKeys:
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`."""
-        before, after = step.before_snapshot, step.after_snapshot
-        if before is None or not before.image:
-            raise Conflict("no values from before the call were recorded, so there is nothing to put back")
+        before_of(step, "what the keys held")
         try:
             with self._client.pipeline() as transaction:
                 for _ in range(_TRIES):
                     try:
-                        self._try_restore(transaction, before, after)
+                        self._try_restore(transaction, step)
                     except redis.WatchError:
                         continue
                     return
@@ -122,17 +106,17 @@ class RedisKeys:
             raise Transient(f"{self._system}: {error}") from error
         raise Transient(f"{self._system}: others wrote to the keys {_TRIES} times while they were put back")
 
-    def _try_restore(self, transaction: Any, before: Snapshot, after: Snapshot | None) -> None:
-        entries: dict[str, dict[str, Any] | None] = before.image["keys"]
+    def _try_restore(self, transaction: Any, step: PastStep) -> None:
+        entries: dict[str, dict[str, Any] | None] = step.before["keys"]
         transaction.watch(*entries)
         now = self.look(list(entries))
-        if now.version == before.version:
+
+        def unlike(after: Snapshot) -> str:
+            return f": {', '.join(_unlike(now, after))}"
+
+        if not is_to_put_back(step, now, self._system, unlike=unlike):
             transaction.unwatch()
             return
-        if after is None or not after.image:
-            raise Conflict(f"how the step left {', '.join(entries)} was not recorded, so nothing was touched")
-        if now.version != after.version:
-            raise Conflict(f"not as the step left it, so nothing was changed: {', '.join(_unlike(now, after))}")
         seconds, micros = self._client.time()
         now_ms = seconds * 1000 + micros // 1000
         late = [key for key, entry in entries.items() if entry and 0 <= entry["expires_ms"] <= now_ms]
@@ -167,7 +151,7 @@ class RedisKeys:
         raise redis.ConnectionError("the types of the keys change all the time")
 
     def _keys_of(self, arguments: Mapping[str, Any]) -> list[str]:
-        chosen: Any = self._keys(arguments)
+        chosen: Any = self._named(arguments)
         keys: list[Any] = [chosen] if isinstance(chosen, str) else list(chosen)
         if not 0 < len(keys) <= _KEYS_MAX or not all(isinstance(key, str) and key for key in keys):
             raise UsageError(f"keys returned {chosen!r:.200}; return a text, or a list of 1 to {_KEYS_MAX} texts")

@@ -6,15 +6,14 @@ from typing import IO, Any, Literal
 from urllib.parse import urlencode
 
 from rescind.compensation.effects.blobs import BlobDamaged, Blobs
+from rescind.compensation.effects.one_place import OnePlace, before_of, is_to_put_back
 from rescind.compensation.effects.s3_store import NotConditional, Refused, Store, Stored, a_file
 from rescind.errors import Conflict, DeclarationError, Transient, UsageError
-from rescind.guard.binding import Binding
-from rescind.guard.effect import Call, PastStep, Probe, probe_by_version
-from rescind.model.action import EffectClass
+from rescind.guard.effect import Call, PastStep
 from rescind.model.step import Snapshot, Target
 
 
-class S3Objects:
+class S3Objects(OnePlace):
     """An object, before and after a call; the undo puts the content from before on top, if nobody has written since.
 
         reports = S3Objects(boto3.client("s3"), "reports", key=lambda name: f"{name}.csv")
@@ -64,19 +63,10 @@ class S3Objects:
         if conditions not in ("store", "check"):
             raise DeclarationError(f'conditions is {conditions!r}; it must be "store" or "check"')
         self._store, self._bucket = Store(client, bucket, bytes_max=bytes_max), bucket
-        self._key, self._system, self._bytes_max = Binding(key, role="key"), system, bytes_max
+        super().__init__(key, role="key", system=system)
+        self._bytes_max = bytes_max
         self._blobs = Blobs(Path(keep).absolute()) if keep is not None else None
         self._conditional = conditions == "store"
-
-    @property
-    def effect_class(self) -> EffectClass:
-        """Reversible: the content is put back."""
-        return EffectClass.REVERSIBLE
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """The tool's parameters that the declaration names."""
-        return self._key.parameters
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: bucket and key."""
@@ -97,28 +87,18 @@ class S3Objects:
         """See `Effect`."""
         return self.look(step.before["key"]) if step.before else None
 
-    def probe(self, step: PastStep) -> Probe:
-        """See `Probing`: the object as the step left it, as it found it, or neither."""
-        return probe_by_version(step, self.observe(step))
-
     def snapshot_of(self, step: PastStep, image: Any) -> Snapshot:
         """See `Imaging`. Only contents that are kept can be put there."""
         return _snapshot(image)
 
     def restore(self, step: PastStep) -> None:
         """See `Effect`. Raises also: ConnectionError, TimeoutError, if it may have happened; S3Failed."""
-        before, after = step.before_snapshot, step.after_snapshot
-        if before is None or not before.image:
-            raise Conflict("no object from before the call was recorded, so there is nothing to put back")
+        before = before_of(step, "the object from")
         key = before.image["key"]
         stored = self._store.read(key)
         now = _snapshot(_image(key, stored))
-        if now.version == before.version:
+        if not is_to_put_back(step, now, key):
             return
-        if after is None or not after.image:
-            raise Conflict(f"how the step left {key} was not recorded, so it was not touched")
-        if now.version != after.version:
-            raise Conflict(f"{key} is not as the step left it, so it was not changed")
         if self._blobs is not None and stored and not stored.version_id and not self._blobs.holds(stored.sha256):
             self.look(key, keep=True)  # somebody's later content: there is a way back to it as well
         try:
@@ -131,7 +111,7 @@ class S3Objects:
             seen = self.look(key)
             if seen.version == before.version:
                 return  # another restore was quicker
-            if seen.version != after.version:
+            if seen.version != now.version:
                 raise Conflict(f"{key} is not as the step left it: it changed just now, and was not touched") from error
             raise Transient(f"{key} was written by others while it was put back") from error
 
@@ -180,10 +160,7 @@ class S3Objects:
         return _snapshot(_image(key, stored))
 
     def _key_of(self, arguments: Mapping[str, Any]) -> str:
-        key: Any = self._key(arguments)
-        if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "replace")) <= 1024:
-            raise UsageError(f"key returned {key!r:.200}; return a text of 1 to 1024 bytes")
-        return key
+        return self._name(arguments, bytes_max=1024)
 
 
 def _image(key: str, stored: Stored | None) -> dict[str, Any]:
