@@ -11,18 +11,20 @@ opens a new one, and the child begins again without a thread.
 What a commit is, a recorder knows: there is one for each store on disk.
 """
 
-import asyncio
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rescind.errors import JournalUnavailable, RescindError
 from rescind.journal.admission import Refusal
 from rescind.journal.codec import Prepared
 from rescind.journal.port import Appended, SlotTaken
+
+if TYPE_CHECKING:
+    import asyncio
 
 _LOG = logging.getLogger(__name__)
 
@@ -138,8 +140,10 @@ class Writer:
 
     async def append_async(self, drafts: Sequence[Prepared]) -> Appended | SlotTaken:
         """See `Journal.append_async`."""
+        from asyncio import get_running_loop  # here there is one, so it is imported already
+
         ticket = _Ticket(drafts)
-        ticket.loop = asyncio.get_running_loop()
+        ticket.loop = get_running_loop()
         ticket.future = ticket.loop.create_future()
         self._put(ticket)
         return _open_answer(await ticket.future)
