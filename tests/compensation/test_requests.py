@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from compensation.crew import RUN, Crew, events, refunds
-from compensation.test_crash import Died, FusedJournal
+from compensation.dying import Died, FusedJournal
 from compensation.undo_world import Shop
 from rescind.clock import SystemIds
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.port import Compensator
 from rescind.compensation.sharing.planner import ITEMS_OF_PART, Planner
 from rescind.compensation.sharing.requests import (
+    OpenRequests,
     PlanRequest,
     ask_for_plan,
     ask_to_apply,
@@ -23,7 +25,8 @@ from rescind.compensation.sharing.requests import (
 )
 from rescind.compensation.sharing.submission import read_submission
 from rescind.config import UndoConfig
-from rescind.errors import AlreadySettled, NameUnknown, UsageError
+from rescind.errors import AlreadySettled, EntryUnreadable, NameUnknown, UsageError
+from rescind.journal.port import Query
 from rescind.model.entry import PlanSubmitted, RequestAnswered, RequestTaken
 from rescind.recovery.control import plan_run_id
 
@@ -192,6 +195,46 @@ def test_pa4_the_same_request_is_one_and_an_id_is_not_used_twice(desk: Desk, sho
     assert desk.apply(digest).answer == desk.answered(first)
     assert len(shop.entries()) == entries
     assert desk.ask(request_id="mine-1").answer == desk.answered(first)
+
+
+def test_a_worker_that_others_take_for_stuck_answers_with_the_tools_it_has(desk: Desk) -> None:
+    planner = desk.hire()
+    request = desk.ask()
+    desk.crew.dead.add("worker_1")
+    planner.answer_open()
+    assert desk.answered(request).how == "shown"
+
+
+def test_a_request_that_cannot_be_answered_is_answered_with_that_and_holds_up_no_other(desk: Desk, shop: Shop) -> None:
+    broken: Any = SimpleNamespace(action=shop.compensators["card.charge"].action)  # and nothing else that is needed
+    planner = desk.hire()
+    planner._compensators = {**shop.compensators, "card.charge": broken}
+    first, second = desk.ask(), desk.ask(Selection(run_ids=("run-1",), actions=("mail.send",)))
+    planner.answer_open()
+    answer = desk.answered(first)
+    assert (answer.how, answer.detail) == ("refused", "planning failed (AttributeError); the worker's log says more")
+    assert desk.answered(second).how == "shown"
+
+
+def test_an_entry_that_cannot_be_read_holds_up_no_other_request(desk: Desk, shop: Shop) -> None:
+    class Gap(FusedJournal):
+        def entries(self, query: Query, **options: Any) -> Any:
+            page = super().entries(query, **options)
+            for entry in page:
+                if entry.run.run_id == "request_broken":
+                    raise EntryUnreadable(sequence=entry.sequence, run_id=entry.run.run_id, problem="odd")
+            return page
+
+    desk.ask(request_id="broken")
+    request = desk.ask()
+    planner = desk.hire()
+    journal: Any = Gap(shop.journal, desk.crew.fuse)  # type: ignore[arg-type]  # it is one
+    planner._journal, planner._open = journal, OpenRequests(journal)
+    planner.answer_open()
+    assert desk.answered(request).how == "shown"
+    assert find_request(journal, request.request_id).state == "shown"
+    with pytest.raises(EntryUnreadable):
+        find_request(journal, "broken")
 
 
 def test_what_was_selected_and_is_not_there_is_refused_in_the_answer(desk: Desk) -> None:

@@ -22,7 +22,7 @@ from rescind.compensation.port import Compensator
 from rescind.compensation.sharing.requests import DONE, OpenRequests, PlanRequest, has_tools, refuse_lacking
 from rescind.compensation.sharing.submission import append, read_submission, submit
 from rescind.config import UndoConfig
-from rescind.errors import SequenceConflict, UsageError
+from rescind.errors import EngineUnavailable, JournalUnavailable, OrdersUnavailable, SequenceConflict, UsageError
 from rescind.journal.port import Journal
 from rescind.model.action import OnConflict
 from rescind.model.entry import PlanPart, RequestAnswered, RequestTaken
@@ -90,12 +90,16 @@ class Planner:
         workers = self._workers()
         if request.taken_by and any(worker.worker_id == request.taken_by for worker in workers):
             return None
-        able = [worker.worker_id for worker in workers if has_tools(worker, self._actions(request))]
-        if able and self._worker_id not in able:
+        actions = self._actions(request)
+        if not self._has_tools(actions) and any(has_tools(worker, actions) for worker in workers):
             return None
         event = RequestTaken(worker_id=self._worker_id)
         position = append(self._journal, self._clock, request.run_id, [event], after=request.position)
         return msgspec.structs.replace(request, taken_by=self._worker_id, position=position)
+
+    def _has_tools(self, actions: set[str]) -> bool:
+        # What this process has it knows by itself: it may be so busy that others take it for stuck.
+        return actions <= self._compensators.keys()
 
     def _actions(self, request: PlanRequest) -> set[str]:
         try:
@@ -105,19 +109,30 @@ class Planner:
 
     def _answer(self, request: PlanRequest) -> str:
         plan: Plan | None = None
+        actions = self._actions(request)
         try:
-            refuse_lacking(self._actions(request), self._workers())
-        except UsageError as error:
-            answer = self._says("lacking", str(error))
-        else:
-            try:
+            if not self._has_tools(actions):
+                answer = self._lacking(actions)
+            else:
                 plan, answer = self._planned(request) if request.asked.what == "plan" else self._applied(request)
-            except (UsageError, msgspec.ValidationError) as error:
-                answer = self._says("refused", str(error))
+        except (UsageError, msgspec.ValidationError) as error:
+            answer = self._says("refused", str(error))
+        except (JournalUnavailable, OrdersUnavailable, EngineUnavailable, SequenceConflict):
+            raise  # it is answered the next time
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is the same the next time
+            _log.exception("request %s cannot be answered", request.request_id)
+            answer = self._says("refused", f"planning failed ({type(error).__name__}); the worker's log says more")
         self._record(request, plan, answer)
         if answer.how in DONE:
             self._ring()
         return f"request {request.request_id}: {answer.how}"
+
+    def _lacking(self, actions: set[str]) -> RequestAnswered:
+        try:
+            refuse_lacking(actions, self._workers())
+        except UsageError as error:
+            return self._says("lacking", str(error))
+        return self._says("lacking", "a worker that has the tools has come just now; ask again")
 
     # --- plans ---
 

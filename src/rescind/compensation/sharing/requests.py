@@ -13,6 +13,7 @@ PA4. *Asked again, once.* The same request under the same id is the same request
 """
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -23,7 +24,7 @@ import msgspec
 from rescind.clock import Clock, IdSource
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.sharing.submission import append
-from rescind.errors import AlreadySettled, NameUnknown, SequenceConflict, UsageError
+from rescind.errors import AlreadySettled, EntryUnreadable, NameUnknown, SequenceConflict, UsageError
 from rescind.journal.behind import again
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
@@ -35,7 +36,7 @@ from rescind.model.entry import (
     RunOpened,
 )
 from rescind.model.step import RunInfo, canonical_json
-from rescind.recovery.reading import every_entry, every_run, the_one_meant
+from rescind.recovery.reading import every_entry, every_run, readable_entries, the_one_meant
 from rescind.recovery.workers import WorkerInfo
 
 REQUEST_AGENT = "rescind-request"
@@ -43,6 +44,8 @@ REQUEST_AGENT = "rescind-request"
 
 DONE = ("submitted", "settled")
 """Answers after which a plan is not applied again."""
+
+_log = logging.getLogger("rescind.worker")
 
 _PREFIX = "request_"
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -252,7 +255,7 @@ def find_request(journal: Journal, text: str) -> PlanRequest:
     shown: list[PlanRequest] = []
     names: list[str] = []
     for run in every_run(journal, Query(agent_name=REQUEST_AGENT)):
-        request = read_request(journal, run.run_id)
+        request = _readable(journal, run.run_id)
         if request is None:
             continue
         names.append(request.request_id)
@@ -291,14 +294,26 @@ class OpenRequests:
 
     def read(self) -> Iterator[PlanRequest]:
         """Those that are open now, the oldest first."""
-        for entry in every_entry(self._journal, Query(agent_name=REQUEST_AGENT), after=self._after):
+        gaps: list[EntryUnreadable] = []
+        for entry in readable_entries(self._journal, Query(agent_name=REQUEST_AGENT), gaps, after=self._after):
             self._after = entry.sequence
             if isinstance(entry.event, PlanRequested):
                 self._runs.add(entry.run.run_id)
-        found = [request for run_id in self._runs if (request := read_request(self._journal, run_id)) is not None]
+        for gap in gaps:
+            _log.error("what was asked of the workers there cannot be told: %s", gap)
+        found = [request for run_id in self._runs if (request := _readable(self._journal, run_id)) is not None]
         still = sorted((request for request in found if request.answer is None), key=lambda each: each.asked_at)
         self._runs = {request.run_id for request in still}
         yield from still
+
+
+def _readable(journal: Journal, run_id: str) -> PlanRequest | None:
+    """The request in this run; None if there is none that could be read: the others need not wait for that."""
+    try:
+        return read_request(journal, run_id)
+    except EntryUnreadable as gap:
+        _log.error("request %s is left alone, since nobody can tell what was asked: %s", run_id, gap)
+        return None
 
 
 def _first_of(journal: Journal, run_id: str) -> PlanRequested:
