@@ -35,8 +35,9 @@ def store(tmp_path: Path) -> Path:
         set_password("secret-word")
     guard.close()
     journal = SqliteJournal(tmp_path / "store" / "journal.db")
-    plan = RunInfo(run_id="plan-1", agent_name="rescind-undo")
-    journal.append([Draft(run_id="plan-1", event=RunOpened(run=plan, guard_id="g"), recorded_at_us=1)])
+    for name in ("undo", "held", "reconcile", "request", "incident", "approval", "verdict"):
+        ours = RunInfo(run_id=f"{name}-1", agent_name=f"rescind-{name}")
+        journal.append([Draft(run_id=f"{name}-1", event=RunOpened(run=ours, guard_id="g"), recorded_at_us=1)])
     quiet = RunInfo(run_id="quiet-1", agent_name="clerk", agent_version="1", workflow="look")
     journal.append([Draft(run_id="quiet-1", event=RunOpened(run=quiet, guard_id="g"), recorded_at_us=1)])
     snapshot = RunSnapshot(order_id="ord_1", level="halted", calls=1, steps=1)

@@ -124,13 +124,16 @@ def _learn(
 def _facts_of(entries: "Iterable[Entry]") -> "Iterator[RunInfo | Call | End]":
     """The calls of a journal and their ends, and each run's beginning: one that only reads has nothing else in it."""
     from rescind.cli.judging import VERDICT_AGENT
+    from rescind.compensation.execution.reconcile import RECONCILE_AGENT
+    from rescind.compensation.sharing.requests import REQUEST_AGENT
     from rescind.containment.incident import INCIDENT_AGENT
+    from rescind.guard.held import HELD_AGENT
     from rescind.model.approval import APPROVAL_AGENT
     from rescind.model.entry import RunOpened
     from rescind.recovery.control import UNDO_AGENT
     from rescind.triggers.recorded import calls_of
 
-    ours = {UNDO_AGENT, INCIDENT_AGENT, APPROVAL_AGENT, VERDICT_AGENT}
+    ours = {UNDO_AGENT, INCIDENT_AGENT, APPROVAL_AGENT, VERDICT_AGENT, HELD_AGENT, RECONCILE_AGENT, REQUEST_AGENT}
     opened: list[RunInfo] = []
 
     def noting() -> "Iterator[Entry]":
