@@ -11,8 +11,6 @@ from plane.served import Served
 if TYPE_CHECKING:
     from servers import Postgres
 
-pytest.importorskip("dbos")
-
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
