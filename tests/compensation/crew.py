@@ -147,6 +147,7 @@ class Hand:
             {},
             lambda: crew.live_runs,
             worker_id=worker_id,
+            ring=lambda: None,  # its hands look by themselves
         )
         self.engine.listen({PLAN_QUEUE: 1, crew.infos[worker_id].queue: 1}, coordinator.perform)
         register = FusedRegister(crew, fuse)

@@ -45,8 +45,14 @@ if TYPE_CHECKING:
 _APPLICATION, _VERSION, _WORKFLOW = "rescind", "rescind-undo/1", "rescind-job"
 _SCHEMA = "rescind_engine"  # in PostgreSQL; its tables are the library's own
 
-_LOOKS_S = (0.003, 0.007, 0.02, 0.07, 0.2)
-"""After a ring: the pauses between looks. Together 0.3 s, longer than any commit that a ring could have overtaken."""
+_AFTER_END_S = (0.003, 0.007, 0.02, 0.07, 0.2)
+"""When a job has ended here: the pauses between further looks for the next one. Its end is counted a moment later."""
+
+_AFTER_RING_S = (0.02,)
+"""After another ring: one further look, to be sure. Who lets jobs wait rings when that is committed."""
+
+_REPORTS_S = (0.008, 0.04, 0.2)
+"""After a ring: the pauses between further looks at the reports. The end of a job is committed after its ring."""
 
 _IDLE_S = 2.0
 """Between two looks that nobody rang for. A lost ring costs so much; a look costs about a millisecond."""
@@ -108,15 +114,16 @@ class Bell:
     def __init__(self, in_vain: Callable[[], bool] = lambda: False) -> None:
         self._in_vain = in_vain
         self._changed = threading.Condition()
-        self._looks_left = 0
+        self._pauses: tuple[float, ...] = ()
         self._stopped = False
 
-    def ring(self) -> None:
-        """Let the thread look now, and a few times more."""
+    def ring(self, pauses: tuple[float, ...] = _AFTER_END_S) -> None:
+        """Let the thread look now, and again after each of these pauses."""
         with self._changed:
             if self._in_vain():
                 return
-            self._looks_left = len(_LOOKS_S)
+            if len(pauses) >= len(self._pauses):
+                self._pauses = pauses
             self._changed.notify_all()
 
     def set(self) -> None:
@@ -133,10 +140,10 @@ class Bell:
         """Wait for a ring, the next of the quick looks, or so many seconds. Returns `is_set()`."""
         with self._changed:
             if not self._stopped:
-                looks = 0 if self._in_vain() else self._looks_left
-                self._changed.wait(_LOOKS_S[-looks] if looks else timeout)
-                if self._looks_left == looks and looks:
-                    self._looks_left = looks - 1
+                pauses = () if self._in_vain() else self._pauses
+                self._changed.wait(pauses[0] if pauses else timeout)
+                if pauses and self._pauses is pauses:
+                    self._pauses = pauses[1:]
             return self._stopped
 
 
@@ -158,7 +165,7 @@ class DbosEngine:
             )
         self.worker_id = worker_id
         self._url = _driver_url(url)
-        self._bells: list[Bell] = []
+        self._bells: dict[str, Bell] = {}
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._perform: Perform | None = None
@@ -200,7 +207,7 @@ class DbosEngine:
             reports = self.reports(prefix)
             if left_s <= 0 or {name: each.state for name, each in reports.items()} != dict(seen):
                 return reports
-            pause_s = min(left_s, _LOOKS_S[looks] if looks < len(_LOOKS_S) else _IDLE_S)
+            pause_s = min(left_s, _REPORTS_S[looks] if looks < len(_REPORTS_S) else _IDLE_S)
             with self._changed:
                 rung = self._changed.wait(pause_s)
             looks = 0 if rung else looks + 1
@@ -232,6 +239,8 @@ class DbosEngine:
                     name, worker_concurrency=at_once, polling_interval_sec=_IDLE_S, on_conflict="always_update"
                 )
                 queue = DBOS.retrieve_queue(name)
+            if queue is not None:
+                queue.database_backed_queue = False  # or each look would read first whether its bounds have changed
             bell = Bell(in_vain=places.are_taken)
             thread = threading.Thread(
                 target=dbos_queue.queue_worker_thread,
@@ -239,21 +248,21 @@ class DbosEngine:
                 name=f"rescind-{name}",
                 daemon=True,
             )
-            self._bells.append(bell)
+            self._bells[name] = bell
             self._threads.append(thread)
             thread.start()
             bell.ring()
 
     def wake(self) -> None:
         """See `Engine`."""
-        for bell in self._bells:
-            bell.ring()
+        for bell in self._bells.values():
+            bell.ring(_AFTER_RING_S)
         with self._changed:
             self._changed.notify_all()
 
     def leave(self) -> None:
         """See `Engine`."""
-        for bell in self._bells:
+        for bell in self._bells.values():
             bell.set()
         for thread in self._threads:
             thread.join(timeout=10.0)
@@ -279,7 +288,9 @@ class DbosEngine:
             _log.warning("job %s: %s: %s", job_id, type(error).__name__, error)
             return {"problem": f"{type(error).__name__}: {error}"}
         finally:
-            self.wake()
+            self._bells[queue].ring(_AFTER_END_S)
+            with self._changed:
+                self._changed.notify_all()
 
 
 class DbosReports:

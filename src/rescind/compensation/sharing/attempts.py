@@ -35,6 +35,7 @@ class Attempts:
         workers: Looks who lives now.
         clock: The pauses between two attempts.
         is_leaving: Whether this worker takes nothing further.
+        ring: Tells the other workers that jobs wait for them.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Attempts:
         workers: Callable[[], Sequence[WorkerInfo]],
         clock: Clock,
         is_leaving: Callable[[], bool],
+        ring: Callable[[], None],
     ) -> None:
+        self._ring = ring
         self._engine, self._workers, self._clock, self._is_leaving = engine, workers, clock, is_leaving
 
     def see_through(
@@ -77,6 +80,7 @@ class Attempts:
             if due:
                 self._clock.sleep(max(tries[number].pause_s for number, _ in due))
                 self._engine.start([_job(submission, prefix, tasks[n], f"{n}.{tries[n].count + 1}", q) for n, q in due])
+                self._ring()
                 reports = self._engine.reports(prefix)
             seen = {name: report.state for name, report in reports.items()}
             self._engine.wait(prefix, seen, timeout_s=_WAIT_S)

@@ -73,6 +73,7 @@ class Coordinator:
         systems: What may be asked of each target system by all workers together.
         live_runs: Looks which runs a living process acts for: see `make_plan`.
         worker_id: Whose process this is.
+        ring: Tells the other workers that jobs wait for them.
     """
 
     def __init__(
@@ -89,10 +90,11 @@ class Coordinator:
         live_runs: Callable[[], Container[str]] = tuple,
         *,
         worker_id: str,
+        ring: Callable[[], None],
     ) -> None:
         self._journal, self._engine, self._workers, self._locks = journal, engine, workers, locks
         self._clock, self._ids, self._is_leaving = clock, ids, is_leaving
-        self._attempts = Attempts(engine, workers, clock, is_leaving)
+        self._attempts = Attempts(engine, workers, clock, is_leaving, ring)
         self._shares = Shares(
             journal, compensators, clock, ids, is_leaving, systems, live_runs, locks=locks, worker_id=worker_id
         )

@@ -93,6 +93,7 @@ class UndoWorker:
             systems,
             live_runs,
             worker_id=self.info.worker_id,
+            ring=self._register.ring,
         )
         self._upkeep = Keeper(self.info.worker_id, journal, self._engine, self._register, clock, self._leaving.is_set)
         self._keeper = threading.Thread(target=self._keep, name="rescind-keeper", daemon=True)
