@@ -73,7 +73,11 @@ class DatabaseWorkers:
     def remove(self, worker_id: str) -> None:
         """See `Workers`."""
         if any(each.worker_id == worker_id and not each.living for each in self.look(now_us=0)):
-            self.do(lambda connection: connection.execute("DELETE FROM workers WHERE worker_id = %s", (worker_id,)))
+            self.forget(worker_id)
+
+    def forget(self, worker_id: str) -> None:
+        """Remove who has ended by itself, though the server may not have seen it yet. Raises: EngineUnavailable."""
+        self.do(lambda connection: connection.execute("DELETE FROM workers WHERE worker_id = %s", (worker_id,)))
 
     def ring(self) -> None:
         """See `Workers`."""
@@ -136,7 +140,7 @@ class DatabaseEntry:
         self._closed.set()
         self._listener.join(timeout=10.0)
         with contextlib.suppress(EngineUnavailable):
-            self._register.remove(self._info.worker_id)
+            self._register.forget(self._info.worker_id)
 
     def _begin(self) -> "psycopg.Connection[Any]":
         session = opened(self._register.address, name="worker")
