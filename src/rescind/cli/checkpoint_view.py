@@ -20,7 +20,7 @@ def say_choice(story: Story, choice: Choice, out: Out) -> None:
     for boundary, why_not in choice.refused:
         out.tell(f"{safe(boundary.name)}  not safe: {safe(why_not)}", behind=2, style="yellow")
     made = f"{safe(choice.boundary.name)}{_named(choice.boundary)}, {to_the_second(choice.boundary.at)}"
-    out.say(f"run {safe(story.run.run_id)} is carried on from {made}", style="bold")
+    out.tell(f"run {safe(story.run.run_id)} is carried on from {made}", behind=2, style="bold")
     out.say(f"  state: {safe(short(choice.boundary.checkpoint.state, 200))}")
     out.say(f"  {count_of(len(choice.answered), 'call')} since then stand, and are answered from the journal")
     out.say(f"  {count_of(len(choice.anew), 'call')} were undone or never took effect, and are made anew")

@@ -90,7 +90,7 @@ def _say(incident_id: str, standing: Standing, guard: Guard, app: str, out: Out)
         out.say(f"{standing.stage.value} failed: {safe(standing.detail)}; the incident stays open", style="red")
     else:
         for run, name in _checkpoints(standing.course):
-            out.say(f"  {safe(run)}  {safe(name)}")
+            out.tell(f"  {safe(run)}  {safe(name)}", behind=4)
         out.say("every stage is done; what is left is yours:")
         out.say(f"  {command_line('incidents', 'report', incident_id, store=store)}")
         out.say(f'  {command_line("incidents", "close", incident_id, store=store)} --note "…"')

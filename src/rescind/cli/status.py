@@ -148,7 +148,7 @@ def _say_orders(standing: Sequence[tuple[Order, list[str]]], switches: Sequence[
     if len(shown) < len(standing):
         out.say(f"  and {len(standing) - len(shown):,} more; --all shows them")
     if any(order.trigger for order, _ in standing):
-        out.say("  `rescind incidents list` tells what was noticed, and how to lift what is held")
+        out.say("  `rescind incidents list --all` tells what was noticed, and how to lift it")
 
 
 def _say_guards(sightings: Sequence[Sighting], problems: dict[str, str], out: Out, *, every: bool) -> None:
