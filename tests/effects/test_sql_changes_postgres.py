@@ -254,6 +254,24 @@ def test_a_row_that_another_undo_wrote_is_told_by_what_the_step_left_in_it(engin
         effect.restore(steps[0])
 
 
+def test_a_column_whose_type_changed_is_kept_in_the_new_one_once_what_was_kept_is_given_up(
+    engine: Engine, effect: SqlChanges
+) -> None:
+    done(effect, "UPDATE customers SET flag = false")
+    run(engine, "ALTER TABLE customers ALTER flag TYPE text USING flag || ', and why'")
+    with pytest.raises(UsageError, match="was boolean, is text now") as refused:
+        effect.install()
+    effect.purge(timedelta(0))
+    table = str(refused.value).partition("DROP TABLE ")[2].partition(",")[0]
+    run(engine, f"DROP TABLE {table}")
+    effect.install()
+    before = content(engine)
+    step = done(effect, "UPDATE customers SET flag = 'x'")
+    assert kept(engine, "customers") == (0, 300)
+    effect.restore(step)
+    assert content(engine) == before
+
+
 @pytest.mark.parametrize(
     "theirs",
     [

@@ -166,8 +166,9 @@ SET search_path = pg_catalog, pg_temp AS $$
   WITH RECURSIVE below AS (
     SELECT t.* FROM pg_type t WHERE t.oid = $1
     UNION ALL SELECT t.* FROM below b JOIN pg_type t ON t.oid = b.typbasetype
-  ) SELECT CASE WHEN typtype = 'e' OR oid::regtype::text IN ('boolean', 'smallint', 'integer', 'bigint', 'oid', 'text', 'character varying',
-                       'bytea', 'uuid', 'date', 'timestamp without time zone', 'timestamp with time zone') THEN value
+  ) SELECT CASE WHEN oid::regtype::text IN ('text', 'character varying') THEN value || ' COLLATE "C"'
+                WHEN typtype = 'e' OR oid::regtype::text IN ('boolean', 'smallint', 'integer', 'bigint', 'oid', 'bytea', 'uuid', 'date',
+                       'timestamp without time zone', 'timestamp with time zone') THEN value
                 WHEN typsend <> 0 THEN format('%s(%s)', typsend::regproc, value) ELSE value || '::text' END
       FROM below WHERE typtype <> 'd' LIMIT 1
 $$;
@@ -243,6 +244,10 @@ BEGIN
                       AND (c.confupdtype NOT IN ('a', 'r') OR c.confdeltype NOT IN ('a', 'r')));
   shadow_name := left(class.relname, 40) || '_' || left(md5(space || '.' || class.relname), 8);
 
+  IF to_regclass(format('rescind_changes.%I', shadow_name)) IS NULL THEN  -- or somebody dropped it, because a type changed
+    EXECUTE format('DROP TABLE IF EXISTS rescind_changes.%I', shadow_name || '_packed');
+    EXECUTE format('DROP TYPE IF EXISTS rescind_changes.%I', shadow_name || '_row');
+  END IF;
   EXECUTE format('CREATE TABLE IF NOT EXISTS rescind_changes.%I (rescind_set bigint NOT NULL, rescind_began bigint NOT NULL,
     rescind_n bigint NOT NULL DEFAULT nextval(''rescind_changes.ticks''), rescind_op "char" NOT NULL)', shadow_name);
   -- The hash of the row as it was left; NULL where none was left, and while the step runs where it may not have changed.
