@@ -26,7 +26,7 @@ from rescind.model.outcome import Completed
 from rescind.model.probe import Probe, ProbeResult
 from rescind.model.step import HeldUntil, Snapshot
 
-RUNS = ("run-1", "run-2", "run-3")
+RUNS = ("run-1", "run-2")
 ROWS = ("tea", "jam")
 
 
