@@ -264,8 +264,6 @@ class SubmissionFold:
                 self._last = msgspec.structs.replace(last, needs=needs)
             case PlanShare():
                 self._shares.append(event)
-            case PlanNeeds(needs=needs):
-                self._last = msgspec.structs.replace(last, needs=needs)
             case _ if last.is_over:
                 pass
             case PlanStarted():
