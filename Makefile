@@ -3,6 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Files of tests side by side, in the order of their names: those that take longest come first. What makes real faults, with
+# real deadlines, has the machine to itself.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+ALONE := tests/faults
+
 .PHONY: demo test test-all check bench clean help
 .DEFAULT_GOAL := help
 
@@ -26,10 +31,12 @@ demo: $(VENV)/.demo ## watch an agent go wrong, be stopped and be undone
 	@$(BIN)/rescind demo $(ARGS)
 
 test: $(VENV)/.dev ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(SIDE_BY_SIDE) --ignore $(ALONE))
+	@$(if $(ARGS),,$(BIN)/python -m pytest $(ALONE))
 
 test-all: $(VENV)/.dev ## run the tests, the slow ones too
-	@$(BIN)/python -m pytest -m '' $(ARGS)
+	@$(BIN)/python -m pytest -m '' $(if $(ARGS),$(ARGS),$(SIDE_BY_SIDE) --ignore $(ALONE))
+	@$(if $(ARGS),,$(BIN)/python -m pytest -m '' $(ALONE))
 
 check: $(VENV)/.dev ## lint, format, types
 	@$(BIN)/ruff check .
