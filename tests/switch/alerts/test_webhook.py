@@ -274,7 +274,17 @@ def test_a_url_that_cannot_work_is_refused_with_what_to_write(url: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("secret", ["", "  ", "hunter2", "whsec_hunter2", "whsec_" + "QUFB" * 40, f"{SECRET} hunter2"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "  ",
+        "hunter2",
+        "whsec_hunter2",
+        "whsec_" + "QUFB" * 40,
+        pytest.param(f"{SECRET} hunter2", id="a second one"),
+    ],
+)
 def test_a_secret_that_is_none_is_refused_and_not_repeated(secret: str) -> None:
     with pytest.raises(UsageError, match="make one with") as caught:
         WebhookChannel("https://hooks.example/", secret)
