@@ -24,7 +24,7 @@ from rescind.model.outcome import Completed
 from rescind.model.step import RunInfo, Step
 from rescind.recovery.reading import every_entry
 
-RUNS, STEPS_EACH = 16, 20
+RUNS, STEPS_EACH = 16, 64
 ROUNDS = 3
 AT_ONCE = (1, 8)
 """Steps under way in each worker at once; 8 by default."""
