@@ -112,7 +112,7 @@ class JournalMachine(RuleBasedStateMachine):
         if self.positions(run_id):
             event = CompensationEnded(step_id=step_id, disposition=disposition, plan_digest="p")
             self.append(a_draft(event, run_id))
-            if disposition is not Disposition.REVIEW:
+            if disposition not in (Disposition.REVIEW, Disposition.SUPERSEDED):  # the effect stands
                 self.settle(run_id, step_id, Failed("undone"))
 
     def settle(self, run_id: str, step_id: str, outcome: Outcome) -> None:
