@@ -181,7 +181,8 @@ class Federation:
             while not receipt.all_drained and (left_s := deadline_s - self._clock.boot_s()) > 0:
                 # A guard that stays silent settles by time alone, and one that a peer knows of by what the peer says.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), min(left_s, self._next_change_s(receipt)))
+                    async with asyncio.timeout(min(left_s, self._next_change_s(receipt))):
+                        await woken.wait()
                 woken.clear()
                 receipt = registry.receipt(board.placement(order_id))
         finally:
@@ -253,7 +254,9 @@ class Federation:
                 logger.exception("the exchange with %s failed in a way that should not happen", peer.config.url)
                 peer.problem = f"{type(error).__name__}: {error}"[:_PROBLEM_LENGTH_MAX]
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(peer.wake.wait(), self._sync_s * random.uniform(0.75, 1.25))  # noqa: S311
+                # Python 3.11's `wait_for` loses a cancellation that comes together with a ring: no end would come.
+                async with asyncio.timeout(self._sync_s * random.uniform(0.75, 1.25)):  # noqa: S311
+                    await peer.wake.wait()
 
     async def _pull(self, peer: Peer) -> None:
         while True:
