@@ -16,13 +16,13 @@ from pathlib import Path
 from bench.form import Row, interleaved, row
 from bench.servers import a_cluster
 from rescind.clock import SystemClock
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Appended, Draft, Query
 from rescind.journal.postgres import PostgresJournal
 from rescind.model.action import EffectClass
 from rescind.model.entry import Ended, Event, Intended, PlanFinished, PlanSubmitted, RunOpened
 from rescind.model.outcome import Completed
 from rescind.model.step import RunInfo, Step
-from rescind.recovery.reading import every_entry
 
 RUNS, STEPS_EACH = 16, 64
 ROUNDS = 3

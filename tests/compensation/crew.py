@@ -15,9 +15,9 @@ from rescind.compensation.port import Compensator
 from rescind.compensation.sharing.coordinator import PLAN_QUEUE, Coordinator
 from rescind.compensation.sharing.keeper import Keeper
 from rescind.compensation.sharing.submission import Submission, read_submission, submit
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.recovery.locks import UndoLocks
-from rescind.recovery.reading import every_entry
 from rescind.recovery.toolset import tool_infos
 from rescind.recovery.workers import KNOWS, Seen, WorkerEntry, WorkerInfo, Workers
 

@@ -13,6 +13,7 @@ from rescind.compensation.sharing.coordinator import PLAN_QUEUE
 from rescind.compensation.sharing.followed import result_of_submission
 from rescind.compensation.sharing.shares import held_to
 from rescind.errors import Conflict, UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.action import Action, EffectClass, OnConflict
 from rescind.model.entry import (
@@ -26,7 +27,6 @@ from rescind.model.entry import (
 from rescind.model.history import StepRecord
 from rescind.model.step import Snapshot
 from rescind.recovery.engine import Job, JobState
-from rescind.recovery.reading import every_entry
 from rescind.recovery.review import list_tasks
 
 

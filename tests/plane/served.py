@@ -14,13 +14,13 @@ import httpx
 from acceptance.programs import RESCIND, Programs
 from rescind.clock import SystemClock, SystemIds
 from rescind.containment.incident import open_or_join
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.journal.postgres.journal import PostgresJournal
 from rescind.journal.sqlite import SqliteJournal
 from rescind.model.entry import CompensationEnded, CompensationIntended
 from rescind.model.scope import Scope
 from rescind.model.signal import Severity, Signal, SignalKind
-from rescind.recovery.reading import every_entry
 from rescind.switch.service.ledger import Ledger, Note, restrict
 from rescind.web.tokens import Role, new_token
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from plane.served import Served
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
-from rescind.recovery.reading import every_entry
 
 BODIES: dict[str, bytes] = {
     "empty": b"",

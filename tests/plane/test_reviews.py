@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from plane.served import HOSTILE, PAYMENTS, Served
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
-from rescind.recovery.reading import every_entry
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import pytest
 import rescind
 from builders import NOON, a_run, a_step
 from rescind.journal.memory import MemoryJournal
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.entry import Ended, Entry, Event, Intended, RunClosed, RunOpened, Signalled, Verified
 from rescind.model.outcome import Completed, Failed
 from rescind.model.scope import Scope
 from rescind.model.signal import Severity, Signal, SignalKind
 from rescind.model.step import REDACTED, RunInfo, Step, Target
-from rescind.recovery.reading import every_entry
 from rescind.switch.memory import MemoryOrders
 from rescind.triggers import replay as module
 from rescind.triggers.facts import Call, End

@@ -13,7 +13,7 @@ from rescind.cli.safe import safe
 from rescind.cli.stores import find_store, journal_of
 from rescind.cli.words import count_of, list_of
 from rescind.errors import UsageError
-from rescind.recovery.reading import every_entry
+from rescind.journal.pages import every_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

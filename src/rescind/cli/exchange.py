@@ -7,12 +7,13 @@ import msgspec
 
 from rescind.clock import Clock, SystemClock
 from rescind.errors import UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.compact import ImportedStep, export_compact, import_compact, parse_compact
 from rescind.model.entry import Ended, Event, Intended, RunClosed, RunOpened
 from rescind.model.history import fold_steps
 from rescind.model.step import RunInfo
-from rescind.recovery.reading import every_entry, every_run
+from rescind.recovery.reading import every_run
 
 IMPORTER = "import"
 """What stands as the guard of imported runs. No process has this name, so such a run is never live."""

@@ -19,9 +19,10 @@ from rescind.clock import SystemClock
 from rescind.containment.incident import close as close_incident
 from rescind.containment.incident import incident_of, list_incidents
 from rescind.errors import EntryUnreadable, UsageError
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Query
 from rescind.model.entry import RunSnapshot
-from rescind.recovery.reading import every_entry, readable_entries, the_one_meant
+from rescind.recovery.reading import the_one_meant
 from rescind.recovery.stages import Stage, fold_course
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from rescind.config import load_settings
 from rescind.containment.incident import note, open_or_join
 from rescind.errors import SequenceConflict
 from rescind.journal.behind import drafts_behind
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, Intended, RunOpened, Signalled
 from rescind.model.level import Level
@@ -24,7 +25,7 @@ from rescind.model.order import Measure, Order
 from rescind.model.scope import Scope
 from rescind.model.signal import Severity, Signal
 from rescind.model.step import RunInfo
-from rescind.recovery.reading import every_entry, every_run, unknown_name
+from rescind.recovery.reading import every_run, unknown_name
 from rescind.switch.desk import new_order, open_store, place_order
 from rescind.triggers.policy_file import default_policy, load_policy
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from rescind.cli.stores import guards_of
 from rescind.errors import OrdersUnavailable
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import RunClosed, RunOpened
 from rescind.model.level import Level
 from rescind.model.order import Order
 from rescind.model.step import RunInfo
-from rescind.recovery.reading import every_entry
 from rescind.switch.port import Standing
 from rescind.switch.presence import Sighting
 

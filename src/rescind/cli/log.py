@@ -14,10 +14,10 @@ from rescind.cli.out import Out
 from rescind.cli.safe import safe
 from rescind.cli.stores import find_store, journal_of
 from rescind.errors import UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.entry import Entry
 from rescind.model.step import Target, parse_agent
-from rescind.recovery.reading import every_entry
 
 LIMIT = 200
 """Entries shown unless asked for more: some screens, and an answer within a moment on any journal."""

@@ -13,11 +13,12 @@ from rescind.cli.safe import safe
 from rescind.cli.stopping import resume_command
 from rescind.cli.stores import command_line, find_store, history_of, journal_of
 from rescind.errors import ConfigError, UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.entry import Entry, Intended, Refused, Signalled
 from rescind.model.level import Level
 from rescind.model.order import Measure, Order, OrderSet
-from rescind.recovery.reading import every_entry, every_run, the_one_meant
+from rescind.recovery.reading import every_run, the_one_meant
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt

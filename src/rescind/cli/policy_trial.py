@@ -16,7 +16,7 @@ from rescind.cli.stores import find_store, journal_of
 from rescind.cli.words import count_of
 from rescind.database.address import store_at
 from rescind.errors import UsageError
-from rescind.recovery.reading import every_entry
+from rescind.journal.pages import every_entry
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -30,11 +30,11 @@ from rescind.compensation.execution.schedule import system_of
 from rescind.compensation.paperwork import plan_run_of
 from rescind.compensation.result import UndoResult
 from rescind.errors import PlanOutdated, PlanUnknown, RescindError, RunStillLive, UndoBusy
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.entry import PlanFinished, PlanStarted
 from rescind.model.order import Order
 from rescind.model.step import RunInfo
-from rescind.recovery.reading import every_entry
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt

@@ -13,10 +13,10 @@ from rescind.compensation.result import StepResult, UndoResult
 from rescind.compensation.sharing.followed import result_of_submission
 from rescind.compensation.sharing.submission import Submission, read_submission, shares_of
 from rescind.errors import PlanStale
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import StepRef
 from rescind.recovery.places import register_of
-from rescind.recovery.reading import every_entry
 from rescind.recovery.workers import WorkerInfo, Workers, working
 
 if TYPE_CHECKING:

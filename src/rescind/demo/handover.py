@@ -24,10 +24,10 @@ from rescind.demo.verdict import HandoverResult
 from rescind.demo.workers import Workers
 from rescind.demo.world import World
 from rescind.errors import RescindError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, StepRef
 from rescind.recovery.places import register_of
-from rescind.recovery.reading import every_entry
 from rescind.recovery.workers import working
 
 LOOK_EVERY_S = 0.02

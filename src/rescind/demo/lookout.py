@@ -10,13 +10,13 @@ from rescind.containment.incident import list_incidents
 from rescind.containment.timeline import Incident
 from rescind.demo.desk import STORE, Desk
 from rescind.demo.oncall import RECEIPT_WITHIN_S, Stopped, all_drained_s
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.entry import Signalled
 from rescind.model.order import Order
 from rescind.model.scope import Scope
 from rescind.model.signal import Signal, SignalKind
 from rescind.model.step import parse_agent
-from rescind.recovery.reading import every_entry
 from rescind.switch.receipt import GuardReceipt, Placed, Receipt, await_receipt
 
 

@@ -18,13 +18,13 @@ from rescind.demo.verdict import HandoverResult
 from rescind.demo.workers import Workers
 from rescind.errors import RescindError
 from rescind.journal.audit import AuditReport, verify
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Query
 from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, StepRef
 from rescind.model.history import ReviewTask
 from rescind.model.level import Level
 from rescind.model.scope import Scope
 from rescind.model.step import Target
-from rescind.recovery.reading import every_entry
 from rescind.recovery.review import list_tasks
 from rescind.recovery.undos import list_undos
 from rescind.switch.client.asking import Switches

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from rescind.clock import Clock, from_us
 from rescind.errors import EntryUnreadable, SequenceConflict, UsageError
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.approval import (
     APPROVAL_AGENT,
@@ -15,7 +16,7 @@ from rescind.model.approval import (
     fold_approvals,
 )
 from rescind.model.entry import ApprovalDecided
-from rescind.recovery.reading import every_entry, every_run, readable_entries, the_one_meant
+from rescind.recovery.reading import every_run, the_one_meant
 
 _CLOCKS_APART = timedelta(days=1)  # Who asks and who looks may be on machines whose clocks do not agree.
 

@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 
 from rescind.errors import UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.action import EffectClass
 from rescind.model.entry import Checkpointed, Disposition, Entry, StepRef
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.outcome import Completed, Failed
 from rescind.model.step import RunInfo
-from rescind.recovery.reading import every_entry, every_run, the_one_meant
+from rescind.recovery.reading import every_run, the_one_meant
 from rescind.recovery.review import Resolution, list_tasks
 
 BEGINNING = "beginning"

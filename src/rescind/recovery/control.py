@@ -16,10 +16,11 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.errors import EntryUnreadable, UsageError
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Entry, PlanControlled, PlanFinished, PlanLeft, PlanStarted, PlanSubmitted
 from rescind.model.step import canonical_json
-from rescind.recovery.reading import every_entry, every_run, readable_entries
+from rescind.recovery.reading import every_run
 
 UNDO_AGENT = "rescind-undo"
 """The agent name of the runs that plans are recorded in."""

@@ -45,6 +45,7 @@ from rescind.errors import (
     UsageError,
 )
 from rescind.journal.behind import again
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Draft, Journal, Query
 from rescind.model.entry import Event, PlanStarted, StageApproved, StageEnded
 from rescind.model.level import Level
@@ -53,7 +54,6 @@ from rescind.model.scope import Scope, Term
 from rescind.model.signal import SignalKind
 from rescind.recovery.checkpoint import read_story
 from rescind.recovery.control import plan_run_id
-from rescind.recovery.reading import every_entry, readable_entries
 from rescind.recovery.resume import choose
 from rescind.recovery.review import list_tasks
 from rescind.recovery.stages import DONE, FAILED, Course, Stage, fold_course

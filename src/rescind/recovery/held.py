@@ -15,13 +15,14 @@ from rescind.errors import EntryUnreadable, RescindError, UsageError
 from rescind.guard.gate import Allow, AwaitApproval, Deny, Halt, Verdict
 from rescind.guard.held import HELD_AGENT, HELD_RUN_PREFIX, HOLD_MAX
 from rescind.journal.behind import again, drafts_behind
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import EffectHeld, Ended
 from rescind.model.history import fold_steps
 from rescind.model.outcome import Failed
 from rescind.model.step import HeldUntil
 from rescind.recovery.held_run import Held, HeldRun, RunEnd
-from rescind.recovery.reading import every_entry, last_sequence, readable_entries, the_one_meant
+from rescind.recovery.reading import last_sequence, the_one_meant
 
 KEPT_MAX = HOLD_MAX + timedelta(days=5)
 """What nobody released within this time is dropped: a mail of last month does more harm than none."""

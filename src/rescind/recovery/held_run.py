@@ -9,11 +9,11 @@ from datetime import datetime
 
 import msgspec
 
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import Entry, Event, Intended, Resumed, RunClosed, RunOpened, StepRef
 from rescind.model.history import StepEvent, StepRecord, fold_steps
 from rescind.model.step import HeldUntil
-from rescind.recovery.reading import every_entry
 
 
 class RunEnd(enum.StrEnum):

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from rescind.errors import EntryUnreadable, NameUnknown, UsageError
-from rescind.journal.pages import every_entry as every_entry
-from rescind.journal.pages import readable_entries as readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.step import RunInfo
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from rescind.containment.timeline import Incident
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import PlanFinished, PlanStarted
 from rescind.recovery.control import plan_run_id
-from rescind.recovery.reading import every_entry, readable_entries
 from rescind.recovery.review import list_tasks
 from rescind.recovery.stages import STAGES, Course, Stage, fold_course
 

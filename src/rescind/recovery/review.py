@@ -20,10 +20,11 @@ import msgspec
 from rescind.clock import Clock, from_us
 from rescind.errors import AlreadySettled, EntryUnreadable, UsageError
 from rescind.journal.behind import again, drafts_behind
+from rescind.journal.pages import readable_entries
 from rescind.journal.port import ChainHead, Journal, Query
 from rescind.model.entry import ReviewNoted, ReviewResolved
 from rescind.model.history import ReviewTask, fold_reviews
-from rescind.recovery.reading import readable_entries, the_one_meant
+from rescind.recovery.reading import the_one_meant
 
 TEXT_MAX = 4_000
 """Characters of a comment, a note or a reference: what somebody reads who has to decide."""

@@ -13,6 +13,7 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.errors import EntryUnreadable, NameUnknown, UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
@@ -30,7 +31,7 @@ from rescind.model.entry import (
 )
 from rescind.model.step import canonical_json
 from rescind.recovery.control import Standing, latest_plan, plan_run_id, plan_runs
-from rescind.recovery.reading import PREFIX_MIN, every_entry, the_one_meant
+from rescind.recovery.reading import PREFIX_MIN, the_one_meant
 
 RUNS_READ_ONE_BY_ONE = 16
 """Runs of a plan up to which each is asked for what is new. Of more, all that is new in the journal is read instead."""

@@ -16,11 +16,11 @@ import msgspec
 from rescind.containment.incident import INCIDENT_AGENT
 from rescind.containment.timeline import fold_incidents
 from rescind.errors import EntryUnreadable
+from rescind.journal.pages import readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.approval import Approval
 from rescind.model.history import ReviewTask
 from rescind.recovery.approvals import list_approvals
-from rescind.recovery.reading import readable_entries
 from rescind.recovery.review import list_tasks
 from rescind.recovery.stages import FAILED, Course, fold_course
 from rescind.recovery.undos import OpenUndo, open_undos

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rescind.compensation.way import BACK, Way
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Appended, Draft, Journal, Query
 from rescind.model.entry import CompensationIntended, RedoIntended, StepRef
 from rescind.model.history import fold_steps
-from rescind.recovery.reading import every_entry
 
 if TYPE_CHECKING:
     from rescind.model.history import StepRecord

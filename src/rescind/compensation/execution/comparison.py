@@ -16,11 +16,11 @@ from rescind.compensation.planning.survey import observe_all
 from rescind.compensation.port import Compensator
 from rescind.compensation.result import StepResult, UndoResult
 from rescind.compensation.way import BACK, Way
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import CompensationEnded, Disposition, Intended, PlanStarted, RedoEnded, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.step import Target
-from rescind.recovery.reading import every_entry, readable_entries
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rescind.compensation.planning.impact import NO_END, Impact, ReadAt, Write, trace_impact
+from rescind.journal.pages import readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
@@ -28,7 +29,6 @@ from rescind.model.entry import (
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.outcome import Failed
 from rescind.model.step import RunInfo, Step
-from rescind.recovery.reading import readable_entries
 
 if TYPE_CHECKING:
     from rescind.errors import EntryUnreadable

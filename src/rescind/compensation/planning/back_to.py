@@ -10,11 +10,12 @@ from collections.abc import Iterable
 import msgspec
 
 from rescind.errors import UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import Checkpointed, Intended
 from rescind.model.history import StepRecord
 from rescind.model.step import EngineCheckpoint, Step
-from rescind.recovery.reading import every_entry, the_one_meant
+from rescind.recovery.reading import the_one_meant
 
 
 class BackTo(msgspec.Struct, frozen=True, kw_only=True):

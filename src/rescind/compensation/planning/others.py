@@ -9,11 +9,11 @@ from rescind.compensation.decision import PlanItem, Restore, Review
 from rescind.compensation.planning.known import ForeignStep
 from rescind.compensation.planning.nesting import end_of
 from rescind.compensation.port import ReviewReason
+from rescind.journal.pages import readable_entries
 from rescind.journal.port import PAGE_LIMIT, Journal, Query
 from rescind.model.entry import CompensationEnded, CompensationIntended, Disposition, Entry, Intended, StepRef
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.step import Target
-from rescind.recovery.reading import readable_entries
 
 
 def foreign_steps(

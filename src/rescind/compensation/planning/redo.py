@@ -29,6 +29,7 @@ from rescind.compensation.planning.selection import read_steps
 from rescind.compensation.planning.survey import plan_of
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.errors import EntryUnreadable, UsageError
+from rescind.journal.pages import readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.action import Action, EffectClass
 from rescind.model.entry import (
@@ -45,7 +46,7 @@ from rescind.model.entry import (
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
 from rescind.recovery.control import UNDO_AGENT, plan_run_id
-from rescind.recovery.reading import readable_entries, the_one_meant
+from rescind.recovery.reading import the_one_meant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

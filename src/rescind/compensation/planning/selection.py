@@ -10,11 +10,12 @@ import msgspec
 from rescind.compensation.planning.back_to import find_checkpoint
 from rescind.compensation.planning.parts import divide
 from rescind.errors import EntryUnreadable, UsageError
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import Entry
 from rescind.model.history import StepRecord, fold_steps
 from rescind.model.step import RunInfo, parse_agent
-from rescind.recovery.reading import every_entry, every_run, the_one_meant, unknown_name
+from rescind.recovery.reading import every_run, the_one_meant, unknown_name
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from rescind.compensation.planning.selection import Selection
 from rescind.compensation.sharing.submission import append
 from rescind.errors import AlreadySettled, EntryUnreadable, NameUnknown, SequenceConflict, UsageError
 from rescind.journal.behind import again
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     Entry,
@@ -36,7 +37,7 @@ from rescind.model.entry import (
     RunOpened,
 )
 from rescind.model.step import RunInfo, canonical_json
-from rescind.recovery.reading import every_entry, every_run, readable_entries, the_one_meant
+from rescind.recovery.reading import every_run, the_one_meant
 from rescind.recovery.workers import WorkerInfo
 
 REQUEST_AGENT = "rescind-request"

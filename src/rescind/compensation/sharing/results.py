@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from rescind.compensation.result import StepResult
 from rescind.compensation.way import Way
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import CompensationEnded, Disposition, Entry, StepRef
 from rescind.model.history import fold_steps
 from rescind.model.outcome import Failed
-from rescind.recovery.reading import every_entry
 from rescind.recovery.review import resolved_tasks
 
 

@@ -23,6 +23,7 @@ from rescind.compensation.sharing.shares import split
 from rescind.compensation.way import BACK, Way
 from rescind.errors import UsageError
 from rescind.journal.behind import again, drafts_behind
+from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     Entry,
@@ -38,7 +39,6 @@ from rescind.model.entry import (
 )
 from rescind.model.step import RunInfo
 from rescind.recovery.control import UNDO_AGENT
-from rescind.recovery.reading import every_entry
 from rescind.recovery.toolset import ToolInfo, tool_info
 from rescind.recovery.workers import WorkerInfo
 

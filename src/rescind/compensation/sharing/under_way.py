@@ -4,10 +4,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from rescind.compensation.sharing.submission import Submission, SubmissionFold
+from rescind.journal.pages import readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import PlanSubmitted
 from rescind.recovery.control import UNDO_AGENT
-from rescind.recovery.reading import readable_entries
 
 if TYPE_CHECKING:
     from rescind.errors import EntryUnreadable
