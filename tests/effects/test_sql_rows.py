@@ -1,6 +1,8 @@
 """What `SqlRows` promises beyond the contract."""
 
-from contextlib import suppress
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from sqlalchemy.engine import Engine
 from effects.harness import a_past_step, opened, perform, recorded, version_now
 from effects.worlds import content_of, execute, tool_on
 from rescind.compensation.effects import SqlRows
-from rescind.errors import Conflict, DeclarationError, Transient, UsageError
+from rescind.errors import Conflict, DeclarationError, NothingChanged, Transient, UsageError
 from rescind.model.step import Target
 
 
@@ -247,10 +249,44 @@ def test_a_failing_commit_raises_and_changes_nothing(engine: Engine) -> None:
         "CREATE TABLE parts (id INTEGER PRIMARY KEY, whole INTEGER REFERENCES parts DEFERRABLE INITIALLY DEFERRED)",
     )
     effect = SqlRows(engine, "parts", rows=lambda id: {"id": id})
-    with pytest.raises(sa.exc.IntegrityError):
+    with pytest.raises(NothingChanged, match="FOREIGN KEY") as raised:
         perform(effect, tool_on(effect, "INSERT INTO parts VALUES (:id, 77)"), id=1)
+    assert isinstance(raised.value.__cause__, sa.exc.IntegrityError)
     assert content_of(engine)["parts"] == []
     perform(effect, tool_on(effect, "INSERT INTO parts VALUES (:id, NULL)"), id=1)
+
+
+def test_a_commit_that_a_reader_holds_up_leaves_no_transaction_in_the_pool(engine: Engine) -> None:
+    effect = customers(engine)
+    tool = tool_on(effect, "UPDATE customers SET plan = 'x' WHERE id = :id")
+    content = content_of(engine)
+    with held_for_reading(engine), pytest.raises(NothingChanged, match="locked"):
+        perform(effect, tool, id="c-1")
+    assert unlocked(engine) == content
+    step = perform(effect, tool, id="c-1")
+    left = content_of(engine)
+    with held_for_reading(engine), pytest.raises(Transient, match="locked"):
+        effect.restore(step)
+    assert unlocked(engine) == left
+    effect.restore(step)
+    assert unlocked(engine) == content
+
+
+@contextmanager
+def held_for_reading(engine: Engine) -> Generator[None]:
+    """Somebody else is in the middle of a read, so that SQLite can begin a write but not commit it."""
+    with closing(sqlite3.connect(str(engine.url.database), isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM customers").fetchall()
+        yield
+
+
+def unlocked(engine: Engine) -> dict[str, Any]:
+    """The content, after somebody else has shown that he can write."""
+    with closing(sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+    return content_of(engine)
 
 
 def test_a_write_inside_another_one_is_refused_and_not_a_deadlock(engine: Engine) -> None:

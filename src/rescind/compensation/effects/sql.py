@@ -44,10 +44,10 @@ class SqlRows:
 
     `"effect"`, the default, is exact. The effect begins a transaction before the call, and commits it after the tool
     has returned; the tool gets its connection from `connection()`, executes statements, and neither commits nor closes
-    it (savepoints are fine). If the tool raises, everything is rolled back, and the step is *failed*; if the commit
-    fails, it is unknown. On SQLite the database is locked for writing meanwhile, so nothing else in the call may write
-    to that file, the journal included. If the tool changes the rows without asking for the connection, the call
-    raises UsageError, and its outcome is unknown.
+    it (savepoints are fine). If the tool raises, or the database refuses the commit, everything is rolled back, and
+    the step is *failed*; if the connection is lost at the commit, it is unknown. On SQLite the database is locked for
+    writing meanwhile, so nothing else in the call may write to that file, the journal included. If the tool changes
+    the rows without asking for the connection, the call raises UsageError, and its outcome is unknown.
 
     `"tool"` is for tools with a connection of their own. The rows are read before the call and after it, each time
     in a short transaction; a change by somebody else in between is taken for the tool's. If the tool raises, the

@@ -11,8 +11,14 @@ from sqlalchemy.engine import Connection, Engine
 
 from rescind.compensation.effects.sql_selection import Selection
 from rescind.compensation.effects.sql_table import NewestKey, Reference, Rows, RowTable, snapshot_of
-from rescind.compensation.effects.sql_transaction import begin, driver_is_in_transaction, shares_one_connection
-from rescind.errors import UsageError
+from rescind.compensation.effects.sql_transaction import (
+    begin,
+    commit,
+    driver_is_in_transaction,
+    is_refused,
+    shares_one_connection,
+)
+from rescind.errors import NothingChanged, UsageError
 from rescind.model.step import Snapshot
 
 
@@ -159,8 +165,9 @@ class EffectTouch:
     def settle(self, result: Any) -> Snapshot:
         """See `Touch`.
 
-        Raises: UsageError, if the tool went around the transaction, or a row cannot be proven to be new; sqlalchemy's
-            errors. The transaction is then rolled back, unless it is the commit that failed.
+        Raises: UsageError, if the tool went around the transaction, or a row cannot be proven to be new;
+            NothingChanged, if the commit was refused; sqlalchemy's errors. The transaction is then rolled back, unless
+            the connection was lost at the commit.
         """
         try:
             if not self._handed_out:
@@ -173,7 +180,12 @@ class EffectTouch:
             self._refuse_moved(self._opening.unproven(rows))
             after = self.subject.snapshot(rows, cascaded=self._opening.cascaded(self._connection, rows))
             self._ending = True
-            self._connection.commit()
+            try:
+                commit(self._connection)
+            except exc.SQLAlchemyError as error:
+                if is_refused(error):
+                    raise NothingChanged(f"what the tool did was rolled back: {error}") from error
+                raise
             return after
         finally:
             self._end()

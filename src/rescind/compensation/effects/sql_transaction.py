@@ -3,6 +3,7 @@
 The user's engine stays as it is: no listener, no isolation level and no pragma outlives the transaction.
 """
 
+import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -44,9 +45,36 @@ def transaction_on(engine: Engine) -> Generator[Connection]:
     connection = begin(engine)
     try:
         yield connection
-        connection.commit()
+        commit(connection)
     finally:
         connection.close()
+
+
+def commit(connection: Connection) -> None:
+    """Commit; where that fails, no transaction is left behind.
+
+    SQLite keeps a transaction open whose commit it refused, because others were reading, and SQLAlchemy takes it for
+    ended. It would go back into the pool with its locks, and whoever came next would commit it unawares.
+
+    Raises: sqlalchemy's errors; on SQLite all is then rolled back.
+    """
+    try:
+        connection.commit()
+    except BaseException:
+        if connection.dialect.name == "sqlite" and not (connection.closed or connection.invalidated):
+            try:
+                connection.connection.rollback()
+            except Exception:  # noqa: BLE001  # whatever it is, nobody is to have this connection again
+                connection.invalidate()
+        raise
+
+
+def is_refused(error: exc.SQLAlchemyError) -> bool:
+    """Whether this error of `commit` proves that nothing was committed: a constraint is not met, or SQLite was busy."""
+    if isinstance(error, exc.IntegrityError):
+        return True
+    code = getattr(error.orig, "sqlite_errorcode", 0) if isinstance(error, exc.DBAPIError) else 0
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def shares_one_connection(engine: Engine) -> bool:
