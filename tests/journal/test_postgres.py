@@ -740,3 +740,30 @@ def test_a_forked_child_and_its_parent_both_go_on(url: str) -> None:
     assert [len(everything(journal, Query(run_id=f"child-{child}"))) for child in range(3)] == [2] * 3
     whole(journal)
     journal.close()
+
+
+def test_a_page_is_read_whole_when_more_runs_were_seen_than_are_remembered(
+    journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescind.journal.postgres.journal, "RUNS_CACHED_MAX", 3)
+    journal.append([opened(f"run-{number}") for number in range(5)])
+    journal.entries(Query(), limit=3)  # as many as are remembered
+
+    page = journal.entries(Query())  # of runs that are remembered, and of others
+
+    assert [entry.run.run_id for entry in page] == [f"run-{number}" for number in range(5)]
+
+
+def test_threads_that_read_other_runs_do_not_take_each_others_away(
+    journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescind.journal.postgres.journal, "RUNS_CACHED_MAX", 2)
+    journal.append([opened(f"run-{number}") for number in range(12)])
+
+    def read(first: int) -> None:
+        for turn in range(60):
+            after = (first + turn) % 10
+            names = [entry.run.run_id for entry in journal.entries(Query(), after=after, limit=2)]
+            assert names == [f"run-{after}", f"run-{after + 1}"]
+
+    at_once(functools.partial(read, first) for first in range(4))

@@ -167,25 +167,30 @@ class PostgresJournal(ThreadedJournal[Connection]):
                 break
             bounds: Values = {"after": window_begin, "upto": upto, "limit": limit - len(rows)}
             rows += _rows(connection, plan.sql, plan.values | bounds)
-        self._load_runs(connection, {row[2] for row in rows})
-        return [self._entry(row) for row in rows]
+        runs = self._runs_of(connection, {row[2] for row in rows})
+        return [_entry(row, runs[row[2]]) for row in rows]
 
-    def _entry(self, row: _EntryRow) -> Entry:
-        sequence, position, run_key, at_us, digest, body = row
-        return Entry(
-            sequence=sequence,
-            position=position,
-            run=self._runs[run_key],
-            recorded_at=from_us(at_us),
-            event=decode_event(sequence, body, self._runs[run_key].run_id),
-            hash=digest.hex(),
-        )
+    def _runs_of(self, connection: Connection, run_keys: Iterable[int]) -> dict[int, RunInfo]:
+        """These runs, and perhaps others: the caller's own, since other threads replace what is remembered."""
+        known = self._runs
+        missing = [run_key for run_key in run_keys if run_key not in known]
+        if not missing:
+            return known
+        found = dict(run_of(row) for row in _rows(connection, _RUNS_OF_KEYS, (missing,)))
+        self._runs = found if len(known) >= RUNS_CACHED_MAX else known | found
+        return known | found
 
-    def _load_runs(self, connection: Connection, run_keys: Iterable[int]) -> None:
-        missing = [run_key for run_key in run_keys if run_key not in self._runs]
-        if missing:
-            found = dict(run_of(row) for row in _rows(connection, _RUNS_OF_KEYS, (missing,)))
-            self._runs = found if len(self._runs) >= RUNS_CACHED_MAX else self._runs | found
+
+def _entry(row: _EntryRow, run: RunInfo) -> Entry:
+    sequence, position, _, at_us, digest, body = row
+    return Entry(
+        sequence=sequence,
+        position=position,
+        run=run,
+        recorded_at=from_us(at_us),
+        event=decode_event(sequence, body, run.run_id),
+        hash=digest.hex(),
+    )
 
 
 def _rows(connection: Connection, sql: str, values: Any) -> list[Any]:
