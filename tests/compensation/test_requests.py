@@ -1,6 +1,7 @@
 """Plans for somebody without the tools: laws PA1 to PA4, also while workers die between any two calls."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,14 +22,16 @@ from rescind.compensation.sharing.requests import (
     ask_to_apply,
     find_request,
     items_of,
+    read_request,
     refuse_lacking,
 )
 from rescind.compensation.sharing.submission import read_submission
 from rescind.config import UndoConfig
 from rescind.errors import AlreadySettled, EntryUnreadable, NameUnknown, UsageError
 from rescind.journal.port import Query
-from rescind.model.entry import PlanSubmitted, RequestAnswered, RequestTaken
+from rescind.model.entry import PlanRequested, PlanSubmitted, RequestAnswered, RequestTaken
 from rescind.recovery.control import plan_run_id
+from rescind.testing import ManualClock
 
 
 class Desk:
@@ -139,6 +142,48 @@ def test_pa3_a_plan_that_has_changed_is_not_applied(desk: Desk, shop: Shop) -> N
         desk.apply("0123456789abcdef")
     with pytest.raises(NameUnknown):
         desk.apply(answer.digest)  # nobody was shown that one
+
+
+def test_pa3_a_request_that_is_called_like_a_digest_is_not_taken_for_the_plan(desk: Desk, shop: Shop) -> None:
+    planner = desk.hire()
+    mine = desk.ask()
+    planner.answer_open()
+    digest = desk.answered(mine).digest
+    other = desk.ask(Selection(run_ids=("run-1",), actions=("mail.send",)), actor="eve", request_id=digest[:16])
+    planner.answer_open()
+    there = read_request(shop.journal, other.run_id)
+    assert there is not None
+    assert there.shown is not None
+    assert there.shown.digest != digest
+
+    assert find_request(shop.journal, digest[:16]).request_id == mine.request_id
+    assert desk.apply(digest[:16]).asked.digest == digest
+
+
+def test_pa3_nothing_is_applied_by_the_id_of_a_request(desk: Desk, shop: Shop) -> None:
+    desk.ask(request_id="mine-1")
+    with pytest.raises(UsageError, match="'mine-1' is no digest of a plan; give 8 or more"):
+        desk.apply("mine-1")
+    desk.ask(request_id="0123456789")
+    with pytest.raises(NameUnknown, match="workers have shown no plan '0123456789'"):
+        desk.apply("0123456789")
+    assert not [each for each in events(shop.journal, PlanRequested) if each.what == "apply"]
+
+
+def test_the_last_that_was_shown_is_applied_though_its_asker_s_clock_is_behind(desk: Desk, shop: Shop) -> None:
+    planner = desk.hire()
+    first = desk.ask(request_id="first")
+    planner.answer_open()
+    digest = desk.answered(first).digest
+    desk.apply(digest)
+    desk.may_write = ["run-1"]
+    planner.answer_open()
+    behind = ManualClock(shop.clock.now() - timedelta(hours=1))
+    second = ask_for_plan(shop.journal, RUN, actor="bob", request_id="second", clock=behind, ids=SystemIds())
+    planner.answer_open()
+
+    assert desk.answered(second).digest == digest
+    assert desk.apply(digest).request_id == "second"
 
 
 def test_a_run_that_may_still_write_is_not_undone(desk: Desk, shop: Shop) -> None:

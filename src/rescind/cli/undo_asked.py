@@ -17,8 +17,8 @@ from rescind.compensation.sharing.requests import (
     PlanRequest,
     ask_for_plan,
     ask_to_apply,
-    find_request,
     items_of,
+    read_request,
     refuse_lacking,
 )
 from rescind.compensation.sharing.submission import Submission, read_submission
@@ -129,7 +129,7 @@ class AskedSession(Session, frozen=True, kw_only=True):
                         "are (`rescind worker MODULE`), and run this again. Nothing was undone"
                     )
                 clock.sleep(_LOOK_S)
-                request = find_request(self.journal, request.request_id)
+                request = read_request(self.journal, request.run_id) or request
         if request.answer.how not in ("shown", "submitted"):
             _refuse(request)
         return request

@@ -13,6 +13,7 @@ from rescind.compensation.sharing.requests import (
     ask_for_plan,
     ask_to_apply,
     find_request,
+    find_shown,
     items_of,
     read_request,
     refuse_lacking,
@@ -65,9 +66,10 @@ async def apply_plan(plan: str, data: Reason, plane: Plane, operator: Caller, wa
 
     409, and nothing was done: if it is another plan by now, a run may still write, or no worker has the tools.
     """
-    shown = await asyncio.to_thread(find_request, plane.journal, plan)
-    _refuse_force(bool(shown.shown and shown.shown.facts.get("forces")), operator)
-    request = await asyncio.to_thread(_apply, plane, plan, data, operator)
+    shown = (await asyncio.to_thread(find_shown, plane.journal, plan)).shown
+    assert shown is not None, "it was found by what was shown"
+    _refuse_force(bool(shown.facts.get("forces")), operator)
+    request = await asyncio.to_thread(_apply, plane, shown.digest, data, operator)  # the one that was looked at
     return await _answered(plane, request, wait_s, 0)
 
 
@@ -126,7 +128,9 @@ async def _answered(plane: Plane, request: PlanRequest, wait_s: float, limit: in
     deadline_s = plane.clock.monotonic_s() + wait_s
     while request.state in _OPEN and plane.clock.monotonic_s() < deadline_s:
         await asyncio.sleep(_LOOK_EVERY_S)
-        request = await asyncio.to_thread(find_request, plane.journal, request.request_id)
+        there = await asyncio.to_thread(read_request, plane.journal, request.run_id)
+        assert there is not None, "what was asked stays in the journal"
+        request = there
     status = _STATUSES.get(request.state, 200)
     if status == 409:
         raise Refused(409, f"{request.state}: {request.answer.detail if request.answer else ''}")

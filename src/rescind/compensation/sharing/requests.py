@@ -157,13 +157,12 @@ def ask_to_apply(journal: Journal, plan: str, *, actor: str, reason: str, clock:
         reason: Why.
         clock: The time.
 
-    Raises: NameUnknown, if no plan with that digest was shown; AlreadySettled, if another plan is shown by now, or the
-        request is being answered.
+    Raises: as `find_shown`; AlreadySettled, if the request is being answered.
     """
 
     def turn() -> PlanRequest:
-        request = find_request(journal, plan)
-        assert request.shown is not None, "it was found by its digest"
+        request = find_shown(journal, plan)
+        assert request.shown is not None, "it was found by what was shown"
         asked = msgspec.structs.replace(
             request.asked, what="apply", digest=request.shown.digest, actor=actor, reason=reason
         )
@@ -246,30 +245,68 @@ def fold_request(entries: Iterable[Entry]) -> PlanRequest | None:
 
 
 def find_request(journal: Journal, text: str) -> PlanRequest:
-    """The request with this id, or the last one that was shown a plan whose digest begins so.
+    """The last request that was shown a plan whose digest begins so; or the one with this id, or its beginning.
 
-    Raises: NameUnknown.
+    The digest comes first: an id is chosen by whoever asks, and could be chosen to be taken for somebody's digest.
+
+    Raises: NameUnknown; UsageError, if the digits fit several plans.
     """
+    names: list[str] = []
+    by_digest = _shown_as(journal, text, names) if _is_digits(text) else None
+    if by_digest is not None:
+        return by_digest
     there = read_request(journal, _PREFIX + text) if _ID.fullmatch(text) else None
     if there is not None:
         return there
-    shown: list[PlanRequest] = []
-    names: list[str] = []
-    for run in every_run(journal, Query(agent_name=REQUEST_AGENT)):
-        request = _readable(journal, run.run_id)
-        if request is None:
-            continue
-        names.append(request.request_id)
-        if request.shown is not None and len(text) >= _DIGITS_MIN and request.shown.digest.startswith(text.lower()):
-            shown.append(request)
-    if shown:
-        return max(shown, key=lambda request: request.asked_at)
+    names = names or [request.request_id for request in _every_request(journal)]
     if not names:
         raise NameUnknown(f"there is no plan {text[:64]!r}: workers were never asked for one in this store")
     name = the_one_meant(text, names, what="plan")
     found = read_request(journal, _PREFIX + name)
     assert found is not None, "it was read just now"
     return found
+
+
+def find_shown(journal: Journal, digest: str) -> PlanRequest:
+    """The last request that was shown the plan with this digest, of which 8 digits are enough; never by its id (PA3).
+
+    Raises: UsageError, if this is no digest, or fits several plans; NameUnknown, if no such plan was shown.
+    """
+    if not _is_digits(digest):
+        raise UsageError(
+            f"{digest[:64]!r} is no digest of a plan; give {_DIGITS_MIN} or more of the digits under which it was shown"
+        )
+    found = _shown_as(journal, digest, [])
+    if found is None:
+        raise NameUnknown(
+            f"workers have shown no plan {digest[:64]!r}; ask for the plan, look at it, and apply it by its digest"
+        )
+    return found
+
+
+def _is_digits(text: str) -> bool:
+    return len(text) >= _DIGITS_MIN and set(text.lower()) <= set("0123456789abcdef")
+
+
+def _shown_as(journal: Journal, digits: str, names: list[str]) -> PlanRequest | None:
+    """The last request that was shown a plan whose digest begins so. `names` gets the ids of all requests."""
+    shown: list[tuple[str, PlanRequest]] = []
+    for request in _every_request(journal):
+        names.append(request.request_id)
+        if request.shown is not None and request.shown.digest.startswith(digits.lower()):
+            shown.append((request.shown.digest, request))
+    if len({digest for digest, _ in shown}) > 1:
+        raise UsageError(f"{digits} are the first digits of several plans; give more of them")
+    # By its place in the journal: clocks of several machines, and one that was set back, do not say what came last.
+    return max((request for _, request in shown), key=lambda request: request.sequence, default=None)
+
+
+def _every_request(journal: Journal) -> Iterator[PlanRequest]:
+    """The requests that can be read."""
+    for run in every_run(journal, Query(agent_name=REQUEST_AGENT)):
+        request = _readable(journal, run.run_id)
+        if request is not None:
+            yield request
 
 
 def items_of(journal: Journal, request: PlanRequest, *, after: int = 0, limit: int) -> list[dict[str, Any]]:
