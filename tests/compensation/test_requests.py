@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from compensation.crew import RUN, Crew, events, refunds
 from compensation.dying import Died, FusedJournal
+from compensation.test_coordinator import spoil
 from compensation.undo_world import Shop
 from rescind.clock import SystemIds
 from rescind.compensation.planning.selection import Selection
@@ -25,7 +27,7 @@ from rescind.compensation.sharing.requests import (
     read_request,
     refuse_lacking,
 )
-from rescind.compensation.sharing.submission import read_submission
+from rescind.compensation.sharing.submission import append, read_submission
 from rescind.config import UndoConfig
 from rescind.errors import AlreadySettled, EntryUnreadable, NameUnknown, UsageError
 from rescind.journal.port import Query
@@ -280,6 +282,43 @@ def test_an_entry_that_cannot_be_read_holds_up_no_other_request(desk: Desk, shop
     assert find_request(journal, request.request_id).state == "shown"
     with pytest.raises(EntryUnreadable):
         find_request(journal, "broken")
+
+
+def test_a_run_that_cannot_be_read_is_named_in_the_answer_and_holds_up_no_other_request(desk: Desk, shop: Shop) -> None:
+    shop.charge("run-2")
+    sequence = spoil(shop, "run-1", "ended")
+    first, second = desk.ask(), desk.ask(Selection(run_ids=("run-2",)))
+    planner = desk.hire()
+    planner.answer_open()
+    answer = desk.answered(first)
+    assert answer.how == "refused"
+    assert f"entry {sequence} of the journal cannot be read" in answer.detail
+    assert "upgrade" in answer.detail
+    assert desk.answered(second).how == "shown"
+
+
+def test_what_a_newer_rescind_asks_is_refused_in_the_answer_and_holds_up_no_other_request(
+    desk: Desk, shop: Shop
+) -> None:
+    first = desk.ask()
+    asked = msgspec.structs.replace(first.asked, selection={"run_ids": {"of": "the future"}})
+    append(shop.journal, shop.clock, first.run_id, [asked], after=first.position)
+    second = desk.ask()
+    desk.hire().answer_open()
+    assert desk.answered(first).how == "refused"
+    assert "run_ids" in desk.answered(first).detail
+    assert desk.answered(second).how == "shown"
+
+
+def test_an_entry_that_cannot_be_read_is_told_once_and_not_at_each_look(
+    desk: Desk, shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.ask(request_id="broken")
+    sequence = spoil(shop, "request_broken", "plan_requested")
+    planner = desk.hire()
+    for _ in range(3):
+        planner.answer_open()
+    assert len([line for line in caplog.messages if f"entry {sequence}" in line]) == 1
 
 
 def test_what_was_selected_and_is_not_there_is_refused_in_the_answer(desk: Desk) -> None:

@@ -22,7 +22,14 @@ from rescind.compensation.port import Compensator
 from rescind.compensation.sharing.requests import DONE, OpenRequests, PlanRequest, has_tools, refuse_lacking
 from rescind.compensation.sharing.submission import append, read_submission, submit
 from rescind.config import UndoConfig
-from rescind.errors import EngineUnavailable, JournalUnavailable, OrdersUnavailable, SequenceConflict, UsageError
+from rescind.errors import (
+    EngineUnavailable,
+    EntryUnreadable,
+    JournalUnavailable,
+    OrdersUnavailable,
+    SequenceConflict,
+    UsageError,
+)
 from rescind.journal.port import Journal
 from rescind.model.action import OnConflict
 from rescind.model.entry import PlanPart, RequestAnswered, RequestTaken
@@ -32,6 +39,9 @@ ITEMS_OF_PART, PARTS_AT_ONCE = 200, 16
 """A part is some 80 KiB, and an append some 1.3 MiB: what others write meanwhile does not wait for long."""
 
 _RUNS_NAMED = 100
+
+_TOLD = (UsageError, EntryUnreadable, msgspec.ValidationError)
+"""What is wrong with what was asked, and not with this moment: it is the answer, and holds up no other request."""
 
 _log = logging.getLogger("rescind.worker")
 
@@ -104,7 +114,7 @@ class Planner:
     def _actions(self, request: PlanRequest) -> set[str]:
         try:
             return {record.step.action for record in select_steps(self._journal, _selection(request))}
-        except UsageError:  # it is told when it is answered
+        except _TOLD:  # when it is answered
             return set()
 
     def _answer(self, request: PlanRequest) -> str:
@@ -115,7 +125,7 @@ class Planner:
                 answer = self._lacking(actions)
             else:
                 plan, answer = self._planned(request) if request.asked.what == "plan" else self._applied(request)
-        except (UsageError, msgspec.ValidationError) as error:
+        except _TOLD as error:
             answer = self._says("refused", str(error))
         except (JournalUnavailable, OrdersUnavailable, EngineUnavailable, SequenceConflict):
             raise  # it is answered the next time

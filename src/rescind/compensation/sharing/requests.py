@@ -338,6 +338,7 @@ class OpenRequests:
             if isinstance(entry.event, PlanRequested):
                 self._runs.add(entry.run.run_id)
         for gap in gaps:
+            self._after = max(self._after, gap.sequence)  # it is told once, and not at each look
             _log.error("what was asked of the workers there cannot be told: %s", gap)
         found = [request for run_id in self._runs if (request := _readable(self._journal, run_id)) is not None]
         still = sorted((request for request in found if request.answer is None), key=lambda each: each.asked_at)
