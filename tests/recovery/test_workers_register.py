@@ -97,6 +97,25 @@ def test_a_worker_that_goes_is_not_taken_for_dead_because_the_server_is_slow_to_
         assert look(register) == {}
 
 
+def test_a_lock_that_could_not_be_made_again_at_once_is_made_at_a_later_beat(tmp_path: Path) -> None:
+    register = WorkersFolder(tmp_path)
+    entry = register.enter(INFO, lambda: None)
+    lock = register.folder / "worker_1.lock"
+    in_the_way = register.folder / "worker_1.lock.new"
+    lock.unlink()
+    in_the_way.mkdir()
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(OSError, match="Is a directory"):
+            entry.beat(now_us=SystemClock().now_us())
+    assert set(os.listdir("/proc/self/fd")) == before, "none of others is closed, and none is left behind"
+
+    in_the_way.rmdir()
+    entry.beat(now_us=SystemClock().now_us())
+    assert look(register)["worker_1"].living
+    entry.close()
+
+
 def test_a_ring_is_heard_by_everybody(register: Workers, store: "StoreAt") -> None:
     heard: list[str] = []
     entries = [

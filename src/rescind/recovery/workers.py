@@ -234,8 +234,8 @@ class Entry:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.say(self._info)
         if not os.path.exists(self._folder / (self._info.worker_id + _LOCK)):
-            os.close(self._lock)
-            self._lock = self._make_lock()
+            before, self._lock = self._lock, self._make_lock()  # in this order: it may fail, and is tried again then
+            os.close(before)
 
     def close(self) -> None:
         """Disappear."""
@@ -250,8 +250,12 @@ class Entry:
         path = self._folder / (self._info.worker_id + _LOCK)
         temporary = path.with_name(path.name + ".new")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.replace(temporary, path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.replace(temporary, path)
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
 
     def _make_bell(self) -> int:
