@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from effects.harness import opened, perform, version_now
 from effects.worlds import tree_content
 from rescind.compensation.effects import Files
+from rescind.compensation.effects.files_restore import HalfWay
 from rescind.compensation.effects.manifest import as_name, as_text
 from rescind.errors import Conflict, UsageError
 from rescind.guard.effect import PastStep
@@ -195,6 +196,57 @@ def test_a_new_file_whose_folder_is_gone_needs_nothing(root: Path) -> None:
     shutil.rmtree(root / "a")
     guarded(root).restore(step)
     assert tree_content(root) == {}
+
+
+def test_a_conflict_makes_no_folders(root: Path) -> None:
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "f").write_text("before")
+    step = perform(guarded(root), written(root / "a" / "b" / "f", "after"), path="a/b/f")
+    shutil.rmtree(root / "a")
+    with pytest.raises(Conflict, match="gone with the folder"):
+        guarded(root).restore(step)
+    assert tree_content(root) == {}
+
+
+def test_a_file_that_goes_while_its_folder_is_read_does_not_make_the_folder_absent(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "t").mkdir()
+    (root / "t" / "stays").write_text("stays")
+    (root / "t" / "goes").write_text("somebody's temporary file")
+    open_file = os.open
+
+    def open_late(name: Any, *args: Any, **kwargs: Any) -> int:
+        if name == "goes":
+            (root / "t" / "goes").unlink(missing_ok=True)
+        return open_file(name, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_late)
+    step = perform(guarded(root), lambda path: (root / path / "new").write_text("new"), path="t")
+    assert set(step.before["entries"]) == {"", "stays"}
+    guarded(root).restore(step)
+    assert [path.name for path in (root / "t").iterdir()] == ["stays"]
+
+
+def test_what_stops_half_way_is_no_conflict_and_is_finished_by_the_next(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = a_tree(root)
+    content = tree_content(root)
+    step = perform(guarded(root), lambda path: turn_over(tree), path="t")
+    unlink = os.unlink
+
+    def not_permitted(name: Any, **kwargs: Any) -> None:
+        if name == "y":
+            raise PermissionError(1, "Operation not permitted", name)
+        unlink(name, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", not_permitted)
+        with pytest.raises(HalfWay, match="put back in part"):
+            guarded(root).restore(step)
+    guarded(root).restore(step)
+    assert tree_content(root) == content
 
 
 def a_tree(root: Path) -> Path:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,13 @@ class Files(OnePlace):
                     return
                 raise Conflict(f"how the step left {path} was not recorded, so it was not touched")
             *above, name = _names(path)
+            missing = self._is_missing(above)
+            if missing and before.absent:
+                return  # gone with the folder it was in
+            if missing and after.image["entries"]:
+                raise Conflict(f"{path} is gone with the folder it was in, so nothing was changed")
             try:
-                with folder_below(
-                    self._resolved_root(), tuple(above), make_missing=bool(before.image["entries"])
-                ) as parent:
+                with folder_below(self._resolved_root(), tuple(above), make_missing=missing) as parent:
                     restore_tree(
                         parent,
                         name,
@@ -109,11 +113,19 @@ class Files(OnePlace):
                         bytes_max=self._bytes_max,
                     )
             except FileNotFoundError as error:
-                if before.absent and self.look(path, self.scan()).absent:
-                    return  # gone with the folder it was in
                 raise Conflict(f"{path} changed while it was put back: {error}") from error
             except (BlobDamaged, UsageError, PermissionError, NotADirectoryError) as error:
                 raise Conflict(f"{path}: {error}") from error
+
+    def _is_missing(self, names: list[str]) -> bool:
+        """Whether a folder above the path is not there."""
+        try:
+            with folder_below(self._resolved_root(), tuple(names)):
+                return False
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise Conflict(f"{'/'.join(names)} is no folder any more: {error}") from error
 
     def look_after(self, path: str, before: Snapshot) -> Snapshot:
         """The path after the tool, made durable; contents are kept for the way back, as far as `bytes_max` allows."""
@@ -128,13 +140,15 @@ class Files(OnePlace):
     def look(self, path: str, scan: Scan) -> Snapshot:
         """The path now, through a fresh walk."""
         *above, name = _names(path)
-        try:
-            with folder_below(self._resolved_root(), tuple(above)) as parent:
-                entries = scan.run(parent, name).manifest
-                if scan.sync_unless is not None:
-                    os.fsync(parent)
-        except FileNotFoundError:
-            entries = {}
+        with ExitStack() as stack:
+            try:
+                parent = stack.enter_context(folder_below(self._resolved_root(), tuple(above)))
+            except FileNotFoundError:
+                return _snapshot(path, {})
+            # Not in that block: a file that goes while its folder is read does not make the folder absent.
+            entries = scan.run(parent, name).manifest
+            if scan.sync_unless is not None:
+                os.fsync(parent)
         return _snapshot(path, entries)
 
     def _resolved_root(self) -> Path:

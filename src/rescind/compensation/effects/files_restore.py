@@ -23,11 +23,15 @@ from rescind.compensation.effects.manifest import (
     opened,
     signature_of,
 )
-from rescind.errors import Conflict
+from rescind.errors import Conflict, RescindError
 
 _OWNER_ALL = 0o700
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMED_MAX = 10  # paths that a message names
+
+
+class HalfWay(RescindError):
+    """Some paths have been put back and others have not; the next restore finishes it."""
 
 
 def restore_tree(
@@ -38,7 +42,7 @@ def restore_tree(
     What is overwritten is copied aside first, as far as `bytes_max` goes: it may be somebody's later content.
 
     Raises: Conflict, BlobDamaged, UsageError: nothing was changed, except as the class docstring of `Files` says of
-        writers in the very moment; OSError: run it again.
+        writers in the very moment; HalfWay; OSError: run it again.
     """
     staging = ".rescind-undo-" + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     resuming = _exists(parent, staging)
@@ -61,13 +65,16 @@ def restore_tree(
             os.rmdir(staging, dir_fd=parent)
         raise
     os.fsync(parent)  # the mark, before the first path between two states
-    work.open_folders(pending)
-    work.remove(pending)
-    work.put(pending)
-    work.close_folders()
-    _empty(parent, staging)
-    os.rmdir(staging, dir_fd=parent)
-    os.fsync(parent)
+    try:
+        work.open_folders(pending)
+        work.remove(pending)
+        work.put(pending)
+        work.close_folders()
+        _empty(parent, staging)
+        os.rmdir(staging, dir_fd=parent)
+        os.fsync(parent)
+    except OSError as error:
+        raise HalfWay(f"{name} is put back in part, since {error}; mend that, then run the same undo again") from error
 
 
 @dataclass

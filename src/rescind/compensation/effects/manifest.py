@@ -68,35 +68,44 @@ class Scan:
         if depth > _DEPTH_MAX:
             raise UsageError(f"folders are nested deeper than {_DEPTH_MAX}; choose a folder further down")
         key = "/".join(map(as_text, path))
-        self.signatures[key] = signature_of(status)
-        mode = stat.S_IMODE(status.st_mode)
-        if stat.S_ISDIR(status.st_mode):
-            self.manifest[key] = {"type": "folder", "mode": mode}
-            with opened(name, _FOLDER, folder) as here:
-                for child in sorted(os.listdir(here)):
-                    self._visit(here, child, (*path, child), depth + 1)
-                if self.sync_unless is not None:
-                    os.fsync(here)
-        elif stat.S_ISLNK(status.st_mode):
-            self.manifest[key] = {"type": "link", "target": as_text(os.readlink(name, dir_fd=folder))}
-        elif stat.S_ISREG(status.st_mode):
-            self._visit_file(folder, name, key, mode)
-        else:
-            raise UsageError(f"{name!r} is no file, folder or link, so it cannot be kept; choose a path without it")
-
-    def _visit_file(self, folder: int, name: str, key: str, mode: int) -> None:
-        with opened(name, FILE, folder) as file:
-            status = os.fstat(file)
-            if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{name!r} became something else while it was read; nothing was done, try again")
-            if self.keep is None or not (self.keep_all or status.st_size <= self.bytes_left):
-                sha256, size = hash_of(file)
+        try:
+            if stat.S_ISLNK(status.st_mode):
+                self.manifest[key] = {"type": "link", "target": as_text(os.readlink(name, dir_fd=folder))}
+                self.signatures[key] = signature_of(status)
+                return
+            if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+                raise UsageError(f"{name!r} is no file, folder or link, so it cannot be kept; choose a path without it")
+            here = os.open(name, _FOLDER if stat.S_ISDIR(status.st_mode) else FILE, dir_fd=folder)
+        except FileNotFoundError:
+            return  # it went between the two questions
+        try:
+            self.signatures[key] = signature_of(status)
+            if stat.S_ISDIR(status.st_mode):
+                self._visit_folder(here, path, depth, key, stat.S_IMODE(status.st_mode))
             else:
-                sha256, size = self.keep.keep(file, bytes_max=self.bytes_left)
-                self.bytes_left -= size
-            self.manifest[key] = {"type": "file", "mode": mode, "size": size, "sha256": sha256}
-            if self.sync_unless is not None and self.sync_unless.get(key) != self.manifest[key]:
-                os.fsync(file)
+                self._visit_file(here, name, key, stat.S_IMODE(status.st_mode))
+        finally:
+            os.close(here)
+
+    def _visit_folder(self, here: int, path: tuple[str, ...], depth: int, key: str, mode: int) -> None:
+        self.manifest[key] = {"type": "folder", "mode": mode}
+        for child in sorted(os.listdir(here)):
+            self._visit(here, child, (*path, child), depth + 1)
+        if self.sync_unless is not None:
+            os.fsync(here)
+
+    def _visit_file(self, file: int, name: str, key: str, mode: int) -> None:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{name!r} became something else while it was read; nothing was done, try again")
+        if self.keep is None or not (self.keep_all or status.st_size <= self.bytes_left):
+            sha256, size = hash_of(file)
+        else:
+            sha256, size = self.keep.keep(file, bytes_max=self.bytes_left)
+            self.bytes_left -= size
+        self.manifest[key] = {"type": "file", "mode": mode, "size": size, "sha256": sha256}
+        if self.sync_unless is not None and self.sync_unless.get(key) != self.manifest[key]:
+            os.fsync(file)
 
 
 @contextmanager
