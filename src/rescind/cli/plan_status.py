@@ -7,7 +7,7 @@ import msgspec
 from rescind.cli.moments import to_the_second
 from rescind.cli.out import Out, print_json
 from rescind.cli.safe import safe
-from rescind.cli.words import count_of, why_left
+from rescind.cli.words import count_of, list_of, why_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -113,6 +113,14 @@ def _far(status: "UndoStatus") -> str:
     return f"{status.percent:5.1f} %  {status.done:,} of {count_of(status.total, 'step')}"
 
 
+def _unread(status: "UndoStatus") -> str:
+    if not status.unreadable:
+        return ""
+    entries = "1 entry" if len(status.unreadable) == 1 else f"{len(status.unreadable):,} entries"
+    which = list_of((str(each) for each in status.unreadable), most=3)
+    return f"{entries} of its runs ({which}), so more may be done; see `rescind audit verify`"
+
+
 def _pace(status: "UndoStatus") -> str:
     if status.has_ended or status.rate_per_s is None:
         return ""
@@ -134,6 +142,7 @@ def _rows(status: "UndoStatus") -> list[tuple[str, str]]:
     why = f": {safe(status.held_because)}" if status.held_because else ""
     rows = [
         ("done", _far(status).strip() + (f", {counts}" if counts else "")),
+        ("unread", _unread(status)),
         ("pace", _pace(status)),
         ("begun", f"{to_the_second(status.begun_at)} by {safe(status.actor)}{because}"),
         (held, f"by {safe(status.held_by)}{why}" if held and status.held_by else ""),

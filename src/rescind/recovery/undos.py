@@ -13,7 +13,7 @@ import msgspec
 
 from rescind.clock import Clock
 from rescind.errors import EntryUnreadable, NameUnknown, UsageError
-from rescind.journal.pages import every_entry
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
     CompensationEnded,
@@ -65,6 +65,7 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
         left_because, left_detail: Why it was left, as in `PlanLeft`.
         by_worker: Steps that are accounted for, by the worker that carried each out. Empty if it was done by no worker,
             and in a list of undos that have ended.
+        unreadable: Sequences of entries of its steps' runs that cannot be read: more may be done than is counted.
     """
 
     plan_run: str
@@ -85,6 +86,7 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
     left_because: str = ""
     left_detail: str = ""
     by_worker: dict[str, int] = {}
+    unreadable: tuple[int, ...] = ()
 
     @property
     def percent(self) -> float:
@@ -133,7 +135,8 @@ def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -
 
     Args:
         journal: Where they are.
-        gaps: Gets the entries that cannot be read, whose undos are left out; without it, they raise.
+        gaps: Gets the entries of plans that cannot be read, whose undos are left out; without it, they raise. What
+            cannot be read of the runs of their steps, each undo says itself (`unreadable`).
     """
     begun = _begun(journal, gaps)
     for fold in begun:
@@ -301,6 +304,8 @@ class _UndoFold:
         self._end: PlanFinished | PlanLeft | None = None
         self._plan_read_to = 0
         self._steps_read_to: dict[str | None, int] = {}
+        self._runs_of_steps: frozenset[str] = frozenset()
+        self._unreadable: list[int] = []
         self._total = 0
         self._ended: dict[StepRef, StepSeen] = {}
         self._begun: dict[StepRef, StepSeen] = {}
@@ -326,6 +331,7 @@ class _UndoFold:
                     if not self.is_waiting:  # else it was asked for by then, and a cancel since counts
                         self.started_sequence = entry.sequence
                     self.is_waiting = False
+                    self._runs_of_steps = frozenset(entry.event.runs)
                     queried = self._queried(entry.event)
                     self._steps_read_to = self._steps_read_to or dict.fromkeys(queried, entry.sequence)
                     pending = entry.event.pending
@@ -340,11 +346,17 @@ class _UndoFold:
         return started.runs if len(started.runs) <= RUNS_READ_ONE_BY_ONE else (None,)
 
     def read_steps(self) -> None:
-        """Read on in the runs of the steps."""
+        """Read on in the runs of the steps, past what cannot be read: that must keep nobody from a pause."""
         for run_id, after in self._steps_read_to.items():
-            for entry in every_entry(self._journal, Query(run_id=run_id), after=after):
+            gaps: list[EntryUnreadable] = []
+            for entry in readable_entries(self._journal, Query(run_id=run_id), gaps, after=after):
                 self._steps_read_to[run_id] = entry.sequence
                 self._take_step(entry)
+            for gap in gaps:
+                self._steps_read_to[run_id] = max(self._steps_read_to[run_id], gap.sequence)
+                # Of many runs everything is read that anybody wrote; what is known to be of others is none of its own.
+                if not gap.run_id or gap.run_id in self._runs_of_steps:
+                    self._unreadable.append(gap.sequence)
 
     def _take_step(self, entry: Entry) -> None:
         event = entry.event
@@ -397,6 +409,7 @@ class _UndoFold:
             left_because="" if left is None else left.why,
             left_detail="" if left is None else left.detail,
             by_worker=dict(sorted(Counter(seen.by for seen in self._ended.values() if seen.by).items())),
+            unreadable=tuple(self._unreadable),
         )
 
     def steps(self) -> list["StepSeen"]:
