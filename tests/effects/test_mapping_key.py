@@ -1,6 +1,8 @@
 """What `MappingKey` promises beyond the contract."""
 
 import shelve
+from collections import Counter, UserDict, defaultdict
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
+
+
+class Defaulting(UserDict[str, Any]):
+    """Makes what is asked for."""
+
+    def __missing__(self, key: str) -> Any:
+        self[key] = []
+        return self[key]
 
 
 class Remote:
@@ -49,6 +59,20 @@ def test_a_shelf_keeps_what_was_put_back(tmp_path: Path) -> None:
         effect.restore(step)
     with shelve.open(str(tmp_path / "shelf")) as shelf:
         assert shelf["k"] == {"a": [1, 2.0, None]}
+
+
+@pytest.mark.parametrize("kind", [lambda: defaultdict(list), Counter, Defaulting])
+def test_looking_at_a_key_does_not_make_it(kind: Callable[[], Any]) -> None:
+    store = kind()
+    effect = MappingKey(store, key=lambda: "k")
+    touch = opened(effect)
+    assert touch.before
+    assert touch.before.absent
+    assert dict(store) == {}
+    touch.abandon()
+    step = perform(effect, lambda: store.__setitem__("k", 1))
+    effect.restore(step)
+    assert dict(store) == {}
 
 
 def test_a_new_key_is_deleted_again() -> None:

@@ -2,6 +2,7 @@
 
 import shelve
 import threading
+from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
 
@@ -93,6 +94,9 @@ class MappingKey(OnePlace):
         """
         with self._lock:
             try:
+                # A dictionary with defaults would make the key by being asked for it.
+                if isinstance(self._mapping, dict | UserDict) and key not in self._mapping:
+                    raise KeyError(key)
                 value = self._mapping[key]
             except KeyError:
                 return Snapshot.of({"key": key}, absent=True)
