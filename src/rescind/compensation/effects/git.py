@@ -14,6 +14,26 @@ from rescind.model.step import Snapshot, Target
 _KEPT = "refs/rescind/kept"
 _FETCH = ("fetch", "--no-tags", "--quiet", "--refmap=", "--")  # into our references alone, not into those of the remote
 
+_LEAVE_S = 5.0  # how long a command may take to remove its locks once it is told to end
+_OF_ANOTHER = frozenset(  # what `git rev-parse --local-env-vars` names, without what configures
+    {
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_DIR",
+        "GIT_GRAFT_FILE",
+        "GIT_IMPLICIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_INTERNAL_SUPER_PREFIX",
+        "GIT_NO_REPLACE_OBJECTS",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_PREFIX",
+        "GIT_QUARANTINE_PATH",
+        "GIT_REPLACE_REF_BASE",
+        "GIT_SHALLOW_FILE",
+        "GIT_WORK_TREE",
+    }
+)
+
 
 class GitFailed(RescindError):
     """Git could not be asked, or said no."""
@@ -30,8 +50,8 @@ class GitBranch(OnePlace):
     Comparing and moving are one step of git's own (`update-ref` with the old value; at a remote, a push with
     `--force-with-lease`): commits that somebody put on top are a conflict. Index and working tree are not touched, so
     let tools commit to branches that nobody has checked out. The commits of both sides are kept from git's clean-up by
-    references below `refs/rescind/kept`, which nothing removes. The version is the commit: a branch that was moved away
-    and back has, for an undo, not moved.
+    references below `refs/rescind/kept`, which nothing removes. An alias of another branch is refused.
+    The version is the commit: a branch that was moved away and back has, for an undo, not moved.
     """
 
     parallel = True
@@ -91,7 +111,10 @@ class GitBranch(OnePlace):
         """See `Effect`."""
         before = before_of(step, "where the branch was")
         ref = before.image["ref"]
-        now = self.look(ref)
+        try:
+            now = self.look(ref)
+        except UsageError as error:
+            raise Conflict(f"not as the step left it: {error}") from error
         if not is_to_put_back(step, now, ref, unlike=lambda _: f", but at {_commit(now) or 'nothing'}"):
             return
         try:
@@ -106,12 +129,22 @@ class GitBranch(OnePlace):
             raise Conflict(f"{ref} is not as the step left it: it moved just now; it was not touched") from error
 
     def look(self, ref: str) -> Snapshot:
-        """Where it points now. Raises: GitFailed."""
+        """Where it points now. Raises: GitFailed; UsageError for an alias of another branch."""
         if self._remote is None:
-            found = self._git("for-each-ref", "--format=%(objectname)", "--count=1", ref)
+            found = self._git("for-each-ref", "--format=%(objectname)%09%(refname)%09%(symref)", ref)
         else:
-            found = self._git("ls-remote", "--", self._remote, ref).partition("\t")[0]
-        return _pointing(ref, found.strip())
+            found = self._git("ls-remote", "--", self._remote, ref)
+        # What git is asked for is a pattern: without such a branch it finds those below its name, and at a remote all
+        # whose names end alike.
+        for line in found.splitlines():
+            commit, name, *symbolic = line.split("\t")
+            if name == ref:
+                if any(symbolic):
+                    raise UsageError(
+                        f"{ref} is an alias of {symbolic[0]}, which would be moved in its place; guard that"
+                    )
+                return _pointing(ref, commit)
+        return _pointing(ref, "")
 
     def keep(self, snapshot: Snapshot) -> None:
         """Keep its commit from git's clean-up, and here if it is a remote's."""
@@ -126,9 +159,9 @@ class GitBranch(OnePlace):
             lease = f"--force-with-lease={ref}:{expected}"
             self._git("push", "--quiet", "--no-verify", lease, "--", self._remote, f"{to}:{ref}")
         elif to:
-            self._git("update-ref", "-m", "rescind undo", ref, to, expected or "0" * len(to))
+            self._git("update-ref", "--no-deref", "-m", "rescind undo", ref, to, expected or "0" * len(to))
         else:
-            self._git("update-ref", "-m", "rescind undo", "-d", ref, expected)
+            self._git("update-ref", "--no-deref", "-m", "rescind undo", "-d", ref, expected)
 
     def _ref_of(self, arguments: Mapping[str, Any]) -> str:
         name = self._name(arguments)
@@ -140,17 +173,41 @@ class GitBranch(OnePlace):
 
     def _git(self, *arguments: str) -> str:
         """Raises: GitFailed, also where git is missing or takes too long."""
-        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+        # Not what a hook of git's, or whoever else has started this process, says of another repository.
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER}
+        environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         command = ["git", "-C", str(self._repository), *arguments]
         try:
-            done = subprocess.run(  # noqa: S603  # no shell, and each name is checked
-                command, capture_output=True, text=True, env=environment, timeout=self._timeout_s, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
+            with subprocess.Popen(  # noqa: S603  # no shell, and each name is checked
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="surrogateescape",  # what a remote's hooks say may be anything
+                env=environment,
+            ) as process:
+                said, problem = self._until_it_ends(process)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             raise GitFailed(f"git {arguments[0]} could not be run: {error}") from error
-        if done.returncode != 0:
-            raise GitFailed(f"git {arguments[0]} failed: {done.stderr.strip()[:500]}")
-        return done.stdout
+        if process.returncode != 0:
+            raise GitFailed(f"git {arguments[0]} failed: {_printable(problem)}")
+        return said
+
+    def _until_it_ends(self, process: subprocess.Popen[str]) -> tuple[str, str]:
+        """What it wrote. Raises: subprocess.TimeoutExpired."""
+        try:
+            return process.communicate(timeout=self._timeout_s)
+        except BaseException:
+            process.terminate()  # a git that is killed leaves its locks, and nobody could move the branch any more
+            try:
+                process.wait(_LEAVE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def _printable(text: str) -> str:
+    return text.strip()[:500].encode("utf-8", "backslashreplace").decode()
 
 
 def _pointing(ref: str, commit: str) -> Snapshot:
@@ -178,5 +235,5 @@ class _BranchTouch:
         """See `Touch`. A branch here is where it is; a push to a remote whose reply was lost may still arrive."""
         try:
             return not self._effect.is_remote and self._effect.look(self._ref) == self.before
-        except GitFailed:
+        except (GitFailed, UsageError):
             return False
