@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import logging
 import resource
@@ -23,6 +24,11 @@ FILES_WANTED = 65_536
 
 FILES_OF_OURS = 128
 """For what a server keeps on disk, and for connections that it makes itself or has accepted and not yet counted."""
+
+HANDSHAKE_WITHIN_S = 20.0
+"""How long a TLS handshake may take. Until it is done `web.connection`, which bounds all else, knows of no connection,
+and the loop would wait for a minute. Not less: after a restart all guards come at once, and each takes a millisecond.
+"""
 
 logger = logging.getLogger("rescind.web")
 
@@ -137,7 +143,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and only then say so."""
-        await super().startup(sockets)
+        with _impatient(self._loop) if self.config.ssl else contextlib.nullcontext():
+            await super().startup(sockets)
         self._on_start()
 
     def leave_if_failed(self, life: asyncio.Task[None]) -> None:
@@ -157,6 +164,17 @@ class Server(uvicorn.Server):
     def _leave(self, number: int) -> None:
         self.handle_exit(number, None)
         self._end_streams()
+
+
+@contextlib.contextmanager
+def _impatient(loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """Whoever listens in the block waits for a handshake no longer than we like: uvicorn has no setting for it."""
+    any_loop: Any = loop
+    any_loop.create_server = functools.partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE_WITHIN_S)
+    try:
+        yield
+    finally:
+        del any_loop.create_server
 
 
 async def live(server: Server, listening: socket.socket, work: Sequence[Coroutine[Any, Any, None]]) -> None:
