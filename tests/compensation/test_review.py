@@ -22,6 +22,7 @@ from rescind.recovery.review import (
 )
 from rescind.recovery.review_export import export_tasks
 from rescind.switch.alerts import Alert, Undelivered
+from rescind.testing import ManualClock
 from rescind.testing.faulty import FaultyJournal
 
 
@@ -223,6 +224,16 @@ def test_what_a_receiver_did_not_take_is_told_next_time_in_order(shop: Shop) -> 
 
     export_tasks(shop.journal, receiver, clock=shop.clock)
     assert receiver.kinds == ["review.opened", "review.opened", "review.resolved"]
+
+
+def test_no_task_is_told_resolved_before_it_is_opened_though_the_clock_of_who_resolved_it_is_behind(shop: Shop) -> None:
+    """X3."""
+    receiver = Told()
+    first = list_tasks(shop.journal)[0]
+    behind = ManualClock(shop.clock.now() - timedelta(hours=1))
+    resolve_task(shop.journal, first.task_id, "done", actor="ann", clock=behind)
+    told = export_tasks(shop.journal, receiver, clock=shop.clock).told
+    assert [state for task_id, state in told if task_id == first.task_id] == ["opened", "resolved"]
 
 
 def test_a_crash_between_telling_and_recording_tells_again_under_the_same_id(shop: Shop) -> None:

@@ -63,7 +63,8 @@ def _untold(tasks: list[ReviewTask], place: str) -> list[tuple[ReviewTask, str, 
         if (place, "opened") not in task.exported:
             due.append((task, "opened", task.opened_at))
         if task.resolved_at is not None and (place, "resolved") not in task.exported:
-            due.append((task, "resolved", task.resolved_at))
+            # Never before its opening, whatever the clocks of two machines say (X3).
+            due.append((task, "resolved", max(task.resolved_at, task.opened_at)))
     return sorted(due, key=lambda each: (each[2], each[1]))
 
 
