@@ -27,11 +27,12 @@ class FlickeringJournal(MemoryJournal):
     """Cannot be read while it is told so, and counts how often somebody tried."""
 
     is_away, refused = False, 0
+    error: Exception = JournalUnavailable("away")
 
     def entries(self, query: Query, *, after: int = 0, limit: int = PAGE_LIMIT) -> list[Entry]:
         if self.is_away:
             self.refused += 1
-            raise JournalUnavailable("away")
+            raise self.error
         return super().entries(query, after=after, limit=limit)
 
 
@@ -174,15 +175,19 @@ def test_lp6_however_many_follow_one_looks_for_them_and_nobody_for_nobody(undo: 
     told(story)
 
 
-def test_a_journal_that_is_away_for_a_while_ends_no_stream(undo: Undo) -> None:
+@pytest.mark.parametrize("error", [JournalUnavailable("away"), KeyError("a fault of ours")])
+def test_a_journal_that_is_away_for_a_while_ends_no_stream(
+    undo: Undo, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     async def story() -> None:
         stream = await undo.follow(Progress(undo.journal, look_every_s=0.01))
         await stream.next()
-        undo.journal.is_away = True
-        await until(lambda: undo.journal.refused > 1)
+        undo.journal.error, undo.journal.is_away = error, True
+        await until(lambda: undo.journal.refused > 3)
         undo.journal.is_away = False
         undo.order("pause")
         assert (await stream.next())[2]["undo"]["state"] == "paused"
         await stream.close()
 
     told(story)
+    assert len([line for line in caplog.messages if "cannot be followed now" in line]) == 1

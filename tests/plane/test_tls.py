@@ -30,11 +30,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Itera
     served.end_all()
 
 
-def client(served: Served, authority: Path | None, **options: float) -> httpx.Client:
+def client(served: Served, authority: Path | None) -> httpx.Client:
     """Somebody who believes what this authority vouches for, or what the system does."""
     verify = ssl.create_default_context(cafile=None if authority is None else str(authority))
     headers = {"authorization": f"Bearer {served.tokens['viewer']}"}
-    return httpx.Client(base_url=served.url, headers=headers, verify=verify, timeout=DEADLINE_S, **options)
+    return httpx.Client(base_url=served.url, headers=headers, verify=verify, timeout=DEADLINE_S)
 
 
 def knock(served: Served) -> socket.socket:

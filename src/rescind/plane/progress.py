@@ -148,13 +148,19 @@ class _Watch:
         self.task = asyncio.get_running_loop().create_task(self._watch(look, every_s), name=f"look {look.plan_run}")
 
     async def _watch(self, look: Look, every_s: float) -> None:
+        trouble = ""
         while not self.event.is_end:
             await asyncio.sleep(every_s)
             try:
                 event = await asyncio.to_thread(_event_of, look.follower)
-            except RescindError as error:  # the journal cannot be read now; who follows is told what comes then
-                _log.warning("the undo %s cannot be followed now, and is looked at again: %s", look.plan_run, error)
+            except Exception as error:  # noqa: BLE001  # whatever it is: who follows would wait for news for ever
+                before, trouble = trouble, f"{type(error).__name__}: {error}"
+                if trouble != before:  # once, and not at each look
+                    is_ours = isinstance(error, RescindError)  # the journal cannot be read now, most likely
+                    told = "the undo %s cannot be followed now, and is looked at again: %s"
+                    _log.warning(told, look.plan_run, trouble, exc_info=not is_ours)
                 continue
+            trouble = ""
             if event.event_id != self.event.event_id:
                 self.event, news, self.news = event, self.news, asyncio.Event()
                 news.set()
