@@ -181,7 +181,8 @@ class PolicyMachine(RuleBasedStateMachine):
         elif between is not None:
             self.shop.change_as_somebody_else(between)
             stranger = self.truth.writes[between][-1]
-        open_ones = [made for made in scope.steps if made.end is None and not made.dropped]
+        open_ones = [made for made in scope.steps if made.end in (None, SUPERSEDED) and not made.dropped]
+        superseded = [made for made in self.made if made.end is SUPERSEDED]
         known = {made.ref: self.shop.record_of(made) for made in open_ones}
         writes = {row: list(found) for row, found in self.truth.writes.items()}
         written = len(self.shop.setting.writes)
@@ -195,7 +196,14 @@ class PolicyMachine(RuleBasedStateMachine):
                 assert between == "release", "everything is accounted for"
             else:
                 row_now = writes.get(made.row, [])
-                assert made.end in self.ends_of(made, known[made.ref], row_now, may_force=may_force, between=stranger)
+                under = under_of(made, superseded)
+                if made in superseded and (self.truth.value_of(row_now) != made.after or stranger in row_now):
+                    assert made.end is SUPERSEDED or stranger in row_now, "CF4, CF5"
+                elif under is not None and (under not in scope.steps or under.end is SUPERSEDED):
+                    assert made.end in (SUPERSEDED, REVIEW), "nothing superseded is brought back (CF5)"
+                else:
+                    ends = self.ends_of(made, known[made.ref], row_now, may_force=may_force, between=stranger)
+                    assert made.end in (ends if under is None else ends | {REVIEW})
                 if made.end in (RESTORED, MERGED) and made.ref in restored:
                     writes[made.row] = self.truth.without(row_now, made)
         assert writes == self.truth.writes, "the world is the one without what was undone"
@@ -400,10 +408,11 @@ class PolicyMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_step_has_one_end(self) -> None:
+        """But for those that were opened again: by a person, or because what stood in its place is gone (CF5)."""
         ends = self.shop.ends()
-        assert {made.ref: len(ends.get(made.ref, ())) for made in self.made} == {
-            made.ref: made.retries + (made.end is not None) for made in self.made
-        }
+        for made in self.made:
+            found = ends.get(made.ref, [])
+            assert len(found) == made.retries + (made.end is not None) + found[:-1].count(SUPERSEDED)
 
     @invariant()
     def nobody_gets_money_back_twice(self) -> None:
@@ -420,6 +429,12 @@ class PolicyMachine(RuleBasedStateMachine):
             (prepared,) = prepare([Draft(run_id=run_id, event=entry.event, recorded_at_us=at_us)])
             last[run_id] = entry_hash(last.get(run_id, genesis(run_id)), entry.position, at_us, prepared.body)
             assert entry.hash == last[run_id].hex()
+
+
+def under_of(made: Made, superseded: list[Made]) -> Made | None:
+    """The superseded step whose value the restore of this one would bring back."""
+    under = (each for each in superseded if each.row == made.row != "" and each.number < made.number)
+    return next((each for each in under if each.after == made.before), None)
 
 
 def nothing_happened(made: Made) -> bool:

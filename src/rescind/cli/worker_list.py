@@ -86,7 +86,7 @@ def follow_plan(given: "StoreAt | None", name: str, out: Out) -> int:
             out.say(f"{submission.plan_run} has ended")
         ended = follow(journal, submission, register, store, out)
         steps = [(step, "") for share in ended.shares for step in share.steps]
-        result = result_from(ended, results_of(journal, ended.submitted.plan_digest, ended.way, steps))
+        result = result_from(ended, results_of(journal, ended, steps))
     for word, count in result.counts.items():
         out.say(f"  {count:>7,}  {word.replace('_', ' ')}")
     say_workers(result, out)

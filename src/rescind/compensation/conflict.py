@@ -14,6 +14,9 @@ CF3. *Merged once.* What a merge is about to put there is on record before it is
 CF4. *Skipping is a statement.* A step is superseded only if its target was seen at a version that is neither the step's
     own nor the one from before it. A conflict of another kind, such as rows that refer to one that would vanish, is
     for a person.
+CF5. *Not brought back.* What was superseded was to be undone all the same. It is, by the next undo that it is in, once
+    its target is as it left it; until then that undo leaves it where it is. And a restore that would bring back what
+    such a step had left is for a person, unless that step is undone together with it.
 """
 
 import enum

@@ -148,6 +148,7 @@ class PlanItem(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         outcome: `completed`, `failed`, `unknown` or `none`.
         attempts: Compensations intended before this plan.
         earlier_task: The review task that asked for another try; None if there was none.
+        superseded: Whether an earlier undo has left it as superseded, and this one has something to do about it (CF5).
     """
 
     step: StepRef
@@ -161,6 +162,7 @@ class PlanItem(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     outcome: str
     attempts: int = 0
     earlier_task: str | None = None
+    superseded: bool = False
 
 
 class Dependents(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -104,6 +104,6 @@ def _is_as_planned(record: StepRecord, item: PlanItem) -> bool:
     return (
         record.compensation_attempts == item.attempts
         and record.task_id == item.earlier_task
-        and record.disposition in (None, Disposition.REVIEW)
+        and (record.disposition in (None, Disposition.REVIEW) or item.superseded)
         and outcome_word(record) == item.outcome
     )

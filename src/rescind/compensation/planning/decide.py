@@ -1,6 +1,6 @@
 """What is decided about one step by itself. The first rule that fits decides.
 
-    settled by an undo or a person, or failed       -> nothing
+    settled by an undo or a person, or failed       -> nothing, unless superseded and now as the step left it (CF5)
     still held                                      -> drop
     waiting for a person                            -> nothing yet
     in a cycle of declared dependencies             -> review
@@ -51,6 +51,8 @@ from rescind.model.outcome import Completed, Failed
 def decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> Decision:
     """What is to be done about this step, by itself. Ask in the order in which the steps are undone."""
     already = settled(record, known)
+    if already is not None and record.disposition is Disposition.SUPERSEDED:
+        return _superseded(record, site, known, in_cycle=in_cycle) or already
     if already is not None:
         return already
     if record.is_held:
@@ -74,6 +76,13 @@ def decide(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> D
         decision = _compensatable(record, action, known)
         return Review(ReviewReason.NOT_DECLARED, misfit) if misfit and is_undo(decision) else decision
     return Review(ReviewReason.NOT_DECLARED, misfit) if misfit else _reversible_or_in_doubt(record, action, site, known)
+
+
+def _superseded(record: StepRecord, site: Site, known: Known, *, in_cycle: bool) -> Restore | None:
+    """The restore of a superseded step whose target is, or will be, as the step left it; None if it is not (CF5)."""
+    anew = msgspec.structs.replace(record, disposition=None)
+    decision = decide(anew, site, known, in_cycle=in_cycle)
+    return decision if isinstance(decision, Restore) and decision.policy is OnConflict.REVIEW else None
 
 
 def settled(record: StepRecord, known: Known) -> Decision | None:

@@ -36,7 +36,7 @@ from rescind.compensation.planning.order import Order, order_steps
 from rescind.compensation.planning.outside import Outside
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.staying import Staying
-from rescind.model.entry import StepRef
+from rescind.model.entry import Disposition, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed, Failed, Unknown
 
@@ -115,6 +115,7 @@ def _item(record: StepRecord, decision: Decision, waits_for: tuple[StepRef, ...]
         outcome=outcome_word(record),
         attempts=record.compensation_attempts,
         earlier_task=record.task_id,
+        superseded=record.disposition is Disposition.SUPERSEDED and is_undo(decision),
     )
 
 

@@ -20,7 +20,7 @@ from rescind.compensation.planning.known import ForeignStep, Known, Observation
 from rescind.compensation.planning.looking import Handlers
 from rescind.compensation.planning.nesting import end_of
 from rescind.compensation.planning.order import ALONE, Place, order_steps, place_of
-from rescind.compensation.planning.others import foreign_steps, put_back_before
+from rescind.compensation.planning.others import brought_back, foreign_steps, put_back_before
 from rescind.compensation.planning.plan import plan_ordered
 from rescind.compensation.planning.scope import scope_of
 from rescind.compensation.planning.selection import Selection, read_steps
@@ -213,10 +213,20 @@ class _Survey:
         if taken_along:
             self._given = {**self._given, **taken_along}
             plan = self._planned(selection)
+        if any(action.on_conflict is OnConflict.SKIP for action in self._actions.values()):
+            plan = self._bringing_nothing_back(plan, selection)
         conflicts = [item for item in plan.items if _is_conflict(item)]
         if not conflicts or not explains:
             return plan
         return self._planned(selection, foreign_steps(self._journal, conflicts, self._records))
+
+    def _bringing_nothing_back(self, plan: Plan, selection: dict[str, Any]) -> Plan:
+        """The plan without restores that would bring back what a superseded step had left (CF5)."""
+        # One that is taken out may have been what another one waited for, so it is looked at again.
+        while found := brought_back(self._journal, plan.items, [*self._records, *self._outside]):
+            self._given = {**self._given, **found}
+            plan = self._planned(selection)
+        return plan
 
     def _planned(self, selection: dict[str, Any], foreign: Mapping[Target, list[ForeignStep]] | None = None) -> Plan:
         known = Known(
@@ -274,7 +284,7 @@ class _Survey:
             and action.effect_class is EffectClass.REVERSIBLE is record.step.effect_class
             and record.step.before is not None
             and not isinstance(record.outcome, Failed)
-            and (record.disposition is None or open_again)
+            and (record.disposition in (None, Disposition.SUPERSEDED) or open_again)
         )
 
     # --- whom to ask ---

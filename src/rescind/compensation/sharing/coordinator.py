@@ -33,7 +33,7 @@ from rescind.compensation.sharing.attempts import Attempts, Task
 from rescind.compensation.sharing.carrying import Left, Orders, ShareResult, Shares, result_as_json
 from rescind.compensation.sharing.ending import end
 from rescind.compensation.sharing.results import results_of
-from rescind.compensation.sharing.shares import forced_of, forces_at
+from rescind.compensation.sharing.shares import forced_of, forces_at, places_of, superseded_of
 from rescind.compensation.sharing.submission import Submission, append, read_submission
 from rescind.config import SystemLimits
 from rescind.errors import SequenceConflict, UsageError
@@ -235,14 +235,14 @@ class Coordinator:
         person = {share.steps[place] for share in submission.shares for place in share.left}
         held = {step for step, each in left.items() if each.reason in _HELD_BACK} - person
         steps = [(step, "") for share in ended for step in share.steps if step not in left]
-        results = results_of(self._journal, submission.submitted.plan_digest, submission.way, steps)
+        results = results_of(self._journal, submission, steps)
         return held | {result.step for result in results if result.disposition is None}
 
     def _together(self, submission: Submission, rest: set[StepRef]) -> list[PlanShare]:
         """The rest in one share, if one worker can do all of it; else in one for each kind of worker."""
         parts = [(share, [step for step in share.steps if step in rest]) for share in submission.shares]
         parts = [(share, steps) for share, steps in parts if steps]
-        forced = forced_of(submission.shares)
+        forced, superseded = forced_of(submission.shares), superseded_of(submission.shares)
         actions = tuple(sorted({action for share, _ in parts for action in share.actions}))
         groups: defaultdict[tuple[str, ...], list[tuple[PlanShare, list[StepRef]]]] = defaultdict(list)
         for share, steps in parts:
@@ -258,6 +258,7 @@ class Coordinator:
                 actions=needed,
                 alone=any(share.alone for share, _ in group),
                 forces=forces_at(together, forced),
+                superseded=places_of(together, superseded),
             )
             shares.append(share)
         return shares

@@ -50,7 +50,7 @@ def end(journal: Journal, clock: Clock, submission: Submission, left: Sequence[L
     submitted = submission.submitted
     digest = submitted.plan_digest
     steps = [(step, "") for share in submission.shares for step in share.steps]
-    results = {result.step: result for result in results_of(journal, digest, submission.way, steps)}
+    results = {result.step: result for result in results_of(journal, submission, steps)}
     plan = Plan(digest=digest, items=(), tenant=submission.tenant)
     paper = EndingPaper(
         plan, journal, clock, submission.way, position=submission.position, plan_run=submission.plan_run

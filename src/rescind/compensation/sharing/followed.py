@@ -12,7 +12,7 @@ from rescind.model.entry import Disposition
 
 def result_of_submission(journal: Journal, plan: Plan, ended: Submission) -> UndoResult:
     """What the workers did of this plan, and what was over before; the steps in the order of the plan."""
-    found = results_of(journal, plan.digest, ended.way, [(item.step, item.action) for item in plan.items])
+    found = results_of(journal, ended, [(item.step, item.action) for item in plan.items])
     return result_from(ended, [_before(item) or now for item, now in zip(plan.items, found, strict=True)])
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 from rescind.compensation.result import StepResult
+from rescind.compensation.sharing.shares import superseded_of
+from rescind.compensation.sharing.submission import Submission
 from rescind.compensation.way import Way
 from rescind.journal.pages import every_entry
 from rescind.journal.port import Journal, Query
@@ -12,16 +14,21 @@ from rescind.model.outcome import Failed
 from rescind.recovery.review import resolved_tasks
 
 
-def results_of(journal: Journal, digest: str, way: Way, steps: Iterable[tuple[StepRef, str]]) -> list[StepResult]:
-    """Where these steps, each with its action, stand now: what the plan with this digest did, and what others did.
+def results_of(journal: Journal, submission: Submission, steps: Iterable[tuple[StepRef, str]]) -> list[StepResult]:
+    """Where these steps, each with its action, stand now: what the submitted plan did, and what others did.
 
-    What another plan did counts as long as it stands: not if a redo or a reviewer's `retry` has opened it again.
+    What another plan did counts as long as it stands: not if a redo or a reviewer's `retry` has opened it again, nor if
+    it left as superseded what this plan undoes (CF5).
     """
+    digest, way = submission.submitted.plan_digest, submission.way
     wanted = dict(steps)
     ends: dict[StepRef, CompensationEnded] = {}
     failed: dict[StepRef, str] = {}
     for run_id in dict.fromkeys(step.run_id for step in wanted):
         _read_ends(journal, run_id, digest, way, ends, failed)
+    for step in superseded_of(submission.shares):
+        if step in ends and ends[step].disposition is Disposition.SUPERSEDED and ends[step].plan_digest != digest:
+            del ends[step]
     return [_result(step, action, ends.get(step), failed.get(step), digest) for step, action in wanted.items()]
 
 

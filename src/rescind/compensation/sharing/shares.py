@@ -10,7 +10,7 @@ SH5. *Only what was shown* (CF2). A share says which versions of somebody else's
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -20,12 +20,13 @@ from rescind.compensation.decision import (
     Plan,
     PlanItem,
     Review,
+    Settle,
     digest_of_plan,
     forced_over,
     is_undo,
 )
 from rescind.compensation.port import ReviewReason
-from rescind.model.entry import PlanShare, StepRef
+from rescind.model.entry import Disposition, PlanShare, StepRef
 from rescind.recovery.toolset import ToolInfo
 
 SHARE_STEPS_MIN, SHARES_MAX = 25, 32
@@ -72,6 +73,7 @@ def split(
                 actions=needed,
                 alone=alone,
                 forces=forces_at(steps, {step: version for step, version in overwritten if version is not None}),
+                superseded=places_of(steps, {item.step for item in items if item.superseded}),
             )
             shares.append(share)
     return tuple(shares)
@@ -116,12 +118,19 @@ def held_to(share: PlanShare, fresh: Plan, digest: str) -> Plan:
     """
     left = {share.steps[place] for place in share.left}
     forced = {share.steps[place]: version for place, version in share.forces or ()}
+    again = superseded_of([share])
 
     def held(item: PlanItem) -> PlanItem:
         if item.step in left and is_undo(item.decision):
             return msgspec.structs.replace(item, decision=_CHANGED)
         if forced_over(item.decision) not in (None, forced.get(item.step)):
             return msgspec.structs.replace(item, decision=_CHANGED_AGAIN)
+        if (
+            item.step in again
+            and isinstance(item.decision, AlreadyUndone)
+            and item.decision.disposition is Disposition.SUPERSEDED
+        ):
+            return msgspec.structs.replace(item, decision=_SUPERSEDED_AGAIN, superseded=True)
         return item
 
     return msgspec.structs.replace(fresh, items=tuple(map(held, fresh.items)), digest=digest)
@@ -137,6 +146,19 @@ def forces_at(
 ) -> tuple[tuple[int, str], ...] | msgspec.UnsetType:
     """What a share of these steps says of the versions that may be overwritten."""
     return tuple((place, versions[step]) for place, step in enumerate(steps) if step in versions) or msgspec.UNSET
+
+
+def superseded_of(shares: Iterable[PlanShare]) -> frozenset[StepRef]:
+    """The steps that an earlier undo has left as superseded, and that these shares undo (CF5)."""
+    return frozenset(share.steps[place] for share in shares for place in share.superseded or ())
+
+
+def places_of(steps: Sequence[StepRef], some: Container[StepRef]) -> tuple[int, ...] | msgspec.UnsetType:
+    """The places of some steps in a share of these steps; unset if there are none."""
+    return tuple(place for place, step in enumerate(steps) if step in some) or msgspec.UNSET
+
+
+_SUPERSEDED_AGAIN = Settle(Disposition.SUPERSEDED, "left as it is now, as its action says: it was changed since")
 
 
 _CHANGED = Review(

@@ -95,6 +95,7 @@ class PlanShare(msgspec.Struct, frozen=True, gc=False, tag="plan_share", kw_only
         alone: Whether some of its handlers may be called by only one worker at a time.
         forces: Places, in `steps`, of those whose restore overwrites a later change, each with the version that was
             shown: that one may be overwritten, and none that came after it. Unset, and not written, if there is none.
+        superseded: Places of those that an earlier undo has left as superseded, and this one undoes. Unset as above.
     """
 
     plan_digest: str
@@ -105,6 +106,7 @@ class PlanShare(msgspec.Struct, frozen=True, gc=False, tag="plan_share", kw_only
     actions: tuple[str, ...] = ()
     alone: bool = False
     forces: tuple[tuple[int, str], ...] | msgspec.UnsetType = msgspec.UNSET
+    superseded: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PlanNeeds(msgspec.Struct, frozen=True, gc=False, tag="plan_needs", kw_only=True):
