@@ -223,6 +223,13 @@ class PolicyShop(Shop):
         self.truth.write(row, None)
         self.rows[row] = self.truth.value(row)
 
+    def take_back_as_somebody_else(self, row: str) -> None:
+        """Others make it as it was before their changes, if nobody else has changed it since."""
+        writes = self.truth.writes[row]
+        while writes and writes[-1].by is None:
+            writes.pop()
+        self.rows[row] = self.truth.value(row)
+
     def charge_card(self, run: str, action: str, *, happened: bool = True, ends: bool = True, **known: Any) -> None:
         ref = self.begin(run, action, **known)
         made = self.made[ref]

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from compensation.dying import Died
 from compensation.policy_world import (
@@ -459,6 +466,15 @@ class UnderReview(PolicyMachine):
 
 class UnderSkip(PolicyMachine):
     policy = OnConflict.SKIP
+
+    @precondition(lambda self: any(made.end is SUPERSEDED for made in self.made))
+    @rule(number=st.integers(0, 3), runs=st.sets(A_RUN, min_size=1), parallel=st.sampled_from((1, 3)))
+    def what_stood_over_a_superseded_step_goes(self, number: int, runs: set[str], parallel: int) -> None:
+        """As far as it was somebody else's; then it is undone again, or what is left over it is (CF5)."""
+        superseded = [made for made in self.made if made.end is SUPERSEDED]
+        row = superseded[number % len(superseded)].row
+        self.shop.take_back_as_somebody_else(row)
+        self.undo([], "runs", runs, row, False, None, parallel)
 
 
 class UnderForce(PolicyMachine):

@@ -6,7 +6,7 @@ U1. *Accounted for.* Every step in scope is in the plan exactly once.
 U2. *Order.* A step comes after all that were declared to depend on it, that it caused, and that touched its target
     later. Declared edges are never dropped for inferred ones; of what is not ordered, the newest comes first.
 U3. *Nothing in silence.* A restore is planned only if the target was seen, or will be, at the version that the step
-    left. Anything else that is there is a conflict, and the action's policy or a person decides (CF1-CF4).
+    left. Anything else that is there is a conflict, and the action's policy or a person decides (CF1-CF5).
 U4. *Doubt is a person's.* Whether an effect took place is decided by looking at its own target, by asking its target
     system (DT1-DT6), or by a person. A compensation that may have happened is repeated only if the action says
     that repeating is safe, or its target system that it has not happened.
