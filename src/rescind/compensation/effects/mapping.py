@@ -3,7 +3,7 @@
 import shelve
 import threading
 from collections import UserDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -55,6 +55,7 @@ class MappingKey(OnePlace):
         self._mapping = mapping
         self._lock = threading.RLock()
         self._local = isinstance(mapping, dict | shelve.Shelf)
+        self._defaults = isinstance(mapping, dict | UserDict)
 
     def target(self, arguments: Mapping[str, Any]) -> Target:
         """The target of a call with these arguments: the store and the key."""
@@ -95,7 +96,7 @@ class MappingKey(OnePlace):
         with self._lock:
             try:
                 # A dictionary with defaults would make the key by being asked for it.
-                if isinstance(self._mapping, dict | UserDict) and key not in self._mapping:
+                if self._defaults and key not in cast("Container[Any]", self._mapping):
                     raise KeyError(key)
                 value = self._mapping[key]
             except KeyError:
