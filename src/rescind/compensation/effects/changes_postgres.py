@@ -13,7 +13,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 
 from rescind.compensation.effects.changes import Settled, Standing, never_handed_out, stray_writes
-from rescind.compensation.effects.sql_transaction import is_transient
+from rescind.compensation.effects.sql_transaction import is_transient, roll_back
 from rescind.errors import Conflict, NothingChanged, Transient, UsageError
 from rescind.guard.effect import Call
 from rescind.model.step import canonical_json
@@ -165,13 +165,9 @@ class PostgresSet:
 
     def abandon(self) -> bool:
         """See `OpenSet`."""
-        try:
-            self._roll_back()
-        except exc.SQLAlchemyError:  # the connection is gone; what became of the transaction is asked below
-            pass
-        finally:
-            self._close()
-        try:
+        self._roll_back()
+        self._close()
+        try:  # the connection may be gone; what became of its transaction is asked over another
             return self._store.stands_anew(self.number) == "absent"
         except (exc.SQLAlchemyError, UsageError):
             return False
@@ -197,12 +193,10 @@ class PostgresSet:
 
     def _roll_back(self) -> None:
         self._ending = True
-        if not (self.connection.closed or self.connection.invalidated):
-            # At the driver: SQLAlchemy thinks that a transaction whose commit we refused has ended.
-            self.connection.connection.rollback()
+        roll_back(self.connection)
 
     def _close(self) -> None:
-        self._ending = True
+        self._roll_back()
         self.connection.close()
 
 

@@ -7,12 +7,13 @@ row has to wait for in another (a unique name, a foreign key) is found by trying
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc
+from sqlalchemy import TextClause, exc
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import Delete, Insert, Update
 
 from rescind.compensation.effects.exact import decode
 from rescind.compensation.effects.sql_table import Row, Rows, RowTable, rows_in, same
+from rescind.compensation.effects.sql_transaction import finish_deferred
 from rescind.errors import Conflict
 from rescind.model.step import Snapshot
 
@@ -30,6 +31,7 @@ def restore_rows(connection: Connection, table: RowTable, before: Snapshot, afte
         return
     _refuse_what_cannot_come_back(table, before, after, changes)
     _apply(connection, table, changes)
+    finish_deferred(connection)
     # A trigger may have had its say, and a generated column its way.
     wrong = [
         key for key, row in table.read_keys(connection, left, limit=len(left)).items() if not same(row, was.get(key))
@@ -108,7 +110,7 @@ def _attempt(connection: Connection, table: RowTable, change: _Change) -> str:
     """Try to write one row. Returns: why it has to wait; empty if it was written."""
     if change.left is None:
         assert change.was is not None
-        return _execute(connection, sa.insert(table.plain).values(_values(table, change.was, unlike={})))
+        return _execute(connection, table.insertion(_values(table, change.was, unlike={})))
     holders = _holders(connection, table, change)
     if holders:
         return holders
@@ -120,13 +122,14 @@ def _attempt(connection: Connection, table: RowTable, change: _Change) -> str:
     return _execute(connection, sa.update(table.plain).where(table.is_row(change.left)).values(values))
 
 
-def _execute(connection: Connection, statement: Insert | Update | Delete) -> str:
+def _execute(connection: Connection, statement: Insert | TextClause | Update | Delete) -> str:
     try:
         with connection.begin_nested():
             done = connection.execute(statement)
     except exc.IntegrityError as error:
         return str(error.orig)
-    if done.rowcount != 1:
+    # Of an insertion SQLAlchemy does not say how many rows it made; the rows are read again at the end.
+    if isinstance(statement, Update | Delete) and done.rowcount != 1:
         raise Conflict(f"{statement.table} has changed while its rows were put back, so nothing was changed")
     return ""
 

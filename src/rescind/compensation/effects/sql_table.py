@@ -29,6 +29,31 @@ Rows = dict[str, Row | None]
 Where = sa.ColumnElement[bool]
 
 
+class AsText(UserDefinedType[Any]):
+    """A value of PostgreSQL as the text that it writes itself, since the driver's form of it loses something.
+
+    A number in JSON becomes a float, and its null and a NULL are one; a month in an interval becomes 30 days; an array
+    loses its bounds. Some types have no equality at all; their texts do.
+    """
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # with its schema, modifiers and quotes, as the database has it
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type in a cast."""
+        return self.name
+
+    def column_expression(self, colexpr: Any) -> Any:
+        """What is selected."""
+        return sa.cast(colexpr, sa.Text)
+
+    def bind_expression(self, bindvalue: Any) -> Any:
+        """What is written."""
+        return sa.cast(sa.cast(bindvalue, sa.Text), self)
+
+
 class Stored(UserDefinedType[Any]):
     """A value as the driver has it, without SQLAlchemy's conversions."""
 
@@ -68,10 +93,12 @@ class RowTable:
         if not key:
             raise DeclarationError(f"table {name} has no primary key, so its rows cannot be told apart; add one")
         raw = connection.dialect.name == "sqlite"
+        lossy = {} if raw else _lossy(connection, name, schema)
         self.name: Final = str(name)  # SQLAlchemy's own kind of text has no JSON form
         self.types: Final[dict[str, TypeEngine[Any]]] = {
-            str(c["name"]): Stored() if raw else c["type"] for c in columns
+            str(c["name"]): Stored() if raw else lossy.get(str(c["name"]), c["type"]) for c in columns
         }
+        self._owns_identity = any(own["always"] for c in columns if (own := c.get("identity")))
         self.computed: Final = frozenset(str(c["name"]) for c in columns if c.get("computed"))
         self.key: Final[tuple[str, ...]] = tuple(map(str, key))
         self.schema_version: Final = schema_version(connection)
@@ -116,7 +143,25 @@ class RowTable:
 
     def is_row(self, row: Row) -> Where:
         """The condition that a row is this one, in all its columns."""
-        return sa.and_(*(self.plain.c[name].is_not_distinct_from(decode(value)) for name, value in row.items()))
+        return sa.and_(*(self._holds(name, decode(value)) for name, value in row.items()))
+
+    def _holds(self, name: str, value: Any) -> Where:
+        column = self.plain.c[name]
+        if isinstance(self.types[name], AsText):
+            return sa.cast(column, sa.Text).is_not_distinct_from(sa.literal(value, sa.Text))
+        return column.is_not_distinct_from(value)
+
+    def insertion(self, values: dict[str, Any]) -> sa.Insert | sa.TextClause:
+        """The statement that inserts a row with these values, also where only the database may choose an identity."""
+        if not self._owns_identity:
+            return sa.insert(self.plain).values(values)
+        # SQLAlchemy has no words for this one.
+        whole = ".".join(_quoted(part) for part in (self.plain.schema, self.name) if part)
+        names = ", ".join(map(_quoted, values))
+        places = ", ".join(f":v{number}" for number in range(len(values)))
+        head = f"INSERT INTO {whole} ({names}) OVERRIDING SYSTEM VALUE".replace(":", "\\:")
+        bound = (sa.bindparam(f"v{n}", value, self.types[name]) for n, (name, value) in enumerate(values.items()))
+        return sa.text(f"{head} VALUES ({places})").bindparams(*bound)
 
     def key_of(self, row: Row) -> str:
         """The row's key as text."""
@@ -205,19 +250,72 @@ def same(one: Row | None, other: Row | None) -> bool:
     return canonical_json(one) == canonical_json(other)
 
 
+_LOSSY = sa.text(
+    "WITH RECURSIVE below AS ("
+    "  SELECT a.attname, a.atttypid, a.atttypmod, t.oid, t.typtype, t.typbasetype, t.typcategory, t.typlen"
+    "    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+    "   WHERE a.attrelid = CAST(:rel AS oid) AND a.attnum > 0 AND NOT a.attisdropped"
+    "  UNION ALL SELECT b.attname, b.atttypid, b.atttypmod, t.oid, t.typtype, t.typbasetype, t.typcategory, t.typlen"
+    "    FROM below b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'"
+    ") SELECT attname, format_type(atttypid, atttypmod) AS name FROM below WHERE typtype <> 'd'"
+    " AND (oid IN ('json'::regtype, 'jsonb'::regtype, 'interval'::regtype, 'money'::regtype)"
+    "  OR typcategory IN ('A', 'G', 'V')"
+    "  OR typtype = 'b' AND typcategory <> 'S' AND NOT EXISTS ("
+    "   SELECT FROM pg_operator o WHERE o.oprname = '=' AND o.oprleft = below.oid AND o.oprright = below.oid))"
+)
+
+
+def _lossy(connection: Connection, name: str, schema: str | None) -> dict[str, AsText]:
+    """The columns whose values are read and written as text."""
+    rel = relation_of(connection, name, schema)
+    return {row.attname: AsText(row.name) for row in connection.execute(_LOSSY, {"rel": rel})}
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def relation_of(connection: Connection, name: str, schema: str | None) -> int:
+    """The number that PostgreSQL knows a table by."""
+    full = ".".join(_quoted(part) for part in (schema, name) if part)
+    relation = connection.execute(sa.text("SELECT CAST(to_regclass(:full) AS oid)"), {"full": full})
+    return cast("int", relation.scalar_one())
+
+
 _CASCADING = ("CASCADE", "SET NULL", "SET DEFAULT")
 _ON_DELETE_SQLITE = sa.text('SELECT "from", on_delete FROM pragma_foreign_key_list(:name)')
+
+
+# From any schema. A constraint of a partition that comes from that of its parent is counted with the parent.
+_REFERENCES = sa.text(
+    "SELECT n.nspname, c.relname, k.confdeltype IN ('c', 'n', 'd') AS cascades, k.conrelid = k.confrelid AS to_itself,"
+    " ARRAY(SELECT CAST(a.attname AS text) FROM unnest(k.conkey) WITH ORDINALITY u(num, place) JOIN pg_attribute a"
+    "  ON a.attrelid = k.conrelid AND a.attnum = u.num ORDER BY u.place) AS columns,"
+    " ARRAY(SELECT CAST(a.attname AS text) FROM unnest(k.confkey) WITH ORDINALITY u(num, place) JOIN pg_attribute a"
+    "  ON a.attrelid = k.confrelid AND a.attnum = u.num ORDER BY u.place) AS referred"
+    " FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE k.contype = 'f' AND k.confrelid = CAST(:rel AS oid) AND NOT EXISTS (SELECT FROM pg_constraint p"
+    "  WHERE p.oid = k.conparentid AND p.confrelid = k.confrelid) ORDER BY 1, 2, k.conname"
+)
 
 
 def _references_to(
     connection: Connection, inspector: sa.Inspector, name: str, schema: str | None, key: tuple[str, ...]
 ) -> Iterable[Reference]:
+    if connection.dialect.name == "postgresql":
+        for found in connection.execute(_REFERENCES, {"rel": relation_of(connection, name, schema)}):
+            yield Reference(
+                table=found.relname,
+                schema=found.nspname,
+                columns=tuple(found.columns),
+                referred=tuple(found.referred),
+                to_itself=found.to_itself,
+                cascades=found.cascades,
+            )
+        return
     for (there_schema, there), foreign_keys in inspector.get_multi_foreign_keys(schema).items():
         # SQLAlchemy does not read the ON DELETE of a reference that is declared within its column on SQLite.
-        sqlite = connection.dialect.name == "sqlite"
-        actions: dict[str, str] = {}
-        if sqlite:
-            actions.update((row[0], row[1]) for row in connection.execute(_ON_DELETE_SQLITE, {"name": there}))
+        actions = {row[0]: row[1] for row in connection.execute(_ON_DELETE_SQLITE, {"name": there})}
         for foreign_key in foreign_keys:
             if foreign_key["referred_table"].casefold() != name.casefold():
                 continue

@@ -15,7 +15,9 @@ from rescind.compensation.effects.sql_transaction import (
     begin,
     commit,
     driver_is_in_transaction,
+    finish_deferred,
     is_refused,
+    roll_back,
     shares_one_connection,
 )
 from rescind.errors import NothingChanged, UsageError
@@ -176,11 +178,12 @@ class EffectTouch:
                 raise UsageError(
                     f"the tool ended the transaction of its effect on {self._name}; leave that to the effect"
                 )
-            rows = self.subject.look(self._connection, self._opening.rows)
-            self._refuse_moved(self._opening.unproven(rows))
-            after = self.subject.snapshot(rows, cascaded=self._opening.cascaded(self._connection, rows))
-            self._ending = True
             try:
+                finish_deferred(self._connection)
+                rows = self.subject.look(self._connection, self._opening.rows)
+                self._refuse_moved(self._opening.unproven(rows))
+                after = self.subject.snapshot(rows, cascaded=self._opening.cascaded(self._connection, rows))
+                self._ending = True
                 commit(self._connection)
             except exc.SQLAlchemyError as error:
                 if is_refused(error):
@@ -250,11 +253,9 @@ class EffectTouch:
 
     def _roll_back(self) -> None:
         self._ending = True
-        if not (self._connection.closed or self._connection.invalidated):
-            # At the driver: SQLAlchemy thinks that a transaction whose commit we refused has ended.
-            self._connection.connection.rollback()
+        roll_back(self._connection)
 
     def _end(self) -> None:
-        self._ending = True
+        self._roll_back()
         open_touches.set(tuple(touch for touch in open_touches.get() if touch is not self))
         self._connection.close()

@@ -69,6 +69,28 @@ def commit(connection: Connection) -> None:
         raise
 
 
+def roll_back(connection: Connection) -> None:
+    """Roll back at the driver, for SQLAlchemy thinks that a transaction whose commit we refused has ended.
+
+    A connection that cannot even do that is dropped, and with it its transaction, which was never committed.
+    """
+    if connection.closed or connection.invalidated:
+        return
+    try:
+        connection.connection.rollback()
+    except Exception:  # noqa: BLE001  # the driver's own errors: nobody has translated them here
+        connection.invalidate()
+
+
+def finish_deferred(connection: Connection) -> None:
+    """Do now what PostgreSQL would do at the commit: deferred triggers may change rows, and constraints may fail.
+
+    Raises: sqlalchemy's errors.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+
+
 def is_refused(error: exc.SQLAlchemyError) -> bool:
     """Whether this error of `commit` proves that nothing was committed: a constraint is not met, or SQLite was busy."""
     if isinstance(error, exc.IntegrityError):
