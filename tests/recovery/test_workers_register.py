@@ -1,6 +1,7 @@
 """The register of workers, in a folder and in PostgreSQL: who lives, who is stuck, and who hears a ring."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import psycopg
 import pytest
 
 from builders import environment
@@ -182,6 +184,22 @@ def test_locks_are_shared_by_shares_and_exclusive_for_handlers_that_are_not_para
             assert not other
     with second.held(alone=True, is_leaving=never) as other:
         assert other
+
+
+def test_a_lock_is_kept_for_as_long_as_its_holder_works_where_idle_sessions_are_ended(postgres: Postgres) -> None:
+    url = postgres.new_database()
+    address = Address.parse(url)
+    with psycopg.connect(url, autocommit=True) as owner:
+        database = url.rpartition("/")[2]
+        owner.execute(f'ALTER DATABASE "{database}" SET idle_session_timeout = 300'.encode())  # ms
+        locks = locks_of(address, SystemClock())
+        with locks.held(alone=True, is_leaving=lambda: False) as held, psycopg.connect(url, autocommit=True) as idle:
+            assert held
+            alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+            until(lambda: owner.execute(alive, (idle.info.backend_pid,)).fetchone() == (0,), "the idle one is ended")
+            looks = itertools.count()
+            with locks.held(alone=True, is_leaving=lambda: next(looks) > 1) as taken:
+                assert not taken
 
 
 def test_hostile_files_are_not_taken_for_workers(tmp_path: Path) -> None:

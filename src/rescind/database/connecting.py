@@ -75,12 +75,14 @@ def connect(
     connection = HearingConnection.connect(address.url, autocommit=True, **further)
     try:
         connection.silent_after_s = silent_after_s
-        # `synchronous_commit` too: a role or a database may have it off, and would take back what was acknowledged.
+        # `synchronous_commit` too: a role or a database may have it off, and would take back what was acknowledged. Or
+        # have idle sessions ended (from PostgreSQL 14 on): with its session, a lock goes whose holder is at work.
         connection.execute(
             "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false),"
             " set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
             " WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false),"
-            " set_config('TimeZone', 'UTC', false)",
+            " set_config('TimeZone', 'UTC', false),"
+            " (SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout')",
             (str(round(statement_timeout_s * 1000)), str(round(lock_timeout_s * 1000))),
         )
     except BaseException:
