@@ -1,4 +1,4 @@
-"""What a worker does between undos: CH1 and CH2, and that each chore does its work."""
+"""What a worker does between undos: CH1 to CH3, and that each chore does its work."""
 
 import threading
 
@@ -41,6 +41,38 @@ def test_ch1_a_chore_that_raises_is_done_again_and_holds_no_other_up(caplog: pyt
     assert "breaking: its disk is full" in caplog.text
     assert "breaking failed, and is tried again" in caplog.text
     assert len(done) == count
+
+
+def test_ch3_a_chore_that_takes_its_time_holds_no_other_up() -> None:
+    enough, held_up = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def takes_hours() -> str:
+        held_up.wait(20)
+        return ""
+
+    def works() -> str:
+        done.append("works")
+        if len(done) >= 3:
+            enough.set()
+        return ""
+
+    chores = Chores([Chore("long", 0.001, takes_hours), Chore("working", 0.001, works)], SystemClock())
+    chores.start()
+    assert enough.wait(10)
+    held_up.set()
+    chores.close()
+
+
+def test_who_leaves_begins_no_more_steps_of_an_incident_and_a_later_drive_goes_on() -> None:
+    case = Case(SignalKind.BLAST_RADIUS)
+    kinds = frozenset({SignalKind.BLAST_RADIUS})
+    means = case.means(compensate_on=kinds, is_leaving=lambda: len(case.charged) < 3, parallel=1)
+    assert "not reached" in do_chore(recovering(means))
+    assert 0 < len(case.charged) < 3
+
+    assert f"{case.incident_id} resume: a person has to say" in do_chore(recovering(case.means(compensate_on=kinds)))
+    assert case.charged == []
 
 
 def test_no_chores_need_no_thread() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from rescind.cli.app import load_guard
 from rescind.cli.liveness import live_runs_of, may_still_write
@@ -119,14 +120,14 @@ def _chores_of(guard: Guard) -> "Chores":
     from rescind.cli.review_export import channel_of
     from rescind.recovery.chores import Chore, Chores, exporting, recovering, releasing
 
-    clock = SystemClock()
+    clock, closing = SystemClock(), threading.Event()
     chores: list[Chore] = [releasing(guard)]
     means = means_of(guard, "rescind-worker")
     if means.compensate_on:
-        chores.append(recovering(means))
+        chores.append(recovering(msgspec.structs.replace(means, is_leaving=closing.is_set)))
     if load_settings().config.review.webhook:
         chores.append(exporting(guard.journal, channel_of(None, None), clock))
-    return Chores(chores, clock)
+    return Chores(chores, clock, closing)
 
 
 def _answers_of(guard: Guard, worker: "UndoWorker", store: "StoreAt") -> "Chores":

@@ -3,6 +3,8 @@
 CH1. *Again.* Whatever a chore raises is logged, and it is done again at its next time.
 CH2. *Safe in many.* Any number of workers may do the same chores at once: each is under laws of its own (HE2 of held
      effects, IC2 of incidents, X1 of exports).
+CH3. *In nobody's way.* None waits for another one: the undo of an incident may take hours, and be paused, and a
+     receiver may be slow, while what is held for a certain moment has to go then.
 """
 
 import logging
@@ -45,34 +47,39 @@ class Chore(msgspec.Struct, frozen=True):
 
 
 class Chores:
-    """Does chores in a thread of its own, from `start` to `close`."""
+    """Does chores, each in a thread of its own (CH3), from `start` to `close`.
 
-    def __init__(self, chores: Sequence[Chore], clock: "Clock") -> None:
-        self._chores, self._clock = chores, clock
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rescind-chores", daemon=True)
+    Args:
+        chores: What is to be done.
+        clock: The time between two times of one.
+        closing: Set by `close`; for chores that want to know of it while they are under way.
+    """
+
+    def __init__(self, chores: Sequence[Chore], clock: "Clock", closing: threading.Event | None = None) -> None:
+        self._clock, self._closing = clock, closing or threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(chore,), name=f"rescind-{chore.name}", daemon=True)
+            for chore in chores
+        ]
 
     def start(self) -> None:
         """Begin."""
-        if self._chores:
-            self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Begin no further one, and wait for the one under way."""
+        """Begin no further one, and wait for those under way."""
         self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
 
-    def _run(self) -> None:
-        due = {chore.name: self._clock.monotonic_s() for chore in self._chores}
-        while not self._closing.wait(max(0.0, min(due.values()) - self._clock.monotonic_s())):
-            for chore in self._chores:
-                if self._closing.is_set() or due[chore.name] > self._clock.monotonic_s():
-                    continue
-                told = do_chore(chore)
-                if told:
-                    _log.info("%s: %s", chore.name, told)
-                due[chore.name] = self._clock.monotonic_s() + chore.every_s
+    def _run(self, chore: Chore) -> None:
+        wait_s = 0.0
+        while not self._closing.wait(wait_s):
+            if told := do_chore(chore):
+                _log.info("%s: %s", chore.name, told)
+            wait_s = chore.every_s
 
 
 def do_chore(chore: Chore) -> str:

@@ -82,6 +82,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         compensate_on: Kinds of signal on which compensation may start without a person, as the policy names them.
         progress: Told each result of the undo.
         live_runs: Looks which runs a living process acts for, as for `make_plan`; asked anew for every plan.
+        is_leaving: Whether to begin no more steps of an undo, as for `apply_plan`; driving it again goes on with it.
     """
 
     journal: Journal
@@ -97,6 +98,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     compensate_on: frozenset[SignalKind] = frozenset()
     progress: Progress | None = None
     live_runs: Callable[[], Container[str]] = tuple
+    is_leaving: Callable[[], bool] = lambda: False
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +301,7 @@ def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
         actor=approved.actor,
         reason=f"incident {incident.incident_id}",
         progress=means.progress,
+        is_leaving=means.is_leaving,
     )
     detail = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in result.counts.items()) or "no steps"
     how = DONE if result.is_complete else FAILED
