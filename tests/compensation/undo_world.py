@@ -9,7 +9,8 @@ from builders import NOON_US, a_run
 from rescind.clock import SystemIds
 from rescind.compensation.decision import Plan
 from rescind.compensation.execution.execute import apply_plan
-from rescind.compensation.planning.redo import FORTH, find_applied, make_redo_plan, mirrored
+from rescind.compensation.planning.mirror import FORTH, mirrored
+from rescind.compensation.planning.redo import find_applied, make_redo_plan
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.planning.survey import make_plan
 from rescind.compensation.port import Compensator

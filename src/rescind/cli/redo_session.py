@@ -12,7 +12,8 @@ from rescind.cli.undo_request import DIGITS_SHOWN, UndoRequest
 from rescind.cli.undo_session import Session, run_session
 from rescind.clock import SystemClock
 from rescind.compensation.decision import Plan
-from rescind.compensation.planning.redo import FORTH, Applied, find_applied, make_redo_plan, mirrored
+from rescind.compensation.planning.mirror import FORTH, mirrored
+from rescind.compensation.planning.redo import Applied, find_applied, make_redo_plan
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.port import Compensator
 from rescind.compensation.way import Way

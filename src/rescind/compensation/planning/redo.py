@@ -17,46 +17,28 @@ RD5. *In doubt is looked at.* A redo that was begun and has no end may have happ
     look at the target and go on from there.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from rescind.clock import Clock
 from rescind.compensation.decision import Plan, Review
+from rescind.compensation.planning.mirror import UNDONE, Mirror, mirrored
 from rescind.compensation.planning.selection import read_steps
 from rescind.compensation.planning.survey import plan_of
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.pages import readable_entries
 from rescind.journal.port import Journal, Query
-from rescind.model.action import Action, EffectClass
-from rescind.model.entry import (
-    CompensationEnded,
-    CompensationIntended,
-    Disposition,
-    Event,
-    PlanFinished,
-    PlanStarted,
-    RedoEnded,
-    RedoIntended,
-    StepRef,
-)
+from rescind.model.entry import Disposition, PlanFinished, PlanStarted, StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
 from rescind.recovery.control import UNDO_AGENT, plan_run_id
 from rescind.recovery.reading import the_one_meant
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from rescind.model.step import Arguments, Snapshot
-
 _REDO = "redo"
 """What the selection of a redo says, in place of conditions: the digest of the undo."""
-
-_UNDONE = (Disposition.RESTORED, Disposition.COMPENSATED)
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,8 +155,8 @@ def _planned(
 ) -> Plan:
     chosen = [record for record in records if _is_of(record, applied) and (only is None or record.ref in only)]
     refs = {record.ref for record in chosen}
-    undone = [record for record in records if record.ref not in refs and record.disposition in _UNDONE]
-    mirror = _Mirror([*chosen, *undone])
+    undone = [record for record in records if record.ref not in refs and record.disposition in UNDONE]
+    mirror = Mirror([*chosen, *undone])
     return plan_of(
         journal,
         [mirror.of(record) for record in chosen],
@@ -193,7 +175,7 @@ def _is_of(record: StepRecord, applied: Applied) -> bool:
 
 def _concerns(record: StepRecord) -> bool:
     """Whether it is undone, may be again in effect, or is so by a redo."""
-    return record.disposition in _UNDONE or record.redo_open or (record.redone > 0 and record.disposition is None)
+    return record.disposition in UNDONE or record.redo_open or (record.redone > 0 and record.disposition is None)
 
 
 def _for_person(record: StepRecord) -> Review | None:
@@ -206,160 +188,3 @@ def _for_person(record: StepRecord) -> Review | None:
     if not isinstance(record.outcome, Completed) or record.after is None or not record.after.version:
         return Review(ReviewReason.NO_SNAPSHOT, "what the step had left at the target was not recorded")
     return None
-
-
-class Forth:
-    """A redo: steps are seen in the mirror, and what is done about them is said as a redo."""
-
-    def see(self, record: StepRecord) -> StepRecord:
-        """See `Way`."""
-        return mirror_of(record)
-
-    def say(self, event: Event) -> Event:
-        """See `Way`."""
-        match event:
-            case CompensationIntended():
-                return RedoIntended(
-                    step_id=event.step_id,
-                    idempotency_key=redo_key(event.idempotency_key),
-                    plan_digest=event.plan_digest,
-                    attempt=event.attempt,
-                )
-            case CompensationEnded():
-                return RedoEnded(
-                    step_id=event.step_id,
-                    plan_digest=event.plan_digest,
-                    redone=event.disposition is not Disposition.REVIEW,
-                    reason=event.reason,
-                    detail=event.detail,
-                    task_id=event.task_id,
-                )
-            case _:
-                return event
-
-    def hear(self, event: Event) -> CompensationEnded | None:
-        """See `Way`."""
-        if not isinstance(event, RedoEnded):
-            return None
-        return CompensationEnded(
-            step_id=event.step_id,
-            disposition=Disposition.RESTORED if event.redone else Disposition.REVIEW,
-            plan_digest=event.plan_digest,
-            reason=event.reason,
-            detail=event.detail,
-            task_id=event.task_id,
-            by=event.by,
-        )
-
-
-FORTH = Forth()
-
-
-def redo_key(undo_key: str) -> str:
-    """The idempotency key of the redo of what was undone under this one."""
-    return f"redo:{undo_key.removeprefix('undo:')}"
-
-
-def mirror_of(record: StepRecord) -> StepRecord:
-    """The step in the mirror, by itself: without what it has to do with others."""
-    step = record.step
-    end = record.intended_sequence if record.ended_sequence is None else record.ended_sequence
-    disposition: Disposition | None = None
-    if record.redo_task is not None and not record.redo_open:
-        disposition = Disposition.REVIEW
-    elif record.disposition not in _UNDONE and not record.redo_open:
-        disposition = Disposition.RESTORED  # in effect, so that there is nothing to do
-    return StepRecord(
-        run=record.run,
-        step=msgspec.structs.replace(
-            step,
-            before=record.after,
-            causal_parents=(),
-            depends_on=(),
-            compensation=None,
-            held=msgspec.UNSET,
-        ),
-        intended_sequence=-end,
-        intended_at=record.intended_at,
-        ended_sequence=-record.intended_sequence,
-        ended_at=record.ended_at,
-        outcome=Completed(),
-        after=step.before,
-        compensation_attempts=record.compensation_attempts,
-        compensation_open=record.redo_open,
-        disposition=disposition,
-        disposition_reason=record.redo_reason if disposition is Disposition.REVIEW else "",
-        task_id=record.redo_task,
-        redone=record.redone,
-    )
-
-
-class _Mirror:
-    """Steps with what they have to do with each other, the other way round."""
-
-    def __init__(self, records: Iterable[StepRecord]) -> None:
-        known = {record.ref: record for record in records}
-        self._depends: defaultdict[StepRef, list[str]] = defaultdict(list)
-        self._causes: defaultdict[StepRef, list[str]] = defaultdict(list)
-        for record in known.values():
-            for names, found in ((record.step.depends_on, self._depends), (record.step.causal_parents, self._causes)):
-                for name in names:
-                    earlier = _find(known, record.run.run_id, name)
-                    if earlier is not None:
-                        found[earlier].append(_name(record.ref, seen_from=earlier.run_id))
-
-    def of(self, record: StepRecord) -> StepRecord:
-        mirrored = mirror_of(record)
-        mirrored.step = msgspec.structs.replace(
-            mirrored.step,
-            depends_on=tuple(self._depends[record.ref]),
-            causal_parents=tuple(self._causes[record.ref]),
-        )
-        return mirrored
-
-
-def _find(known: Mapping[StepRef, StepRecord], run_id: str, name: str) -> StepRef | None:
-    other, _, step_id = name.rpartition("/")
-    return next((ref for ref in (StepRef(run_id, name), StepRef(other, step_id)) if ref in known), None)
-
-
-def _name(ref: StepRef, *, seen_from: str) -> str:
-    return ref.step_id if ref.run_id == seen_from else str(ref)
-
-
-class _Mirrored:
-    """A declared action whose restore puts the mirrored step's `before` back: what the step had left."""
-
-    def __init__(self, compensator: Compensator, action: Action) -> None:
-        self._compensator, self.action, self.parallel = compensator, action, compensator.parallel
-
-    def accepts(self, arguments: "Arguments") -> str:
-        return self._compensator.accepts(arguments)
-
-    def observe(self, record: StepRecord) -> "Snapshot | Awaitable[Snapshot | None] | None":
-        return self._compensator.observe(record)
-
-    def undo(self, record: StepRecord, idempotency_key: str) -> "Awaitable[None] | None":
-        assert self.action.effect_class is EffectClass.REVERSIBLE, "a redo compensates nothing (RD3)"
-        return self._compensator.undo(record, redo_key(idempotency_key))
-
-
-def mirrored(compensators: Mapping[str, Compensator]) -> dict[str, Compensator]:
-    """The declared actions in the mirror, where `after` leads the other way."""
-    after: defaultdict[str, list[str]] = defaultdict(list)
-    for name, each in compensators.items():
-        for earlier in each.action.after:
-            after[earlier].append(name)
-    # A policy for conflicts is about somebody's later change to what an agent left, and says nothing of this.
-    return {
-        name: _Mirrored(
-            each,
-            Action(
-                name=name,
-                effect_class=each.action.effect_class,
-                irreversible_because=each.action.irreversible_because,
-                after=tuple(sorted(after[name])),
-            ),
-        )
-        for name, each in compensators.items()
-    }

@@ -11,7 +11,8 @@ from rescind.compensation.execution.execute import apply_plan
 from rescind.compensation.execution.limits import Limiter, Limits, TokenBuckets
 from rescind.compensation.execution.schedule import system_of
 from rescind.compensation.paperwork import Paperwork
-from rescind.compensation.planning.redo import find_applied, make_redo_share, mirrored
+from rescind.compensation.planning.mirror import mirrored
+from rescind.compensation.planning.redo import find_applied, make_redo_share
 from rescind.compensation.planning.survey import make_share
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.compensation.result import StepResult, UndoResult

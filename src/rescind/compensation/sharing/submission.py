@@ -16,7 +16,8 @@ import msgspec
 from rescind.clock import Clock, IdSource, to_us
 from rescind.compensation.decision import AlreadyInReview, Plan, forced_over, refuse_forced_without_reason
 from rescind.compensation.paperwork import plan_run_of
-from rescind.compensation.planning.redo import FORTH, redone_by
+from rescind.compensation.planning.mirror import FORTH
+from rescind.compensation.planning.redo import redone_by
 from rescind.compensation.port import Compensator
 from rescind.compensation.sharing.able import Demand, refuse_unable
 from rescind.compensation.sharing.shares import split
