@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import copy
+import io
 import itertools
 import random
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -498,3 +500,95 @@ def test_undoing_one_of_two_runs_gives_the_other_alone_or_says_where_it_does_not
                 assert dependent
                 return
     assert vars(desk) == whole
+
+
+# --- values that look like something else ---
+
+
+@dataclass
+class Holder:
+    value: Any
+
+
+def test_a_value_that_stands_for_unset_elsewhere_is_a_value() -> None:
+    holder = Holder(msgspec.UNSET)
+    items = {"a": msgspec.UNSET, "b": 1}
+    graph = ObjectGraph(holder, items)
+
+    def tool() -> None:
+        holder.value = 5
+        items["a"] = 5
+        items["b"] = msgspec.UNSET
+
+    graph.restore(perform(graph, tool))
+    assert holder.value is msgspec.UNSET
+    assert items == {"a": msgspec.UNSET, "b": 1}
+
+
+def test_integers_too_long_for_a_text_are_values() -> None:
+    long = 10**5000
+    holder = Holder(long)
+    graph = ObjectGraph(holder)
+    step = perform(graph, lambda: setattr(holder, "value", long + 1))
+    holder.value = long + 1  # an equal one
+    graph.restore(step)
+    assert holder.value == long
+
+
+@pytest.mark.parametrize(("make", "more"), [(io.BytesIO, b"more"), (io.StringIO, "more")])
+def test_buffers_that_are_written_like_files_are_put_back(make: Any, more: Any) -> None:
+    holder = Holder(make(more))
+    buffer = holder.value
+    buffer.seek(1)
+    graph = ObjectGraph(holder)
+    step = perform(graph, lambda: buffer.write(more + more))
+    assert step.after_snapshot
+    assert step.after_snapshot.version.endswith("after")
+    graph.restore(step)
+    assert holder.value is buffer
+    assert (buffer.getvalue(), buffer.tell()) == (more, 1)
+    graph.restore(the_way_back(step))
+    assert buffer.getvalue() == more[:1] + more + more
+    buffer.close()
+    with pytest.raises(Conflict, match="value"):
+        graph.restore(step)
+    perform(graph, lambda: None)  # it can be looked at still
+
+
+# --- calls that outlive what they began in ---
+
+
+def test_a_call_of_a_task_that_outlived_the_call_which_began_it_is_no_part_of_that() -> None:
+    desk = Desk()
+    graph = ObjectGraph(desk)
+    outer = opened(graph)
+    inside = contextvars.copy_context()  # as of a task that the tool starts
+    desk.log.append("outer")
+    outer_step = a_past_step(recorded(outer.before), recorded(outer.settle(None)), {})
+    inner_step = inside.run(perform, graph, lambda: desk.status.update(a="inner"))
+    graph.restore(outer_step)
+    assert version_now(graph, inner_step).endswith("after")
+    graph.restore(inner_step)
+    assert desk.status == {"a": "open", "b": "open"}
+
+
+def test_a_call_of_another_thread_overlaps_with_a_task_that_has_no_turn() -> None:
+    desk = Desk()
+    graph = ObjectGraph(desk)
+    one, two = contextvars.copy_context(), contextvars.copy_context()
+    first, second = one.run(opened, graph), two.run(opened, graph)
+    one.run(first.settle, None)
+    steps: list[Any] = []
+
+    def meanwhile() -> None:
+        touch = opened(graph)
+        desk.status["b"] = "the task's"
+        steps.append(a_past_step(recorded(touch.before), recorded(touch.settle(None)), {}))
+
+    thread = threading.Thread(target=meanwhile)
+    thread.start()
+    thread.join()
+    two.run(second.settle, None)
+    with pytest.raises(Conflict, match="overlapped"):
+        graph.restore(steps[0])
+    assert desk.status["b"] == "the task's"

@@ -45,6 +45,7 @@ class Way:
     def _final(self) -> Any:
         """The content at the end of the way; None if there is no way."""
         if self.part.kind is WHOLE:
+            # None also for a buffer that was closed: nobody can open it again.
             return self._target if self.now in (self._source, self._target) else None
         if self.part.kind is ELEMENTS:
             return self.now if self.is_back() else merged(self._source, self._target, self.now)

@@ -30,7 +30,7 @@ import msgspec
 # Everything in here is about values of which nothing is known, not even what they are made of.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 
-MISSING: Any = msgspec.UNSET
+MISSING: Any = type("Missing", (), {})()
 """Stands for a cell that is not there. No value of anybody's."""
 
 _VALUES: tuple[type, ...] = (
@@ -42,7 +42,9 @@ _WITHOUT_CONTENT: tuple[Any, ...] = (
     type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.CodeType,
     property, staticmethod, classmethod, logging.Logger, type(threading.Lock()),
     type(threading.RLock()), weakref.ref, io.IOBase, types.GenericAlias, types.UnionType,
+    msgspec.UnsetType,
 )  # fmt: skip
+_EQUAL_IS_SAME = frozenset({bool, int, str, bytes, fractions.Fraction})
 _EXACT_VALUES = frozenset({bool, int, str, bytes, float, complex, type(None)})
 
 
@@ -179,10 +181,12 @@ class Members(Kind):
 
 
 class Whole(Kind):
-    """What has one value inside: bytes, a generator of random numbers."""
+    """What has one value inside: bytes, a buffer that is written like a file, a generator of random numbers."""
 
     def copy(self, holder: Any) -> Any:
-        """See `Kind`."""
+        """See `Kind`. None for a buffer that is closed."""
+        if isinstance(holder, _BUFFERS):
+            return None if holder.closed else (holder.getvalue(), holder.tell())
         if isinstance(holder, random.Random):
             return random.Random.getstate(holder)
         return bytes(holder)
@@ -199,6 +203,12 @@ class Whole(Kind):
         """Make this its value."""
         if isinstance(holder, random.Random):
             random.Random.setstate(holder, value)
+        elif isinstance(holder, _BUFFERS):
+            content, at = value
+            holder.seek(0)
+            holder.truncate()
+            holder.write(content)
+            holder.seek(at)
         elif isinstance(holder, array.array):
             replacement: array.array[Any] = array.array(holder.typecode, value)
             holder[:] = replacement
@@ -209,8 +219,13 @@ class Whole(Kind):
 ITEMS, ATTRIBUTES, ELEMENTS, MEMBERS, WHOLE = Items(), Attributes(), Elements(), Members(), Whole()
 
 
+_BUFFERS = (io.BytesIO, io.StringIO)
+
+
 def kinds_of(value: Any) -> tuple[Kind, ...] | None:
     """The parts of an object; empty for one that cannot change, None for one that we cannot look into."""
+    if isinstance(value, _BUFFERS):
+        return (WHOLE,)
     if type(value) in _EXACT_VALUES or isinstance(value, (*_VALUES, *_WITHOUT_CONTENT, tuple, frozenset)):
         return ()
     found: list[Kind] = []
@@ -285,6 +300,8 @@ def same(one: Any, other: Any) -> bool:
         return False
     if type(one) is tuple:
         return len(one) == len(other) and all(map(same, one, other))
+    if type(one) in _EQUAL_IS_SAME:  # also because of large integers, which have no text
+        return bool(one == other)
     return isinstance(one, _VALUES) and type(one).__flags__ & _HEAP_TYPE == 0 and repr(one) == repr(other)
 
 
