@@ -35,9 +35,9 @@ class ObjectGraph:
             bank.transfer(source, target, cents)
 
     For tools that are methods of objects with state: attributes (slots, dataclasses, models of pydantic), dictionaries,
-    lists, deques, sets, bytearrays, arrays and generators of random numbers, nested as you like. What a call changed is
-    found by looking, so nobody declares it, and a call that changed nothing leaves nothing to undo, whatever its name.
-    Objects keep their identity and their type: an alias stays one.
+    lists, deques, sets, bytearrays, arrays, buffers (`io.BytesIO`, `io.StringIO`) and generators of random numbers,
+    nested as you like. What a call changed is found by looking, so nobody declares it, and a call that changed nothing
+    leaves nothing to undo, whatever its name. Objects keep their identity and their type: an alias stays one.
 
     The undo goes cell by cell (an attribute, a key, a member), and merges lists. What others have written to other
     cells stays. If they wrote to the same cell, even if its value is the same again by now, edited a list at the same
@@ -305,7 +305,8 @@ class _GraphTouch:
 
     def take_turn(self, turn: threading.Lock, others: "list[_GraphTouch]") -> None:
         """Wait until no other call is in progress, unless this one is part of it, or waiting would be for ever."""
-        around = [each.token for each in _open_touches.get() if each._graph is self._graph]
+        # A task that was started in a call, and outlives it, has it in its context still, and is no part of it.
+        around = [each.token for each in _open_touches.get() if each in others]
         if around:
             self.around = around[-1]
             return
@@ -316,6 +317,8 @@ class _GraphTouch:
             return
         turn.acquire()
         self._turn = turn
+        for each in others:  # tasks of another thread, which have no turn
+            each.is_mixed = self.is_mixed = True
 
     def give_turn(self) -> None:
         """Let the next call go on."""
