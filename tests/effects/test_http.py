@@ -125,7 +125,14 @@ def test_a_server_that_is_busy_says_when_to_ask_again(server: HttpServer, client
     effect = an_effect(server, client)
     step = a_patched_step(effect, client)
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)  # of the real server
-    for status, header, wait_s in ((503, "7", 7), (429, in_a_minute, 58), (429, "soon", 0), (429, "9" * 99, 3600)):
+    a_late_year = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+    for status, header, wait_s in (
+        (503, "7", 7),
+        (429, in_a_minute, 58),
+        (429, "soon", 0),
+        (429, "9" * 99, 3600),
+        (429, a_late_year, 0),
+    ):
         server.misbehave = answering(status, {"Retry-After": header})
         with pytest.raises(Transient) as raised:
             effect.restore(step)
@@ -310,6 +317,9 @@ def test_json_is_compared_as_values_and_everything_else_as_bytes(server: HttpSer
     assert version_of(b'{"a": 1, "a": 2}') != version_of(b'{"a": 2}')
     assert version_of(b"{} ", "text/plain") != version_of(b"{}", "text/plain")
     assert version_of(b"{}", "text/plain") != version_of(b"{}")
+    for text in ('["float", "1.1"]', '{"float": "1.1"}', '{"object": 1.1}', '{"object": {"float": "1.1"}}'):
+        assert version_of(b'{"a": 1.1}') != version_of(b'{"a": ' + text.encode() + b"}")
+        assert version_of(b"1.1") != version_of(text.encode())
     assert version_of(b"{broken") != version_of(b"{broken ")
     assert version_of(b'{"a":1,"at":1}', ignore=["at"]) == version_of(b'{"at":2,"a":1}', ignore="at")
     assert version_of(b'{"x":{"at":1}}', ignore=["at"]) != version_of(b'{"x":{"at":2}}', ignore=["at"])

@@ -109,9 +109,9 @@ class Exchange:
             return min(float(text[:10]), _RETRY_AFTER_MAX_S)
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+            wait_us = to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - self._clock.now_us()
+        except (ValueError, OverflowError):  # a year of twenty digits
             return 0.0
-        wait_us = to_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - self._clock.now_us()
         return min(max(wait_us / 1e6, 0.0), _RETRY_AFTER_MAX_S)
 
 

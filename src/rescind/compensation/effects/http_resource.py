@@ -239,20 +239,24 @@ def _json_values(body: bytes, ignore: frozenset[str]) -> str | None:
         found: Any = json.loads(body, parse_float=_exact, object_pairs_hook=_members)
     except (ValueError, ArithmeticError, RecursionError):
         return None
-    if isinstance(found, dict):
-        found = {name: value for name, value in cast("dict[str, Any]", found).items() if name not in ignore}
+    if isinstance(found, dict) and _OBJECT in found:
+        members = cast("dict[str, Any]", found[_OBJECT])
+        found = {_OBJECT: {name: value for name, value in members.items() if name not in ignore}}
     return json.dumps(found, sort_keys=True)
 
 
-def _exact(text: str) -> list[str]:
-    return ["float", str(Decimal(text).normalize())]  # 1.10 is 1.1, and no digit is lost as in a double
+_OBJECT = "object"  # what stands for an object is named so, lest one look like what stands for a number
+
+
+def _exact(text: str) -> dict[str, str]:
+    return {"float": str(Decimal(text).normalize())}  # 1.10 is 1.1, and no digit is lost as in a double
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("a name appears twice")
-    return members
+    return {_OBJECT: members}
 
 
 class _ResourceTouch:
