@@ -1,5 +1,6 @@
 """Objects of a store: what is atomic, what is refused, and what is gone."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from botocore.awsrequest import AWSResponse
 from builders import a_guard, events_of, steps_of
 from effects.harness import a_call, opened, perform, the_way_back
 from effects.s3_worlds import KEY, a_bucket, content_of, put, s3_client
-from rescind.compensation.effects import S3Objects
+from rescind.compensation.effects import S3Objects, s3_objects
 from rescind.compensation.effects.s3_store import S3Failed
 from rescind.errors import Conflict, DeclarationError, Transient, UsageError
 from rescind.guard.effect import PastStep
@@ -200,3 +201,50 @@ def test_a_guarded_write_is_undone_from_its_journal_which_knows_no_credentials(c
     assert content_of(client, bucket)[0][1] == b"before"
     assert "s3cr3t" not in repr(events_of(guard.journal))
     assert "AKIDEXAMPLE" not in repr(events_of(guard.journal))
+
+
+@pytest.mark.parametrize("versioned", [True, False])
+def test_expiry_redirect_and_the_key_it_is_encrypted_with_come_back(
+    client: Any, tmp_path: Path, *, versioned: bool
+) -> None:
+    bucket = a_bucket(client, versioned=versioned)
+    put(
+        client,
+        bucket,
+        b"before",
+        Expires="Tue, 01 Jan 2030 00:00:00 GMT",
+        WebsiteRedirectLocation="/other",
+        ServerSideEncryption="aws:kms",
+        SSEKMSKeyId="alias/secrets",
+        BucketKeyEnabled=True,
+    )
+    names = ("ExpiresString", "WebsiteRedirectLocation", "ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
+
+    def kept() -> list[Any]:
+        return [client.get_object(Bucket=bucket, Key=KEY).get(name) for name in names]
+
+    was = kept()
+    assert all(was)
+    effect = S3Objects(client, bucket, key=lambda: KEY, keep=tmp_path / "kept")
+    step = perform(effect, lambda: put(client, bucket, b"after"))
+    effect.restore(step)
+    assert kept() == was
+
+
+class Reluctant(io.FileIO):
+    """Takes half of what it is given, as a disk that is filling up may."""
+
+    def write(self, data: Any) -> int:
+        return super().write(memoryview(data)[: len(data) // 2 + 1])
+
+
+def test_a_file_that_takes_less_than_it_is_given_shortens_no_object(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = a_bucket(client, versioned=True)
+    put(client, bucket, b"before" * 1000)
+    effect = S3Objects(client, bucket, key=lambda: KEY)
+    step = perform(effect, lambda: put(client, bucket, b"after"))
+    monkeypatch.setattr(s3_objects, "a_file", lambda: Reluctant(tmp_path / "on its way", "w+b"))
+    effect.restore(step)
+    assert client.get_object(Bucket=bucket, Key=KEY)["Body"].read() == b"before" * 1000

@@ -24,8 +24,9 @@ class S3Objects(OnePlace):
 
     In a bucket that keeps versions, the journal holds the id of the version from before, and nothing is copied. In any
     other, contents are copied into `keep`, once per content; without `keep`, an object there is refused before the tool
-    runs. An undo writes a new object, with the content type and the other headers, metadata, tags and storage class, or
-    deletes one (a delete marker, where versions are kept). Access lists and locks are not touched.
+    runs. An undo writes a new object, with the content type and the other headers, metadata, tags, storage class and
+    server-side encryption with its key, or deletes one (a delete marker, where versions are kept). Access lists and
+    locks are not touched.
 
     The write has a condition (`If-Match` with the ETag that was just compared, `If-None-Match: *` where there is none),
     so checking the bytes and writing are one step at a store that has conditional PutObject and DeleteObject. Metadata
@@ -131,6 +132,7 @@ class S3Objects(OnePlace):
                 content,
                 Metadata=image["metadata"],
                 **image["headers"],
+                **image.get("encryption", {}),
                 **({"Tagging": urlencode(image["tags"])} if image["tags"] else {}),
                 **condition,
             )
@@ -171,6 +173,7 @@ def _image(key: str, stored: Stored | None) -> dict[str, Any]:
         "sha256": stored.sha256,
         "bytes": stored.size_bytes,
         "headers": stored.headers,
+        "encryption": stored.encryption,
         "metadata": stored.metadata,
         "tags": stored.tags,
         "version_id": stored.version_id,
@@ -178,10 +181,13 @@ def _image(key: str, stored: Stored | None) -> dict[str, Any]:
 
 
 def _snapshot(image: dict[str, Any]) -> Snapshot:
-    """The version id is where the content can be had, and no part of the version: what is put back gets another."""
+    """The version id is where the content can be had, and no part of the version: what is put back gets another.
+
+    Nor is its encryption, which a bucket may change by a default of its own.
+    """
     if "sha256" not in image:
         return Snapshot.of(image, absent=True)
-    content = {name: value for name, value in image.items() if name != "version_id"}
+    content = {name: value for name, value in image.items() if name not in ("version_id", "encryption")}
     return Snapshot.of(image, version=Snapshot.of(content).ref)
 
 

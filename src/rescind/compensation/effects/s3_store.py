@@ -27,8 +27,18 @@ _CHUNK_BYTES = 1 << 20
 _BUSY = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "ServiceUnavailable"})
 _ABSENT = frozenset({"NoSuchKey", "NoSuchVersion", "404"})
 _REFUSED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "OperationAborted", "NoSuchKey"})
-HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "StorageClass")
-"""What stays with an object besides its bytes, metadata and tags."""
+HEADERS = (
+    "ContentType",
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "StorageClass",
+    "WebsiteRedirectLocation",
+)
+"""What stays with an object besides its bytes, metadata and tags, and `Expires`."""
+ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
+"""How it is stored; an object is no other one because of that."""
 
 
 class S3Failed(RescindError):
@@ -51,6 +61,7 @@ class Stored(NamedTuple):
     sha256: str
     size_bytes: int
     headers: dict[str, str]
+    encryption: dict[str, Any]
     metadata: dict[str, str]
     tags: dict[str, str]
 
@@ -87,7 +98,9 @@ class Store:
             version_id="" if version == "null" else version,  # the next write replaces the version of that name
             sha256=sha256,
             size_bytes=size,
-            headers={name: found[name] for name in HEADERS if found.get(name)},
+            headers={name: found[name] for name in HEADERS if found.get(name)}
+            | ({"Expires": found["ExpiresString"]} if found.get("Expires") and "ExpiresString" in found else {}),
+            encryption={name: found[name] for name in ENCRYPTION if found.get(name)},
             metadata=dict(found.get("Metadata", {})),
             tags={tag["Key"]: tag["Value"] for tag in tags},
         )
@@ -99,8 +112,9 @@ class Store:
             size += len(chunk)
             if size > self._bytes_max:
                 raise UsageError(f"{self._bucket}/{key} holds more than bytes_max={self._bytes_max:,}; raise it")
-            if into is not None:
-                into.write(chunk)
+            rest = memoryview(chunk if into is not None else b"")
+            while into is not None and rest:
+                rest = rest[into.write(rest) :]  # a file without a buffer may take less than it is given
         return digest.hexdigest(), size
 
     def put(self, key: str, body: IO[bytes], **parameters: Any) -> None:
