@@ -100,6 +100,29 @@ def test_cs1_whatever_statements_ran_the_undo_and_the_redo_bring_back_every_row(
     assert content(path) == before
 
 
+MANY = "WITH RECURSIVE s(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM s WHERE i < 1099)"
+
+
+def test_cs2_a_thousand_rows_of_several_tables_are_counted_as_they_ended(path: Path, effect: SqlChanges) -> None:
+    run(path, f"INSERT INTO customers (id, name) {MANY} SELECT i, 'n' || i FROM s")
+    before = content(path)
+    step = done(
+        effect,
+        f"INSERT INTO folders {MANY} SELECT 'f' || i, 'r', printf('%.40c', 'n') FROM s",
+        "UPDATE customers SET balance = 0 WHERE id >= 100",
+        "UPDATE customers SET balance = NULL WHERE id >= 900",  # as they were before
+        "DELETE FROM customers WHERE id < 200",  # and all invoices in cascade
+        "DELETE FROM folders WHERE id GLOB 'f9*'",  # which were not there before
+    )
+    assert step.after["changed"] == {
+        "customers": {"inserted": 0, "updated": 700, "deleted": 103},
+        "invoices": {"inserted": 0, "updated": 0, "deleted": 4},
+        "folders": {"inserted": 900, "updated": 0, "deleted": 0},
+    }
+    effect.restore(step)
+    assert content(path) == before
+
+
 def test_cs1_triggers_are_captured_when_the_step_runs_and_keep_quiet_when_it_is_undone(path: Path) -> None:
     run(
         path,
@@ -281,6 +304,25 @@ def test_an_open_transaction_is_neither_found_nor_not_found(path: Path, effect: 
         effect.observe(step)
     assert touch.abandon() is True
     assert effect.probe(step) is Probe.NOT_FOUND
+
+
+AT_EXIT = """
+import atexit, sys
+sys.path[:0] = {path!r}
+from effects.harness import perform
+from rescind.compensation.effects import SqlChanges
+
+effect = SqlChanges({database!r}, ["folders"])
+many = {many!r} + " INSERT INTO folders SELECT 'f' || i, 'r', printf('%.40c', 'n') FROM s"
+atexit.register(lambda: print(perform(effect, lambda: effect.connection().execute(many)).after["changed"]))
+"""
+
+
+def test_a_large_step_settles_while_the_interpreter_ends_and_starts_no_threads(path: Path, effect: SqlChanges) -> None:
+    code = textwrap.dedent(AT_EXIT).format(path=sys.path, database=str(path), many=MANY)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert "'folders': {'inserted': 1000" in child.stdout, child.stderr
+    assert len(content(path)["folders"]) == 1003
 
 
 KILLED = """

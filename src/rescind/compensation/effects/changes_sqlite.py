@@ -26,7 +26,8 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from rescind.compensation.effects.changes import Settled, Standing, never_handed_out, stray_writes
-from rescind.compensation.effects.changes_sqlite_rows import Tables, changes_in, compare, rows_of
+from rescind.compensation.effects.changes_sqlite_counts import counting
+from rescind.compensation.effects.changes_sqlite_rows import Tables, compare, rows_of
 from rescind.errors import Conflict, DeclarationError, NothingChanged, Transient, UsageError
 from rescind.guard.effect import Call
 
@@ -203,9 +204,10 @@ class SqliteSet:
         self._tables, self._call, self._store = tables, call, store
         self._allowed = {name.lower() for name in (*tables.names, *ignore)}
         self._stray: set[str] = set()
-        self._session = apsw.Session(connection, "main")
-        for name in tables.names:
-            self._session.attach(name)
+        # One for each table: so it is known without reading them which tables their changes are about.
+        self._sessions = {name: apsw.Session(connection, "main") for name in tables.names}
+        for name, session in self._sessions.items():
+            session.attach(name)
         # It is asked for each column of each statement, and a look into a cache takes half as long as the answer.
         connection.authorizer = functools.lru_cache(maxsize=_ASKED_MAX)(self._authorize)
 
@@ -220,14 +222,17 @@ class SqliteSet:
             if self._stray:
                 raise stray_writes(", ".join(sorted(self._stray)))
             self._tables.refuse_rows_without_key()
-            changeset = self._session.changeset()
-            digest, counts = hashlib.sha256(changeset).hexdigest(), _counts(changeset)
-            self._keep(changeset, digest, self._tables.signature(counts))
+            asked = {name: session.changeset() for name, session in self._sessions.items()}
+            changesets = {name: changeset for name, changeset in asked.items() if changeset}
+            changeset = b"".join(changesets.values())  # what one session for all of them would have said
+            digest = hashlib.sha256(changeset).hexdigest()
+            self._keep(changeset, digest, self._tables.signature(changesets))
+            counts = counting(changesets)
             try:
                 rows_of(self.connection, "COMMIT")
             except apsw.ConstraintError as error:  # a deferred foreign key
                 raise NothingChanged(f"what the tool did was rolled back: {error}") from error
-            return Settled(tables=counts, digest=f"sha256:{digest}")
+            return Settled(tables=counts(), digest=f"sha256:{digest}")
         finally:
             self._close()
 
@@ -256,7 +261,8 @@ class SqliteSet:
     def _close(self) -> None:
         with suppress(apsw.Error):
             self.connection.authorizer = None
-            self._session.close()
+            for session in self._sessions.values():
+                session.close()
         self.connection.close(True)
 
 
@@ -295,21 +301,6 @@ def _find(connection: "apsw.Connection", number: int) -> Any:
     query = f"SELECT state, signature, changeset, digest FROM {_KEPT} WHERE number = ?"  # noqa: S608
     found = rows_of(connection, query, number)
     return found[0] if found else None
-
-
-def _counts(changeset: bytes) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    kinds: dict[int, str] = {
-        apsw.SQLITE_INSERT: "inserted",
-        apsw.SQLITE_UPDATE: "updated",
-        apsw.SQLITE_DELETE: "deleted",
-    }
-    for change in changes_in(changeset):
-        counts = found.get(change.name)
-        if counts is None:
-            counts = found[change.name] = {"inserted": 0, "updated": 0, "deleted": 0}
-        counts[kinds[change.opcode]] += 1
-    return found
 
 
 @contextmanager
