@@ -306,25 +306,6 @@ def test_an_open_transaction_is_neither_found_nor_not_found(path: Path, effect: 
     assert effect.probe(step) is Probe.NOT_FOUND
 
 
-AT_EXIT = """
-import atexit, sys
-sys.path[:0] = {path!r}
-from effects.harness import perform
-from rescind.compensation.effects import SqlChanges
-
-effect = SqlChanges({database!r}, ["folders"])
-many = {many!r} + " INSERT INTO folders SELECT 'f' || i, 'r', printf('%.40c', 'n') FROM s"
-atexit.register(lambda: print(perform(effect, lambda: effect.connection().execute(many)).after["changed"]))
-"""
-
-
-def test_a_large_step_settles_while_the_interpreter_ends_and_starts_no_threads(path: Path, effect: SqlChanges) -> None:
-    code = textwrap.dedent(AT_EXIT).format(path=sys.path, database=str(path), many=MANY)
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
-    assert "'folders': {'inserted': 1000" in child.stdout, child.stderr
-    assert len(content(path)["folders"]) == 1003
-
-
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}

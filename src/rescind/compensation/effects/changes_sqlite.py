@@ -26,8 +26,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from rescind.compensation.effects.changes import Settled, Standing, never_handed_out, stray_writes
-from rescind.compensation.effects.changes_sqlite_counts import counting
-from rescind.compensation.effects.changes_sqlite_rows import Tables, compare, rows_of
+from rescind.compensation.effects.changes_sqlite_rows import Tables, compare, counts_of, rows_of
 from rescind.errors import Conflict, DeclarationError, NothingChanged, Transient, UsageError
 from rescind.guard.effect import Call
 
@@ -227,12 +226,12 @@ class SqliteSet:
             changeset = b"".join(changesets.values())  # what one session for all of them would have said
             digest = hashlib.sha256(changeset).hexdigest()
             self._keep(changeset, digest, self._tables.signature(changesets))
-            counts = counting(changesets)
+            counts = {name: counts_of(changeset) for name, changeset in changesets.items()}
             try:
                 rows_of(self.connection, "COMMIT")
             except apsw.ConstraintError as error:  # a deferred foreign key
                 raise NothingChanged(f"what the tool did was rolled back: {error}") from error
-            return Settled(tables=counts(), digest=f"sha256:{digest}")
+            return Settled(tables=counts, digest=f"sha256:{digest}")
         finally:
             self._close()
 
