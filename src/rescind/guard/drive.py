@@ -78,7 +78,8 @@ async def drive_async(flow: WriteFlow, journal: Journal) -> Any:
             try:
                 answer = await _perform_async(request, journal, waiting)
             except GeneratorExit:
-                raise  # nobody will drive this any further; the intent without an end says so
+                flow.close()  # nobody will drive this any further; the intent without an end says so
+                raise
             except BaseException as error:  # noqa: BLE001
                 request = flow.throw(error)
             else:
@@ -126,6 +127,8 @@ class _Waiting:
                 if task.cancelled():
                     raise
                 self._cancellation = error
+            except GeneratorExit:
+                raise
             except BaseException:  # noqa: BLE001, S110  # it is the task's own, and result() raises it below
                 pass
         return task.result()

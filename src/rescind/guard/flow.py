@@ -19,6 +19,8 @@ W6. What needs approval has no intent before a named person has approved it, and
 W7. A run that is carried on makes no call again whose step stands: it is answered with what is on record.
 """
 
+import contextlib
+import inspect
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -90,6 +92,9 @@ def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
         if call.approval is not None:
             yield from keep_to_approval(call, call.approval)
         answer = yield Append(call.intent(touch.before))
+    except GeneratorExit:
+        _drop(touch)
+        raise
     except BaseException as error:  # noqa: BLE001
         # Whether the intent became durable or not: the tool has not run, and that is what the next line tries to say.
         yield from let_go(touch)
@@ -111,6 +116,9 @@ def _with_target(call: "WriteCall", touch: Touch) -> WriteFlow:
         call.check_orders()
         call.check_unchanged()
         yield Boundary()
+    except GeneratorExit:
+        _drop(touch)
+        raise
     except BaseException as error:  # noqa: BLE001
         yield from let_go(touch)
         yield from try_append(call, Failed(f"refused before the tool ran: {name_of(error)}"), error)
@@ -122,6 +130,9 @@ def invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
     """From the tool on, of a step whose intent is durable and which is in flight."""
     try:
         result = yield Perform(call.invoke)
+    except GeneratorExit:
+        _drop(touch)
+        raise
     except BaseException as error:  # noqa: BLE001
         unchanged = (yield from let_go(touch)) or isinstance(error, NothingChanged)
         reason = call.scrub(call.cut_short or name_of(error))
@@ -130,6 +141,8 @@ def invoke(call: "WriteCall", touch: Touch) -> WriteFlow:
         return Threw(error)
     try:
         after = yield Perform(lambda: touch.settle(result))
+    except GeneratorExit:  # of a handler that is a coroutine, and was closed with the call
+        raise
     except BaseException as error:  # noqa: BLE001
         reason = f"the tool returned, settling its effect did not: {call.scrub(name_of(error))}"
         outcome = Failed(reason) if isinstance(error, NothingChanged) else Unknown(reason)
@@ -144,6 +157,14 @@ def let_go(touch: Touch) -> Generator[Request, Answer, bool]:
         return bool((yield Perform(touch.abandon)))
     except BaseException:  # noqa: BLE001  # a target that cannot even be let go of vouches for nothing
         return False
+
+
+def _drop(touch: Touch) -> None:
+    """Let go of the effect's locks and connections where nobody goes on: a coroutine was closed as it waited."""
+    with contextlib.suppress(BaseException):
+        answer: Any = touch.abandon()
+        if inspect.isawaitable(answer):
+            getattr(answer, "close", lambda: None)()  # there is nobody left to await it
 
 
 def _completed(call: "WriteCall", result: Any, after: Snapshot | None) -> WriteFlow:

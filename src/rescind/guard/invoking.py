@@ -1,5 +1,6 @@
 """Running a tool: with the call's idempotency key and secrets at hand, and what it reports of itself collected."""
 
+import contextlib
 from contextvars import ContextVar
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,10 @@ class Invocation:
                     return await self._invoke_cancellable(recording)
                 return await self._tool.function(*recording.args, **recording.kwargs)
         finally:
-            current_key.reset(key_token)
-            current_secrets.reset(secrets_token)
+            # A coroutine that is closed from outside is left in another context than the one it was in.
+            with contextlib.suppress(ValueError):
+                current_key.reset(key_token)
+                current_secrets.reset(secrets_token)
 
     async def _invoke_cancellable(self, recording: Recording) -> Any:
         from rescind.guard.cancelling import Cancelling  # and with it asyncio, which synchronous programs do without

@@ -6,6 +6,7 @@ def pay(invoice_id: str) -> None:
     rescind.report(receipt=reply.id, usd=0.02)
 """
 
+import contextlib
 import threading
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar, Token
@@ -53,7 +54,9 @@ class Collecting:
     def __exit__(self, *exc_info: object) -> None:
         self.closed = True
         assert self._token is not None
-        current_report.reset(self._token)
+        # A coroutine that is closed from outside is left in another context, where this was never current.
+        with contextlib.suppress(ValueError):
+            current_report.reset(self._token)
 
 
 current_report: ContextVar[Collecting | None] = ContextVar("rescind_report", default=None)
