@@ -328,10 +328,6 @@ class OrdersUnavailable(RescindError):
     """The standing orders cannot be read or written. Guards refuse writes until they can."""
 
 
-class InvariantViolated(RescindError):
-    """Something that cannot be, is. Going on could harm the journal, so we do not."""
-
-
 # --- undo ---
 
 
