@@ -1,15 +1,23 @@
 """Undos as the journal tells of them."""
 
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from compensation.test_control import ClockWithAlarm, at_step, order
 from compensation.undo_world import Shop
-from rescind.compensation.paperwork import plan_run_of
-from rescind.errors import Transient, UsageError
+from rescind.compensation.decision import Plan
+from rescind.compensation.paperwork import Paperwork, plan_run_of
+from rescind.errors import EngineUnavailable, Transient, UsageError
 from rescind.journal.memory import MemoryJournal
-from rescind.journal.port import PAGE_LIMIT, Query
-from rescind.model.entry import Entry
-from rescind.recovery.undos import UndoFollower, UndoStatus, follow, list_undos, undo_status
+from rescind.journal.port import PAGE_LIMIT, Draft, Query
+from rescind.model.entry import Entry, PlanFinished, PlanStarted
+from rescind.recovery.appliers import FolderAppliers
+from rescind.recovery.undos import UndoFollower, UndoStatus, follow, list_undos, open_undos, undo_status
+from rescind.testing.faulty import FaultyJournal
 
 
 @pytest.fixture
@@ -171,3 +179,86 @@ def test_an_undo_that_is_none_is_refused(shop: Shop, name: str, words: str) -> N
     shop.apply()
     with pytest.raises(UsageError, match=words):
         undo_status(shop.journal, name)
+
+
+class Seen:
+    """Says who lives; `meanwhile` happens between the look at the journal and the answer."""
+
+    def __init__(self, *living: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self._living, self._meanwhile = frozenset(living), meanwhile
+
+    @contextlib.contextmanager
+    def here(self, plan_run: str) -> Iterator[bool]:
+        yield True
+
+    def living(self, plan_runs: Collection[str]) -> frozenset[str]:
+        self._meanwhile()
+        return self._living
+
+
+class Mute(Seen):
+    def living(self, plan_runs: Collection[str]) -> frozenset[str]:
+        raise EngineUnavailable("away")
+
+
+def begun(shop: Shop, *, shown: bool) -> tuple[Plan, str]:
+    """A plan that was begun; its run."""
+    plan = shop.plan()
+    Paperwork(plan, shop.journal, shop.clock, shown=shown).open("undo_1", "ops", "", pending=len(plan.items))
+    return plan, plan_run_of(plan)
+
+
+@pytest.mark.parametrize(("is_living", "holder"), [(True, "process"), (False, "nobody")])
+def test_who_applies_a_plan_is_known_by_its_presence(shop: Shop, is_living: bool, holder: str) -> None:
+    shop.charge()
+    _, run_id = begun(shop, shown=True)
+    (undo,) = open_undos(shop.journal, appliers=Seen(*[run_id] * is_living))
+    assert (undo.state, undo.holder, undo.heard_at is None) == ("running", holder, is_living)
+
+
+def test_where_nobody_can_tell_it_is_said_when_something_was_heard_last(shop: Shop) -> None:
+    shop.charge()
+    begun(shop, shown=False)  # as a rescind does that shows nothing
+    for appliers in (Seen(), None):
+        (undo,) = open_undos(shop.journal, appliers=appliers)
+        assert (undo.holder, undo.heard_at) == ("unknown", shop.clock.now())
+    shop.clock.advance(60)
+    shop.charge()  # whatever is recorded in the run: nothing of the undo can have come after it
+    (undo,) = open_undos(shop.journal, appliers=Seen())
+    assert undo.heard_at == shop.clock.now()
+
+
+def test_where_presences_cannot_be_read_nobody_is_called_dead(shop: Shop) -> None:
+    shop.charge()
+    begun(shop, shown=True)
+    (undo,) = open_undos(shop.journal, appliers=Mute())
+    assert undo.holder == "unknown"
+
+
+def test_al1_an_undo_that_ends_while_somebody_looks_is_not_called_dead(shop: Shop) -> None:
+    shop.charge()
+    plan, run_id = begun(shop, shown=True)
+    finished = PlanFinished(plan_digest=plan.digest, counts={})
+    assert open_undos(shop.journal, appliers=Seen(meanwhile=lambda: shop.put(run_id, finished))) == []
+
+
+def test_al1_an_undo_that_is_applied_is_shown_before_its_start_is_on_record_and_until_its_end_is(
+    shop: Shop, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        shop.charge()
+    appliers, plan = FolderAppliers(tmp_path), shop.plan()
+    found: list[str] = []
+
+    class Watching(FaultyJournal):
+        def append(self, drafts: Sequence[Draft]) -> Any:
+            found.append("shown" if appliers.living([plan_run_of(plan)]) else "hidden")
+            return super().append(drafts)
+
+    journal, shop.journal = shop.journal, Watching(shop.journal, lambda _: False)
+    shop.apply(plan, appliers=appliers)
+    assert len(found) > 3
+    assert set(found) == {"shown"}
+    assert appliers.living([plan_run_of(plan)]) == frozenset()
+    starts = [entry.event for entry in journal.entries(Query(run_id=plan_run_of(plan)))]
+    assert [event.shown for event in starts if isinstance(event, PlanStarted)] == [True]

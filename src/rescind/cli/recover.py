@@ -17,6 +17,7 @@ from rescind.errors import UsageError
 from rescind.guard.guard import Guard
 from rescind.model.signal import SignalKind
 from rescind.recovery.course import Means, Standing, approve, drive, read_course
+from rescind.recovery.places import appliers_of
 from rescind.recovery.stages import DONE, STAGES, Course, Stage
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def means_of(guard: Guard, actor: str) -> Means:
         limits=Limits(undo.systems),
         compensate_on=_compensate_on(guard),
         live_runs=lambda: live_runs_of(guard),
+        appliers=None if guard.stores.place is None else appliers_of(guard.stores.place),
     )
 
 

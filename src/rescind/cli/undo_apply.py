@@ -35,6 +35,7 @@ from rescind.journal.port import Query
 from rescind.model.entry import PlanFinished, PlanStarted
 from rescind.model.order import Order
 from rescind.model.step import RunInfo
+from rescind.recovery.places import appliers_of
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
@@ -223,6 +224,7 @@ def _carry_out(session: Session, plan: Plan, out: Out) -> UndoResult:
             actor=session.request.actor,
             reason=session.request.reason,
             progress=progress,
+            appliers=appliers_of(session.store),
         )
 
 

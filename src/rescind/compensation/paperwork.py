@@ -48,10 +48,14 @@ class Paperwork:
         clock: The time.
         way: Which way the steps are taken.
         by: The worker that does it, which its records then name; empty for none.
+        shown: Whether this process shows that it lives: see `recovery.appliers`.
     """
 
-    def __init__(self, plan: Plan, journal: Journal, clock: Clock, way: Way = BACK, *, by: str = "") -> None:
+    def __init__(
+        self, plan: Plan, journal: Journal, clock: Clock, way: Way = BACK, *, by: str = "", shown: bool = False
+    ) -> None:
         self._plan, self._journal, self._clock, self._way, self._by = plan, journal, clock, way, by
+        self._shown = shown
         self.tasks: list[str] = []
 
     def open(self, runner_id: str, actor: str, reason: str, *, pending: int) -> int:
@@ -65,6 +69,7 @@ class Paperwork:
             actor=actor,
             reason=reason,
             pending=pending,
+            shown=self._shown or msgspec.UNSET,
         )
         opened = self.append([(info.run_id, RunOpened(run=info, guard_id=runner_id)), (info.run_id, started)])
         return opened.sequences[-1]

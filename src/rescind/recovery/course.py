@@ -52,6 +52,7 @@ from rescind.model.level import Level
 from rescind.model.order import Order, covering
 from rescind.model.scope import Scope, Term
 from rescind.model.signal import SignalKind
+from rescind.recovery.appliers import Appliers
 from rescind.recovery.checkpoint import read_story
 from rescind.recovery.control import plan_run_id
 from rescind.recovery.resume import choose
@@ -83,6 +84,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         progress: Told each result of the undo.
         live_runs: Looks which runs a living process acts for, as for `make_plan`; asked anew for every plan.
         is_leaving: Whether to begin no more steps of an undo, as for `apply_plan`; driving it again goes on with it.
+        appliers: As for `apply_plan`.
     """
 
     journal: Journal
@@ -99,6 +101,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None = None
     live_runs: Callable[[], Container[str]] = tuple
     is_leaving: Callable[[], bool] = lambda: False
+    appliers: Appliers | None = None
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +305,7 @@ def _compensate(incident: Incident, course: Course, means: Means) -> StageEnded:
         reason=f"incident {incident.incident_id}",
         progress=means.progress,
         is_leaving=means.is_leaving,
+        appliers=means.appliers,
     )
     detail = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in result.counts.items()) or "no steps"
     how = DONE if result.is_complete else FAILED

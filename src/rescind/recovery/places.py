@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rescind.clock import Clock
+from rescind.recovery.appliers import Appliers, FolderAppliers
 from rescind.recovery.locks import Locks, UndoLocks
 from rescind.recovery.workers import Workers, WorkersFolder
 
@@ -30,6 +31,15 @@ def locks_of(store: "StoreAt", clock: Clock) -> Locks:
     from rescind.recovery.postgres.register import DatabaseLocks
 
     return DatabaseLocks(store, clock)
+
+
+def appliers_of(store: "StoreAt") -> Appliers:
+    """Who applies plans of a store."""
+    if isinstance(store, Path):
+        return FolderAppliers(store)
+    from rescind.recovery.postgres.appliers import DatabaseAppliers
+
+    return DatabaseAppliers(store)
 
 
 def engine_url(store: "StoreAt") -> str:

@@ -6,6 +6,7 @@ from itertools import islice
 
 from rescind.errors import EntryUnreadable, NameUnknown, UsageError
 from rescind.journal.port import Journal, Query
+from rescind.model.entry import Entry
 from rescind.model.step import RunInfo
 
 PREFIX_MIN = 4
@@ -24,6 +25,24 @@ def last_sequence(journal: Journal, *, at_least: int = 0) -> int:
         if _reaches(journal, at_least + step):
             at_least += step
     return at_least
+
+
+def last_entry(journal: Journal, query: Query, *, after: int) -> Entry | None:
+    """The last entry that matches and can be read, of those after this sequence; None if there is none. By halving."""
+    found: Entry | None = None
+    low, high = after, last_sequence(journal, at_least=after)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            page = journal.entries(query, after=middle, limit=1)
+        except EntryUnreadable as gap:
+            low = max(middle + 1, gap.sequence)
+            continue
+        if page:
+            found, low = page[0], page[0].sequence
+        else:
+            high = middle
+    return found
 
 
 def _reaches(journal: Journal, sequence: int) -> bool:

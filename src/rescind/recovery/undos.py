@@ -5,14 +5,14 @@ followed is read on from where it was read to: 100,000 steps are read once, howe
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from rescind.clock import Clock
-from rescind.errors import EntryUnreadable, NameUnknown, UsageError
+from rescind.errors import EngineUnavailable, EntryUnreadable, NameUnknown, UsageError
 from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import (
@@ -30,8 +30,9 @@ from rescind.model.entry import (
     StepRef,
 )
 from rescind.model.step import canonical_json
+from rescind.recovery.appliers import Appliers
 from rescind.recovery.control import Standing, latest_plan, plan_run_id, plan_runs
-from rescind.recovery.reading import PREFIX_MIN, the_one_meant
+from rescind.recovery.reading import PREFIX_MIN, last_entry, the_one_meant
 
 RUNS_READ_ONE_BY_ONE = 16
 """Runs of a plan up to which each is asked for what is new. Of more, all that is new in the journal is read instead."""
@@ -100,7 +101,13 @@ class UndoStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenUndo(msgspec.Struct, frozen=True, kw_only=True):
-    """An undo that has not ended, as the run of its plan tells it. Attributes: as of `UndoStatus`."""
+    """An undo that has not ended, as the run of its plan tells it.
+
+    Attributes: as of `UndoStatus`, and
+        holder: Who goes on with it: `process`, or `workers`; `nobody`, if the process that applied it has died;
+            `no_worker`, if none lives of those that it was left to; `unknown`, if nobody can tell.
+        heard_at: If that is none that lives: when something was recorded last in its runs, as far as that is known.
+    """
 
     plan_run: str
     plan_digest: str
@@ -112,6 +119,13 @@ class OpenUndo(msgspec.Struct, frozen=True, kw_only=True):
     begun_at: datetime
     held_by: str
     held_because: str
+    holder: str = "unknown"
+    heard_at: datetime | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody who lives goes on with it."""
+        return self.holder in ("process", "workers")
 
 
 class StepSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,27 +159,76 @@ def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -
     return [fold.status() for fold in begun]
 
 
-def open_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -> list[OpenUndo]:
-    """The undos that have not ended, by when they were begun last, the newest last. No step is read.
+def open_undos(
+    journal: Journal,
+    *,
+    gaps: list[EntryUnreadable] | None = None,
+    appliers: Appliers | None = None,
+    has_workers: Callable[[], bool] | None = None,
+) -> list[OpenUndo]:
+    """The undos that have not ended, by when they were begun last, the newest last. No step is folded.
 
-    Args: as `list_undos`.
+    Args:
+        journal: Where they are.
+        gaps: As `list_undos`.
+        appliers: Who applies plans of this store; None, if that cannot be told.
+        has_workers: Looks whether a worker of this store lives; None likewise.
     """
+    begun = [fold for fold in _begun(journal, gaps) if not fold.status().has_ended]
+    holders = _holders(begun, appliers, has_workers)
     return [
-        OpenUndo(
-            plan_run=status.plan_run,
-            plan_digest=status.plan_digest,
-            selection=status.selection,
-            state=status.state,
-            total=status.total,
-            actor=status.actor,
-            reason=status.reason,
-            begun_at=status.begun_at,
-            held_by=status.held_by,
-            held_because=status.held_because,
-        )
-        for status in (fold.status() for fold in _begun(journal, gaps))
-        if not status.has_ended
+        _open_undo(journal, fold, holder)
+        for fold, holder in zip(begun, holders, strict=True)
+        if not fold.status().has_ended  # as it is by now
     ]
+
+
+def _holders(folds: "list[_UndoFold]", appliers: Appliers | None, has_workers: Callable[[], bool] | None) -> list[str]:
+    """Who goes on with each: see `OpenUndo`. What has died is read once more (AL1)."""
+    shown = [fold.run_id for fold in folds if fold.is_shown]
+    try:
+        living = None if appliers is None else appliers.living(shown) if shown else frozenset[str]()
+    except EngineUnavailable:
+        living = None
+    holders: list[str] = []
+    for fold in folds:
+        if fold.is_left_to_workers:
+            holders.append(_workers_word(has_workers))
+        elif not fold.is_shown or living is None:
+            holders.append("unknown")
+        elif fold.run_id in living:
+            holders.append("process")
+        else:
+            before = fold.started_sequence
+            fold.read_plan()
+            # Begun anew since: whoever did lives, or did a moment ago.
+            holders.append("nobody" if fold.started_sequence == before else "process")
+    return holders
+
+
+def _workers_word(has_workers: Callable[[], bool] | None) -> str:
+    try:
+        return "unknown" if has_workers is None else "workers" if has_workers() else "no_worker"
+    except EngineUnavailable:
+        return "unknown"
+
+
+def _open_undo(journal: Journal, fold: "_UndoFold", holder: str) -> OpenUndo:
+    status = fold.status()
+    undo = OpenUndo(
+        plan_run=status.plan_run,
+        plan_digest=status.plan_digest,
+        selection=status.selection,
+        state=status.state,
+        total=status.total,
+        actor=status.actor,
+        reason=status.reason,
+        begun_at=status.begun_at,
+        held_by=status.held_by,
+        held_because=status.held_because,
+        holder=holder,
+    )
+    return undo if undo.is_held else msgspec.structs.replace(undo, heard_at=fold.heard_at())
 
 
 def _begun(journal: Journal, gaps: list[EntryUnreadable] | None) -> "list[_UndoFold]":
@@ -297,6 +360,8 @@ class _UndoFold:
         self.started_sequence = 0
         self.is_waiting = False
         """Whether it was left to workers, and none has begun it."""
+        self.is_left_to_workers = self.is_shown = False
+        """Whether workers go on with it; whether whoever applies it shows that it lives (`recovery.appliers`)."""
         self.is_continued = False
         self._begun_at: datetime | None = None
         self._last_at: datetime | None = None
@@ -324,6 +389,7 @@ class _UndoFold:
                 case PlanSubmitted():
                     self.started, self._begun_at, self._end = entry.event, entry.recorded_at, None
                     self.started_sequence, self.is_waiting = entry.sequence, True
+                    self.is_left_to_workers, self.is_shown = True, False
                     self._total = entry.event.steps - sum(entry.event.settled.values())
                 case PlanStarted():
                     # Begun again under the same digest, nothing had been done: what it has to do is the same.
@@ -331,6 +397,8 @@ class _UndoFold:
                     if not self.is_waiting:  # else it was asked for by then, and a cancel since counts
                         self.started_sequence = entry.sequence
                     self.is_waiting = False
+                    self.is_shown = entry.event.shown is True
+                    self.is_left_to_workers = self.is_left_to_workers and not self.is_shown
                     self._runs_of_steps = frozenset(entry.event.runs)
                     queried = self._queried(entry.event)
                     self._steps_read_to = self._steps_read_to or dict.fromkeys(queried, entry.sequence)
@@ -338,7 +406,7 @@ class _UndoFold:
                     self._total = entry.event.steps if isinstance(pending, msgspec.UnsetType) else pending
                     self._total += len(self._ended)
                 case PlanFinished() | PlanLeft():
-                    self._end, self.is_waiting = entry.event, False
+                    self._end, self.is_waiting, self.is_left_to_workers = entry.event, False, False
                 case _:
                     pass
 
@@ -376,6 +444,16 @@ class _UndoFold:
             self._lately.append((entry.recorded_at, len(self._ended)))
             while (entry.recorded_at - self._lately[0][0]).total_seconds() > RATE_OVER_S:
                 self._lately.popleft()
+
+    def heard_at(self) -> datetime | None:
+        """When something was recorded last in its run and in those of its steps; of many runs, only of its own."""
+        found = self._last_at
+        few = [run_id for run_id in self._steps_read_to if run_id is not None]
+        for run_id in few:
+            last = last_entry(self._journal, Query(run_id=run_id), after=self.started_sequence)
+            if last is not None and (found is None or last.recorded_at > found):
+                found = last.recorded_at
+        return found
 
     def status(self) -> UndoStatus:
         """What all of that says."""

@@ -3,11 +3,12 @@
 UF1. *Only reading.* Looking changes nothing, and asks no target system.
 UF2. *Quick.* Only the runs of plans, approvals and incidents and the entries of review tasks are read, never those of
     the steps: it takes as long in a journal of a million steps as in one of a hundred. How far an undo is, which needs
-    them, `recovery.undos` tells.
+    them, `recovery.undos` tells. Of one that nobody goes on with, their last entries are looked for by halving.
 UF3. *A gap hides nothing else.* What cannot be read is named, and the rest is told.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from rescind.journal.pages import readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.approval import Approval
 from rescind.model.history import ReviewTask
+from rescind.recovery.appliers import Appliers
 from rescind.recovery.approvals import list_approvals
 from rescind.recovery.review import list_tasks
 from rescind.recovery.stages import FAILED, Course, fold_course
@@ -71,18 +73,26 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(late, key=lambda task: (task.due_at or now, task.task_id)))
 
 
-def unfinished_of(journal: Journal, *, now: datetime) -> Unfinished:
+def unfinished_of(
+    journal: Journal,
+    *,
+    now: datetime,
+    appliers: Appliers | None = None,
+    has_workers: Callable[[], bool] | None = None,
+) -> Unfinished:
     """What is not finished in this journal.
 
     Args:
         journal: Where to look.
         now: An aware moment; decides which approvals have expired.
+        appliers: As for `open_undos`.
+        has_workers: As for `open_undos`.
 
     Raises: JournalUnavailable.
     """
     gaps: list[EntryUnreadable] = []
     return Unfinished(
-        undos=tuple(open_undos(journal, gaps=gaps)),
+        undos=tuple(open_undos(journal, gaps=gaps, appliers=appliers, has_workers=has_workers)),
         approvals=tuple(list_approvals(journal, now=now, gaps=gaps)),
         tasks=tuple(list_tasks(journal, gaps=gaps)),
         incidents=tuple(_open_incidents(journal, gaps)),

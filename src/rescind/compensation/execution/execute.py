@@ -42,6 +42,7 @@ next plan decides about it again.
 
 import queue
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 
 from rescind.clock import Clock, IdSource
 from rescind.compensation.awaiting import Waiter
@@ -63,13 +64,14 @@ from rescind.compensation.execution.schedule import Schedule
 from rescind.compensation.execution.stepping import Stepping
 from rescind.compensation.execution.stopping import Stopping
 from rescind.compensation.execution.systems import Systems
-from rescind.compensation.paperwork import Paperwork
+from rescind.compensation.paperwork import Paperwork, plan_run_of
 from rescind.compensation.port import Compensator
 from rescind.compensation.result import StepResult, UndoResult, UndoStopped
 from rescind.compensation.staying import Staying
 from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
 from rescind.journal.port import Journal
+from rescind.recovery.appliers import Appliers
 from rescind.recovery.control import ControlReader
 
 NO_LIMITS = Limits()
@@ -95,6 +97,7 @@ def apply_plan(
     progress: Progress | None = None,
     paper: Paperwork | None = None,
     is_leaving: Callable[[], bool] = lambda: False,
+    appliers: Appliers | None = None,
 ) -> UndoResult:
     """Do what the plan says.
 
@@ -123,6 +126,7 @@ def apply_plan(
         progress: Told each result as it is known, in the calling thread; must not raise.
         paper: What writes about the undo itself; by default, what a whole plan needs.
         is_leaving: Whether to begin no more steps, as after an interrupt; asked again and again.
+        appliers: Where this process shows that it applies the plan; None, if that is shown otherwise, or nowhere.
 
     Raises:
         UndoStopped: The journal failed. What is done is done, nothing is lost, and a new plan goes on from there.
@@ -137,13 +141,14 @@ def apply_plan(
     news: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
     stopping = Stopping(clock, within_s=within_s, is_leaving=is_leaving)
     tell = None if progress is None else news.put
-    told = paper or Paperwork(plan, journal, clock, way)
-    undo = _Undo(plan, journal, compensators, clock, stopping, tell, told, way, (actor, reason))
-    if undo.pending:
-        systems = Systems(limits, limiter or TokenBuckets(limits, clock), rests_max=retries + 1)
-        opening = (ids.new_id("undo"), actor, reason)
-        aside(lambda: undo.run(systems, parallel, retries + 1, opening, asked_at), stopping, news, progress)
-    return undo.result
+    with nullcontext(False) if appliers is None else appliers.here(plan_run_of(plan)) as shown:
+        told = paper or Paperwork(plan, journal, clock, way, shown=shown)
+        undo = _Undo(plan, journal, compensators, clock, stopping, tell, told, way, (actor, reason))
+        if undo.pending:
+            systems = Systems(limits, limiter or TokenBuckets(limits, clock), rests_max=retries + 1)
+            opening = (ids.new_id("undo"), actor, reason)
+            aside(lambda: undo.run(systems, parallel, retries + 1, opening, asked_at), stopping, news, progress)
+        return undo.result
 
 
 class _Undo:

@@ -10,7 +10,8 @@ from rescind.model.step import StepRef
 class PlanStarted(msgspec.Struct, frozen=True, gc=False, tag="plan_started", kw_only=True):
     """An undo began to apply a plan. The plan's own run holds this and the review tasks it opens.
 
-    `pending` counts the steps that were not accounted for when it began; unset in older journals.
+    `pending` counts the steps that were not accounted for when it began; unset in older journals. `shown` says that
+    whoever applies it shows that it lives (`recovery.appliers`); unset where nothing is shown.
     """
 
     plan_digest: str
@@ -20,6 +21,7 @@ class PlanStarted(msgspec.Struct, frozen=True, gc=False, tag="plan_started", kw_
     actor: str
     reason: str = ""
     pending: int | msgspec.UnsetType = msgspec.UNSET
+    shown: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class PlanFinished(msgspec.Struct, frozen=True, gc=False, tag="plan_finished", kw_only=True):
