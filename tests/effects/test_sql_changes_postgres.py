@@ -715,6 +715,71 @@ def test_a_table_that_changed_its_columns_is_refused_until_it_is_installed_again
     assert content(engine) == before
 
 
+@pytest.fixture
+def other(postgres: Postgres) -> Iterator[Engine]:
+    """A database of the test's own, with a table `t` that holds (1, 1)."""
+    engine = engine_of(postgres.new_database())
+    run(engine, "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1)")
+    yield engine
+    engine.dispose()
+
+
+def guarding(engine: Engine, *tables: str) -> SqlChanges:
+    effect = SqlChanges(engine, tables)
+    effect.install()
+    return effect
+
+
+def rows_of(engine: Engine, table: str) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY 1")]
+
+
+def test_a_step_is_undone_after_its_table_was_renamed_and_installed_again(other: Engine) -> None:
+    step = done(guarding(other, "t"), "UPDATE t SET n = 2")
+    run(other, "ALTER TABLE t RENAME TO u; CREATE SCHEMA apart; ALTER TABLE u SET SCHEMA apart")
+    run(other, "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 5)")
+    effect = guarding(other, "apart.u", "t")
+    assert step.after_snapshot
+    assert version_now(effect, step) == step.after_snapshot.version
+    new = done(effect, "UPDATE t SET n = 6")
+    effect.restore(step)
+    assert (rows_of(other, "apart.u"), rows_of(other, "t")) == ([(1, 1)], [(1, 6)])
+    effect.restore(new)
+    assert rows_of(other, "t") == [(1, 5)]
+
+
+def test_a_table_that_was_made_anew_is_guarded_and_the_steps_of_the_old_one_are_not_its(other: Engine) -> None:
+    step = done(guarding(other, "t"), "UPDATE t SET n = 2")
+    run(other, "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 2)")
+    effect = guarding(other, "t")
+    with pytest.raises(Conflict):
+        effect.restore(step)
+    assert rows_of(other, "t") == [(1, 2)]
+    effect.restore(done(effect, "DELETE FROM t"))
+    assert rows_of(other, "t") == [(1, 2)]
+
+
+def test_a_step_whose_rows_somebody_has_dropped_is_not_taken_for_undone(other: Engine) -> None:
+    effect = guarding(other, "t")
+    step = done(effect, "UPDATE t SET n = 2")
+    with other.begin() as connection:
+        name = connection.exec_driver_sql("SELECT shadow FROM rescind_changes.guarded").scalar_one()
+        connection.exec_driver_sql(f"DELETE FROM rescind_changes.{name}")
+    assert effect.observe(step) is None
+    with pytest.raises(Conflict, match="are gone"):
+        effect.restore(step)
+    assert rows_of(other, "t") == [(1, 2)]
+
+
+def test_a_server_that_does_not_count_what_is_written_is_refused(other: Engine) -> None:
+    guarding(other, "t")
+    engine = sa.create_engine(other.url, connect_args={"options": "-c track_counts=off"})
+    with pytest.raises(UsageError, match="track_counts is off"):
+        opened(SqlChanges(engine, ["t"]))
+    engine.dispose()
+
+
 def test_what_was_purged_cannot_be_undone_and_is_not_taken_for_never_done(engine: Engine, effect: SqlChanges) -> None:
     step = done(effect, "UPDATE folders SET name = 'x' WHERE id = 1")
     assert effect.purge(timedelta(days=1)) == 0

@@ -27,7 +27,7 @@ _QUALIFY = sa.text(
 )
 _ROLE = re.compile(r"[^\x00-\x1f]{1,63}")
 
-CONFLICT, NOT_INSTALLED, STRAY, ENDED, BUSY = "RSC01", "RSC02", "RSC03", "RSC04", "RSC05"
+CONFLICT, NOT_INSTALLED, STRAY, ENDED, BUSY, UNCOUNTED = "RSC01", "RSC02", "RSC03", "RSC04", "RSC05", "RSC06"
 """What the functions raise; see the schema."""
 
 
@@ -217,6 +217,8 @@ def _understood() -> Generator[None]:
                 raise stray_writes(words) from error
             case "RSC04":
                 raise UsageError(f"{words}; leave that to the effect") from error
+            case "RSC06":
+                raise UsageError(words) from error
             case "RSC05":
                 raise Transient(words) from error
             case _:

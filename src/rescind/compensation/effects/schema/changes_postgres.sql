@@ -242,7 +242,14 @@ BEGIN
    WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped;
   merged := EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = rel AND c.contype = 'f'
                       AND (c.confupdtype NOT IN ('a', 'r') OR c.confdeltype NOT IN ('a', 'r')));
-  shadow_name := left(class.relname, 40) || '_' || left(md5(space || '.' || class.relname), 8);
+  -- Once named, it keeps its name: a table may be renamed, and what is kept of its steps must be found under the new one.
+  SELECT x.shadow INTO shadow_name FROM rescind_changes.guarded x WHERE x.rel = guard_table.rel;
+  IF shadow_name IS NULL THEN
+    shadow_name := left(class.relname, 40) || '_' || left(md5(space || '.' || class.relname), 8);
+    IF EXISTS (SELECT FROM rescind_changes.guarded x WHERE x.shadow = shadow_name) THEN  -- another table was called so
+      shadow_name := left(class.relname, 40) || '_' || left(md5(rel::oid::text), 8);
+    END IF;
+  END IF;
 
   IF to_regclass(format('rescind_changes.%I', shadow_name)) IS NULL THEN  -- or somebody dropped it, because a type changed
     EXECUTE format('DROP TABLE IF EXISTS rescind_changes.%I', shadow_name || '_packed');
@@ -457,6 +464,9 @@ BEGIN
   IF stale IS NOT NULL THEN
     RAISE EXCEPTION 'changed since they were guarded: %', stale USING ERRCODE = 'RSC02';
   END IF;
+  IF current_setting('track_counts') <> 'on' THEN
+    RAISE EXCEPTION 'track_counts is off, so the server does not say which tables a step writes to; set it to on' USING ERRCODE = 'RSC06';
+  END IF;
   IF EXISTS (SELECT FROM rescind_changes.change_set c WHERE c.xid = pg_current_xact_id()) THEN
     RAISE EXCEPTION 'this transaction is a step''s already' USING ERRCODE = 'RSC02';
   END IF;
@@ -533,6 +543,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     rescind_changes.unpacked(g.shadow, g.columns, me))
 $$;
 
+-- How many rows a change set is of. Fewer are there if somebody has dropped a shadow: that is no state of its rows.
+CREATE OR REPLACE FUNCTION rescind_changes.rows_of(me bigint) RETURNS bigint LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(sum(p.inserted + p.updated + p.deleted), 0)::bigint FROM rescind_changes.part p WHERE p.change_set = me
+$$;
+
 -- Where a change set stands, without a look at its rows: absent, open, purged, unsettled, done or undone.
 CREATE OR REPLACE FUNCTION rescind_changes.stands(me bigint) RETURNS text LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -551,15 +567,17 @@ END $$;
 CREATE OR REPLACE FUNCTION rescind_changes.look(me bigint) RETURNS text LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE state text := rescind_changes.stands(me); g rescind_changes.guarded; off boolean; away boolean; changed boolean := false;
-  back boolean := true;
+  back boolean := true; n bigint; rows_kept bigint := 0;
 BEGIN
   IF state <> 'done' THEN RETURN state; END IF;
   FOR g IN SELECT x.* FROM rescind_changes.guarded x JOIN rescind_changes.part p ON p.rel = x.rel WHERE p.change_set = me LOOP
-    EXECUTE format('SELECT coalesce(bool_or(NOT as_left), false), coalesce(bool_or(NOT back), false) FROM (%s) q',
-                   rescind_changes.comparison(me, g, 'undone')) INTO off, away;
+    EXECUTE format('SELECT coalesce(bool_or(NOT as_left), false), coalesce(bool_or(NOT back), false), count(*) FROM (%s) q',
+                   rescind_changes.comparison(me, g, 'undone')) INTO off, away, n;
     changed := changed OR off;
     back := back AND NOT away;
+    rows_kept := rows_kept + n;
   END LOOP;
+  IF rows_kept <> rescind_changes.rows_of(me) THEN RETURN 'purged'; END IF;
   -- One without rows changed nothing, and everything is as before.
   RETURN CASE WHEN back THEN 'undone' WHEN changed THEN 'changed' ELSE 'done' END;
 END $$;
@@ -620,7 +638,7 @@ SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   c rescind_changes.change_set; g rescind_changes.guarded; parts rescind_changes.guarded[]; n bigint; m bigint; words text := '';
   named text; all_back boolean := true; resume text[] := '{}'; statement text; todo text[]; later text[]; task text;
-  problem text; wrote xid[] := '{}'; seen xid[];
+  problem text; wrote xid[] := '{}'; seen xid[]; rows_kept bigint := 0; rows_here bigint;
 BEGIN
   IF NOT pg_try_advisory_xact_lock(rescind_changes.lock_of(me)) THEN
     RAISE EXCEPTION 'change set % is being written or put back by another transaction', me USING ERRCODE = 'RSC05';
@@ -667,9 +685,10 @@ BEGIN
                    g.rel::regclass, g.shadow, rescind_changes.pairs(g.keys, 't', 's')) INTO n USING me;
   END LOOP;
   FOREACH g IN ARRAY parts LOOP
-    EXECUTE format('SELECT count(*) FILTER (WHERE NOT as_left), count(*) FILTER (WHERE NOT back) FROM (%s) q',
-                   rescind_changes.comparison(me, g, goal)) INTO n, m;
+    EXECUTE format('SELECT count(*) FILTER (WHERE NOT as_left), count(*) FILTER (WHERE NOT back), count(*) FROM (%s) q',
+                   rescind_changes.comparison(me, g, goal)) INTO n, m, rows_here;
     all_back := all_back AND m = 0;
+    rows_kept := rows_kept + rows_here;
     IF n > 0 THEN
       EXECUTE format('SELECT string_agg(left(key, 60), ''; '') FROM (SELECT key FROM (%s) q WHERE NOT as_left LIMIT 5) q',
                      rescind_changes.comparison(me, g, goal)) INTO named;
@@ -677,6 +696,9 @@ BEGIN
     END IF;
   END LOOP;
 
+  IF rows_kept <> rescind_changes.rows_of(me) THEN
+    RAISE EXCEPTION 'the rows that were kept for change set % are gone', me USING ERRCODE = 'RSC01';
+  END IF;
   IF NOT all_back THEN
     IF words <> '' THEN
       RAISE EXCEPTION 'not as the step left it, so nothing was changed: % (changed, or changed and changed back, by somebody else)', words USING ERRCODE = 'RSC01';
