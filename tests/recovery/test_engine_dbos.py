@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from builders import environment
-from rescind.errors import UsageError
+from rescind.errors import EngineUnavailable, UsageError
 from rescind.recovery.engine import Job, JobState
+from servers import Postgres
 
 pytest.importorskip("dbos")
 
-from rescind.recovery.engine_dbos import DbosEngine
+from rescind.recovery.engine_dbos import DbosEngine, DbosReports
 
 DEADLINE_S = 20.0
 
@@ -168,7 +169,7 @@ def test_who_waits_is_told_by_a_ring(engine: DbosEngine) -> None:
 
 HANGING = """
 import sys, time
-from rescind.recovery.engine_dbos import DbosEngine
+from rescind.recovery.engine_dbos import DbosEngine, DbosReports
 
 engine = DbosEngine(sys.argv[1], sys.argv[2])
 
@@ -257,3 +258,50 @@ def test_it_logs_nothing_to_the_terminal_and_reports_to_nobody(
 def test_a_program_that_runs_dbos_itself_is_told_so(url: str, engine: DbosEngine) -> None:
     with pytest.raises(UsageError, match="DBOS object of its own"):
         DbosEngine(url, "worker-2")
+
+
+def place(url: str) -> tuple[str, str, str, str]:
+    """User, host, port and database of an address of these tests."""
+    credentials, _, rest = url.removeprefix("postgresql://").rpartition("@")
+    where, _, database = rest.partition("/")
+    host, _, port = where.partition(":")
+    return credentials, host, port, database
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "postgresql://{user}:s3cr%40t@{host}:{port}/{database}",
+        "postgresql://{user}@{host}:{port}/{database}?password=s3cr%40t&sslmode=disable",
+        "postgresql://{user}:s3cr%40t@{host}:1,{host}:{port}/{database}",
+        "postgresql://{user}:s3cr%40t@/{database}?host={host}&port={port}",
+        "postgres://{host}:{port}?user={user}&dbname={database}",
+    ],
+)
+def test_an_address_is_read_as_by_the_journal_and_no_password_comes_into_a_log(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture, written: str
+) -> None:
+    user, host, port, database = place(postgres.new_database())
+    caplog.set_level(logging.DEBUG)
+    reports = DbosReports(written.format(user=user, host=host, port=port, database=database))
+    assert reports.reports("plan-") == {}, "no worker has ever run here"
+    reports.close()
+    assert "s3cr" not in caplog.text
+
+
+def test_several_hosts_and_a_word_of_options_do_for_an_engine(postgres: Postgres) -> None:
+    user, host, port, database = place(postgres.new_database())
+    engine = DbosEngine(f"postgresql://{user}@{host}:1,{host}:{port}/{database}?connect_timeout=3", "worker-here")
+    done: list[str] = []
+    engine.listen({"plans": 1}, noting(done))
+    engine.start([a_job()])
+    until(lambda: done == ["plan-1.1"], "the job is carried out")
+    engine.close()
+
+
+def test_what_the_database_says_is_told_in_one_line_without_statements() -> None:
+    reports = DbosReports("postgresql://nobody:s3cr%40t@127.0.0.1:1/nothing")
+    with pytest.raises(EngineUnavailable) as told:
+        reports.reports("plan-")
+    assert "Connection refused" in str(told.value)
+    assert not [part for part in ("\n", "[SQL", "s3cr", "sqlalche.me") if part in str(told.value)]

@@ -19,6 +19,7 @@ A job is one workflow without steps: our journal is the checkpoint (EN5, EN6).
 
 import contextlib
 import contextvars
+import getpass
 import logging
 import os
 import sqlite3
@@ -35,7 +36,9 @@ from rescind.recovery.engine import Job, JobReport, JobState, Perform
 try:
     import dbos._queue as dbos_queue
     from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
-    from sqlalchemy.exc import SQLAlchemyError
+    from psycopg.errors import UndefinedTable
+    from sqlalchemy import URL
+    from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 except ImportError as error:
     raise UsageError("workers need DBOS, which is not installed here: pip install 'rescind[workers]'") from error
 
@@ -314,7 +317,12 @@ class DbosReports:
             if self._client is None:
                 _quiet()
                 self._client = _client(self._url)
-        return _reports(self._client, prefix)
+        try:
+            return _reports(self._client, prefix)
+        except EngineUnavailable as error:
+            if isinstance(error.__cause__, ProgrammingError) and isinstance(error.__cause__.orig, UndefinedTable):
+                return {}
+            raise
 
     def close(self) -> None:
         """Let go of everything."""
@@ -391,10 +399,27 @@ def _prepare_file(path: Path) -> None:
 
 
 def _driver_url(url: str) -> str:
-    for scheme in ("postgresql://", "postgres://"):
-        if url.startswith(scheme):
-            return "postgresql+psycopg://" + url.removeprefix(scheme)
-    return url
+    """The address as the library reads it: with one host, a database, and a password where it looks for one to hide."""
+    if url.startswith("sqlite:///"):
+        return url
+    from psycopg.conninfo import conninfo_to_dict
+
+    given = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    user, password, host, port = (given.pop(name, None) for name in ("user", "password", "host", "port"))
+    database = given.pop("dbname", None) or os.environ.get("PGDATABASE") or user or os.environ.get("PGUSER")
+    is_plain = host is not None and not set(host) & set(",/@") and (port or "0").isdigit()
+    if not is_plain:  # several hosts, a socket, or what an environment variable says: as the driver reads them
+        given |= {name: value for name, value in (("host", host), ("port", port)) if value}
+    made = URL.create(
+        "postgresql+psycopg",
+        username=user,
+        password=password,
+        host=host if is_plain else None,
+        port=int(port) if is_plain and port else None,
+        database=database or getpass.getuser(),
+        query=given,
+    )
+    return made.render_as_string(hide_password=False)
 
 
 @contextlib.contextmanager
@@ -402,7 +427,9 @@ def _translated() -> Generator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise EngineUnavailable(f"the workers' jobs cannot be read or written now: {error}") from error
+        # The driver's own words, in one line: the library's are followed by whole statements with what is in them.
+        words = " ".join(str(error.orig if isinstance(error, DBAPIError) and error.orig else error).split())
+        raise EngineUnavailable(f"the workers' jobs cannot be read or written now: {words}") from error
 
 
 def _output_of(value: Any) -> _Output:
