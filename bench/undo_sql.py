@@ -27,7 +27,7 @@ from rescind.model.outcome import Completed
 from rescind.model.step import RunInfo, Snapshot
 
 ROWS, BULK, TABLE_ROWS = 1_000, 100_000, 120_000
-ROUNDS = 15
+ROUNDS = 31
 RUN = RunInfo(run_id="bench", agent_name="bench")
 
 COLUMNS = "(id INTEGER PRIMARY KEY, customer TEXT, total NUMERIC, placed TEXT, note TEXT)"
@@ -155,6 +155,7 @@ def _on_sqlite(*, held_open: bool = False) -> Iterator[_Database]:
         path = Path(folder) / "bench.db"
         with closing(apsw.Connection(str(path))) as others:
             others.execute("PRAGMA journal_mode = WAL").fetchall()
+            others.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # only who has read holds the log open
             if not held_open:
                 others.close()
 
