@@ -60,7 +60,7 @@ class SqliteChanges:
     def __init__(self, path: str, tables: tuple[str, ...], ignore: tuple[str, ...]) -> None:
         if path in ("", ":memory:") or path.startswith("file::memory:"):
             raise DeclarationError("SqlChanges on SQLite needs a database in a file: it opens connections of its own")
-        self._path, self._names, self._ignore = path, tables, ignore
+        self._path, self._names, self._ignore = Path(path), tables, ignore
 
     def begin(self, call: Call) -> "SqliteSet":
         """See `ChangeStore`. Raises: UsageError, if a table cannot be guarded."""
@@ -156,13 +156,12 @@ class SqliteChanges:
             connection.close(True)
 
     def _connect(self) -> "apsw.Connection":
-        if not Path(self._path).exists():
+        if not self._path.exists():
             raise UsageError(f"there is no database file {self._path}")
-        connection = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
+        connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
         connection.set_busy_timeout(_BUSY_MS)
-        for pragma in ("foreign_keys = ON", "synchronous = FULL"):
-            with _understood():
-                rows_of(connection, f"PRAGMA {pragma}")
+        with _understood():
+            rows_of(connection, "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL")
         return connection
 
     @contextmanager
