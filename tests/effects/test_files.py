@@ -50,7 +50,7 @@ def test_a_path_outside_the_root_is_refused(root: Path, path: str) -> None:
         opened(guarded(root), path=path)
 
 
-@pytest.mark.parametrize("path", ["a\0b", 7, None])
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", 7, None])
 def test_what_is_no_path_is_refused(root: Path, path: Any) -> None:
     with pytest.raises(UsageError):
         opened(guarded(root), path=path)

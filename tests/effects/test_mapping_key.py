@@ -137,3 +137,8 @@ def test_any_json_value_is_put_back_unless_somebody_changed_it(old: Any, new: An
         assert repr(store) == kept
     else:
         assert repr(store["k"]) == repr(old) or store["k"] == old
+
+
+def test_a_key_that_no_journal_can_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match="half a character"):
+        opened(MappingKey({}, key=lambda: "a\ud800"))

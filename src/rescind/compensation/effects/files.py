@@ -167,6 +167,7 @@ class Files(OnePlace):
                 whole = os.path.realpath(whole)
             above, name = os.path.split(whole)
             place = os.path.join(os.path.realpath(above), name)
+            os.fsencode(place)  # a text that no file system can have would be escaped into another one's name
         except (ValueError, TypeError) as error:
             raise UsageError(f"path returned {chosen!r}, which is no path: {error}") from error
         if not place.startswith(root.rstrip("/") + "/"):

@@ -200,7 +200,7 @@ class HttpResource(OnePlace):
             plain = unquote(plain)
         try:
             return httpx.URL(f"{self._base}/{path}" if path else self._base)
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise UsageError(f"path {path!r:.200} makes no address: {error}; the tool was not run") from error
 
 

@@ -120,6 +120,8 @@ class MappingKey(OnePlace):
         key = self._named(arguments)
         if type(key) is not str and type(key) is not int:
             raise UsageError(f"key must be text or an integer, not {key!r}")
+        if type(key) is str and not _is_writable(key):
+            raise UsageError(f"key {key!r:.200} has half a character, which the journal cannot hold")
         return key
 
 
@@ -141,6 +143,14 @@ class _KeyTouch:
             return self._effect.unchanged_since(self.before)
         except UsageError:  # something that cannot be kept is there now, so something changed
             return False
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _copy_of(value: Any) -> Any:

@@ -155,6 +155,11 @@ class RedisKeys(OnePlace):
         keys: list[Any] = [chosen] if isinstance(chosen, str) else list(chosen)
         if not 0 < len(keys) <= _KEYS_MAX or not all(isinstance(key, str) and key for key in keys):
             raise UsageError(f"keys returned {chosen!r:.200}; return a text, or a list of 1 to {_KEYS_MAX} texts")
+        try:
+            for key in keys:
+                self._client.get_encoder().encode(key)
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{error.object!r:.200} is no key that can be sent: {error.reason}") from None
         return list(dict.fromkeys(keys))
 
 
@@ -180,14 +185,16 @@ def _snapshot(found: dict[str, list[Any]]) -> Snapshot:
             entries[key] = None
             continue
         entries[key] = {"type": kind.decode(), "dump": base64.b64encode(dump).decode(), "expires_ms": expires_ms}
-        contents.append([key, entries[key]["type"], expires_ms, _canonical(content)])
+        contents.append([key, entries[key]["type"], expires_ms, _canonical(kind, content)])
     version = Snapshot.of(contents).ref
     return Snapshot.of({"keys": entries}, version=version, absent=not contents)
 
 
-def _canonical(content: Any) -> str:
+def _canonical(kind: bytes, content: Any) -> str:
     if type(content) is dict:
         return repr(sorted(content.items()))
+    if kind == b"zset":  # pairs are lists or tuples, as the client's protocol has it
+        content = list(map(tuple, content))
     return repr(sorted(content) if type(content) is set else content)
 
 
