@@ -1,5 +1,6 @@
 """What a worker does between undos: CH1 to CH3, and that each chore does its work."""
 
+import dataclasses
 import threading
 
 import pytest
@@ -99,6 +100,48 @@ def test_what_is_held_is_released_once_its_run_has_ended() -> None:
         mail("bob")
     do_chore(chore)
     assert sent == ["ann", "bob"]
+
+
+ROOMS = {"blue": 1}
+
+
+@dataclasses.dataclass
+class Room:
+    """Exists only as long as it is in the list."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        ROOMS[self.name]
+
+
+def test_a_held_call_that_cannot_be_made_any_more_holds_no_other_run_up_and_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard.over(MemoryJournal(), MemoryOrders())
+    booked: list[str] = []
+
+    @guard.write("room.book", irreversible="booked", hold="run")
+    def book(room: Room) -> None:
+        booked.append(room.name)
+
+    @guard.write("mail.send", irreversible="sent", hold="run")
+    def mail(to: str) -> None:
+        booked.append(to)
+
+    with guard.run("booking-agent@1", run_id="run-1"):
+        book(Room("blue"))
+    with guard.run("mail-agent@1", run_id="run-2"):
+        mail("ann")
+    monkeypatch.delitem(ROOMS, "blue")
+    chore = releasing(guard)
+    assert "released, done" in do_chore(chore)
+    assert do_chore(chore) == ""
+    assert booked == ["ann"]
+    assert len([line for line in caplog.messages if "not released" in line]) == 1
+
+    monkeypatch.setitem(ROOMS, "blue", 1)
+    assert "run-1/1 released, done" in do_chore(chore)
 
 
 def test_an_incident_is_driven_if_the_policy_lets_its_kind_start() -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rescind.containment.timeline import Incident
     from rescind.guard.guard import Guard
     from rescind.journal.port import Journal
+    from rescind.model.entry import StepRef
     from rescind.recovery.course import Means
     from rescind.switch.alerts.channel import Channel
 
@@ -95,7 +96,7 @@ def do_chore(chore: Chore) -> str:
 
 def releasing(guard: "Guard") -> Chore:
     """Release and drop what is held, for the actions of this guard."""
-    watch, known = HeldWatch(guard.journal), set[str]()
+    watch, known, failures = HeldWatch(guard.journal), set[str](), list["tuple[StepRef, str]"]()
 
     def do() -> str:
         done = release_due(guard, watch)
@@ -103,6 +104,10 @@ def releasing(guard: "Guard") -> Chore:
             if run_id not in known:  # once, and not every second
                 _log.warning("what run %s holds is neither released nor dropped: %s", run_id, why)
                 known.add(run_id)
+        for failure in done.failed:
+            if failure not in failures:  # likewise
+                _log.warning("%s: %s", *failure)
+        failures[:] = done.failed
         told = [f"{ref} released, {how}" for ref, how in done.released]
         told += [f"{ref} dropped, {why}" for ref, why in done.dropped]
         return "; ".join(told)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rescind.clock import from_us
-from rescind.errors import RescindError, UsageError
+from rescind.errors import JournalUnavailable, OrdersUnavailable, RescindError, UsageError
 from rescind.guard.flow import name_of
 from rescind.guard.releasing import NotReleased, release_step, standing_in
 from rescind.model.entry import StepRef
@@ -29,12 +29,14 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
         released: Steps whose tool ran, with its outcome in words.
         dropped: Steps that were dropped, and why.
         waiting: Steps that are held still, and why.
+        failed: Those of them that were to be released or dropped now, and could not be.
         unread: Runs that may hold something, which cannot be told, and why; nothing of them is done (HE6).
     """
 
     released: tuple[tuple[StepRef, str], ...] = ()
     dropped: tuple[tuple[StepRef, str], ...] = ()
     waiting: tuple[tuple[StepRef, str], ...] = ()
+    failed: tuple[tuple[StepRef, str], ...] = ()
     unread: tuple[tuple[str, str], ...] = ()
 
 
@@ -51,11 +53,12 @@ def release_due(guard: "Guard", watch: HeldWatch | None = None) -> Round:
     tools = guard.compensators
     watch = watch or HeldWatch(guard.journal)
     runs = watch.by_run(now=now)
-    rounds = [_release_run(guard, tools, run, held, now) for run, held in runs]
+    rounds = [_release_run_alone(guard, tools, run, held, now) for run, held in runs]
     return Round(
         released=tuple(pair for each in rounds for pair in each.released),
         dropped=tuple(pair for each in rounds for pair in each.dropped),
         waiting=tuple(pair for each in rounds for pair in each.waiting),
+        failed=tuple(pair for each in rounds for pair in each.failed),
         unread=tuple((run_id, str(gap)) for run_id, gap in watch.unread.items()),
     )
 
@@ -74,12 +77,26 @@ def release_now(guard: "Guard", step: StepRef) -> str:
         return _release(run, tool, held, HeldRun(guard.journal, held.ref.run_id))
 
 
+def _release_run_alone(
+    guard: "Guard", tools: "Mapping[str, WriteTool]", chain: HeldRun, held_ones: Sequence[Held], now: datetime
+) -> Round:
+    """As `_release_run`; what is wrong with one run keeps nothing of others waiting."""
+    try:
+        return _release_run(guard, tools, chain, held_ones, now)
+    except (JournalUnavailable, OrdersUnavailable):
+        raise  # nothing of any run can be released now
+    except RescindError as error:  # others write to it all the time
+        failed = tuple((held.ref, f"not released: {error}") for held in held_ones)
+        return Round(waiting=failed, failed=failed)
+
+
 def _release_run(
     guard: "Guard", tools: "Mapping[str, WriteTool]", chain: HeldRun, held_ones: Sequence[Held], now: datetime
 ) -> Round:
     released: list[tuple[StepRef, str]] = []
     dropped: list[tuple[StepRef, str]] = []
     waiting: list[tuple[StepRef, str]] = []
+    failed: list[tuple[StepRef, str]] = []
     to_drop: dict[str, list[Held]] = {}
     behind = ""
     with standing_in(guard, held_ones[0].record.run) as run:
@@ -98,11 +115,13 @@ def _release_run(
             dropped += _drop(guard, to_drop)  # before anything that was held later is done (HE4)
             try:
                 released.append((held.ref, _release(run, tool, held, chain)))
-            except RescindError as error:
-                waiting.append((held.ref, f"not released: {error}"))
+            except Exception as error:  # noqa: BLE001  # an argument's type may look at anything when it is made
+                words = str(error) if isinstance(error, RescindError) else name_of(error)
+                failed.append((held.ref, f"not released: {words}"))
+                waiting.append(failed[-1])
                 behind = behind or held.ref.step_id
     dropped += _drop(guard, to_drop)
-    return Round(released=tuple(released), dropped=tuple(dropped), waiting=tuple(waiting))
+    return Round(released=tuple(released), dropped=tuple(dropped), waiting=tuple(waiting), failed=tuple(failed))
 
 
 def _drop(guard: "Guard", to_drop: dict[str, list[Held]]) -> list[tuple[StepRef, str]]:
