@@ -48,6 +48,10 @@ def test_a_bad_body_is_refused_with_a_reason_and_leaves_nothing(shared: Served, 
     assert entries_in(shared) == before
 
 
+def test_who_sends_no_body_is_told_to_send_one(shared: Served) -> None:
+    assert "the body is missing; send it as JSON" in send(shared, "/v1/impact", b"").json()["detail"]
+
+
 def test_a_web_page_cannot_send_an_order_without_being_asked(shared: Served) -> None:
     answer = send(shared, "/v1/undos/0123456789ab/pause", b'{"reason": "x"}', kind="text/plain")
     assert answer.status_code == 415

@@ -162,7 +162,9 @@ def _openapi(title: str) -> OpenAPIConfig:
 def _bad_request(_: AnyRequest, error: HTTPException) -> Response[Any]:
     detail = error.detail
     extra = error.extra
-    if isinstance(extra, list):
+    if isinstance(extra, list) and any(each.get("message") == "'data'" for each in extra):  # it found none to give us
+        detail = "the body is missing; send it as JSON, and say so: `Content-Type: application/json`"
+    elif isinstance(extra, list):
         detail = "; ".join(f"{each.get('key', 'body')}: {each.get('message', '')}" for each in extra) or detail
     return _problem(Refused(error.status_code, detail), **(error.headers or {}))
 
