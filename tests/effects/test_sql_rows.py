@@ -1,5 +1,6 @@
 """What `SqlRows` promises beyond the contract."""
 
+import contextvars
 import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
@@ -574,3 +575,16 @@ def test_a_name_that_somebody_took_meanwhile_is_a_conflict(engine: Engine) -> No
     with pytest.raises(Conflict, match="UNIQUE"):
         effect.restore(step)
     assert content_of(engine) == content
+
+
+def test_a_task_that_outlived_the_call_which_started_it_is_in_none(engine: Engine) -> None:
+    effect = customers(engine)
+    touch = opened(effect, id="c-1")
+    inside = contextvars.copy_context()  # as of a task that the tool starts
+    effect.connection()
+    touch.settle(None)
+    with pytest.raises(UsageError, match="no connection"):
+        inside.run(effect.connection)
+    tool = tool_on(effect, "UPDATE customers SET plan = 'free' WHERE id = :id")
+    step = inside.run(perform, effect, tool, id="c-1")
+    effect.restore(step)

@@ -101,6 +101,21 @@ def test_somebodys_change_that_the_driver_does_not_show_is_a_conflict(engine: En
         effect.restore(step)
 
 
+def test_a_moment_is_the_same_for_sessions_of_two_time_zones(engine: Engine) -> None:
+    execute(engine, "CREATE TABLE t (id int PRIMARY KEY, n int, at timestamptz, local timestamp)")
+    execute(engine, "INSERT INTO t VALUES (1, 1, '2026-07-01 12:00+02', '2026-07-01 12:00')")
+    was = rows_of(engine, "SELECT * FROM t")
+    effect = by_id(engine)
+    step = done(effect, "DELETE FROM t")
+    there = sa.create_engine(engine.url, connect_args={"options": "-c timezone=Asia/Kathmandu"})
+    restored(by_id(there), step)
+    assert rows_of(engine, "SELECT * FROM t") == was
+    step = done(effect, "UPDATE t SET n = 2")
+    restored(by_id(there), step)
+    there.dispose()
+    assert rows_of(engine, "SELECT * FROM t") == was
+
+
 def test_an_identity_that_only_the_database_chooses_comes_back(engine: Engine) -> None:
     execute(
         engine,

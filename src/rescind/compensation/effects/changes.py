@@ -171,7 +171,7 @@ class SqlChanges:
         Raises: UsageError outside such a call.
         """
         for touch in reversed(_open.get()):
-            if touch.owner is self:
+            if touch.owner is self and not touch.is_over:
                 return touch.hand_out()
         raise UsageError(
             f"no connection to {self._system} is open for a call: it is there only while a guarded call with this "
@@ -271,7 +271,7 @@ class _ChangesTouch:
     def __init__(self, owner: SqlChanges, opened: OpenSet, database: str) -> None:
         self.owner, self._opened, self._database = owner, opened, database
         self.before = _snapshot(opened.number, database, "undone", tables=list(owner.tables))
-        self._handed_out = False
+        self._handed_out = self.is_over = False
         _open.set((*_open.get(), self))
 
     def hand_out(self) -> Any:
@@ -295,6 +295,7 @@ class _ChangesTouch:
             self._end()
 
     def _end(self) -> None:
+        self.is_over = True  # for tasks that the tool started: they have it in their context still
         _open.set(tuple(touch for touch in _open.get() if touch is not self))
 
 

@@ -130,7 +130,7 @@ class SqlRows:
         Raises: UsageError outside such a call, and with `transaction="tool"`.
         """
         for touch in reversed(open_touches.get()):
-            if touch.owner is self:
+            if touch.owner is self and not touch.is_over:
                 return touch.hand_out()
         remedy = (
             'with transaction="tool" the tool uses a connection of its own'
@@ -151,7 +151,8 @@ class SqlRows:
         subject = self._subject(call.arguments, self._look_up())
         if self.transaction == "tool":
             return ToolTouch(subject)
-        if self.engine.dialect.name == "sqlite" and any(t.subject.engine is self.engine for t in open_touches.get()):
+        around = (touch for touch in open_touches.get() if not touch.is_over)
+        if self.engine.dialect.name == "sqlite" and any(touch.subject.engine is self.engine for touch in around):
             raise UsageError(
                 f"{call.action} runs inside another write to {self._system}, which is locked until that one ends; "
                 "call one after the other, or do both in one tool"

@@ -7,7 +7,9 @@ lose there: `Numeric` rounds to ten places, and a date that somebody else wrote 
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
@@ -199,10 +201,18 @@ class RowTable:
         row: Row = {}
         for name, value in zip(self.types, values, strict=True):
             try:
-                row[name] = encode(value)
+                row[name] = encode(_in_utc(value))
             except Inexact as error:
                 raise Inexact(f"column {self.name}.{name}: {error}") from error
         return row
+
+
+def _in_utc(value: Any) -> Any:
+    """A moment is the same one in each zone, and PostgreSQL shows it in that of whoever asks."""
+    if type(value) is datetime and value.tzinfo is not None:
+        with suppress(OverflowError):  # at the ends of the calendar it stays as it is
+            return value.astimezone(UTC)
+    return value
 
 
 def schema_version(connection: Connection) -> int | None:

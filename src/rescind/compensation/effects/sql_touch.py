@@ -159,6 +159,11 @@ class EffectTouch:
         """See `Touch`."""
         return self._opening.snapshot
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended: a task that it started has it in its context still."""
+        return self._ending
+
     def hand_out(self) -> Connection:
         """The connection, for the tool."""
         self._handed_out = True
