@@ -20,7 +20,7 @@ from rescind.recovery.review import (
     resolved_tasks,
     set_due,
 )
-from rescind.recovery.review_export import export_tasks
+from rescind.recovery.review_export import REFUSED_MAX, export_tasks
 from rescind.switch.alerts import Alert, Undelivered
 from rescind.testing import ManualClock
 from rescind.testing.faulty import FaultyJournal
@@ -224,6 +224,51 @@ def test_what_a_receiver_did_not_take_is_told_next_time_in_order(shop: Shop) -> 
 
     export_tasks(shop.journal, receiver, clock=shop.clock)
     assert receiver.kinds == ["review.opened", "review.opened", "review.resolved"]
+
+
+def test_a_task_that_a_receiver_refuses_for_good_holds_back_only_what_else_is_to_be_told_of_it(shop: Shop) -> None:
+    """X3."""
+
+    class Picky(Told):
+        refuses = ""
+        asked = 0
+
+        def send(self, alert: Alert, *, timeout_s: float) -> None:
+            self.asked += 1
+            if alert.subject == f"review/{self.refuses}":
+                raise Undelivered("422 and will not take this alert", again=False)
+            super().send(alert, timeout_s=timeout_s)
+
+    receiver = Picky()
+    first, second = list_tasks(shop.journal)
+    receiver.refuses = first.task_id
+    resolve_task(shop.journal, first.task_id, "done", actor="ann", clock=shop.clock)
+    exported = export_tasks(shop.journal, receiver, clock=shop.clock)
+    assert (exported.told, exported.left) == (((second.task_id, "opened"),), 2)
+    assert exported.problem == f"review task {first.task_id}: 422 and will not take this alert"
+    receiver.refuses = ""
+    assert export_tasks(shop.journal, receiver, clock=shop.clock).told == (
+        (first.task_id, "opened"),
+        (first.task_id, "resolved"),
+    )
+
+
+def test_a_receiver_that_refuses_everything_is_left_alone_after_some_messages() -> None:
+    shop = Shop()
+    for number in range(REFUSED_MAX + 5):
+        shop.charge(action=f"gone-{number}")
+    shop.apply()
+
+    class Closed(Told):
+        asked = 0
+
+        def send(self, alert: Alert, *, timeout_s: float) -> None:
+            self.asked += 1
+            raise Undelivered("401", again=False)
+
+    receiver = Closed()
+    assert export_tasks(shop.journal, receiver, clock=shop.clock).left == REFUSED_MAX + 5
+    assert receiver.asked == REFUSED_MAX + 1
 
 
 def test_no_task_is_told_resolved_before_it_is_opened_though_the_clock_of_who_resolved_it_is_behind(shop: Shop) -> None:

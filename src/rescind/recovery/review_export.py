@@ -4,7 +4,8 @@ X1. *At least once.* A task is told when it is opened and when it is resolved. W
     receiver has taken it, so a crash between the two tells it again, under the same id: receivers see it once.
 X2. *In nobody's way.* Nothing here decides about a task; a receiver that is away is told the next time.
 X3. *In order.* What cannot be delivered now holds back what comes after it, so that no task is resolved before it is
-    opened.
+    opened. What the receiver refuses for good, whatever it is that it does not like, holds back only what else there
+    is to tell of the same task; it is offered again the next time.
 """
 
 import hashlib
@@ -22,6 +23,9 @@ from rescind.switch.alerts.channel import Channel, Undelivered
 from rescind.switch.alerts.text import encodable, line_of
 
 SEND_TIMEOUT_S = 10.0
+REFUSED_MAX = 20
+"""Messages that a receiver may refuse before it is left alone for this time: it may be all that it refuses."""
+
 STEPS_TOLD_MAX = 100
 """Steps that a message names one by one; it says how many there are."""
 
@@ -46,15 +50,21 @@ def export_tasks(journal: Journal, channel: Channel, *, clock: Clock) -> Exporte
     """Tell the channel every task's opening and resolution that it was not told yet, oldest first (X1-X3)."""
     due = _untold(list_tasks(journal, open_only=False), channel.name)
     told: list[tuple[str, str]] = []
+    refused: dict[str, str] = {}  # by task, why
     for task, state, at in due:
+        if task.task_id in refused:
+            continue
         try:
             channel.send(_alert_of(task, state, at, clock), timeout_s=SEND_TIMEOUT_S)
         except Undelivered as error:
+            if not error.again and not error.gone and len(refused) < REFUSED_MAX:
+                refused[task.task_id] = f"review task {task.task_id}: {error}"
+                continue
             return Exported(tuple(told), len(due) - len(told), str(error))
         event = ReviewNoted(task_id=task.task_id, what="exported", actor=EXPORTER, text=channel.name, state=state)
         journal.append([Draft(run_id=task.plan_run, event=event, recorded_at_us=clock.now_us())])
         told.append((task.task_id, state))
-    return Exported(tuple(told))
+    return Exported(tuple(told), len(due) - len(told), next(iter(refused.values()), ""))
 
 
 def _untold(tasks: list[ReviewTask], place: str) -> list[tuple[ReviewTask, str, datetime]]:
