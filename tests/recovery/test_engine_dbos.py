@@ -232,6 +232,16 @@ def test_a_pickle_in_the_file_is_not_opened(url: str, engine: DbosEngine, tmp_pa
     assert not (tmp_path / "opened").exists()
 
 
+def test_a_job_without_a_state_is_one_that_nobody_carries_out(tmp_path: Path) -> None:
+    engine = DbosEngine(f"sqlite:///{tmp_path / 'workers.db'}", "worker-here")
+    engine.start([a_job(), a_job("plan-1.2")])
+    with sqlite3.connect(tmp_path / "workers.db") as file:
+        file.execute("UPDATE workflow_status SET status = NULL WHERE workflow_uuid = 'plan-1.1'")
+    states = {name: report.state for name, report in engine.reports("plan-").items()}
+    assert states == {"plan-1.1": JobState.GIVEN_UP, "plan-1.2": JobState.WAITING}
+    engine.close()
+
+
 def test_an_idle_worker_costs_next_to_nothing(engine: DbosEngine) -> None:
     engine.listen({"plans": 16, "tools-1": 1}, lambda job: {})
     time.sleep(0.5)  # the quick looks of the beginning

@@ -440,11 +440,12 @@ def _output_of(value: Any) -> _Output:
 
 
 def _report_of(status: "WorkflowStatus") -> JobReport:
-    state = _STATES.get(status.status, JobState.GIVEN_UP)
+    said = status.status or "unknown"  # whoever may write into the file may leave it out
+    state = _STATES.get(said, JobState.GIVEN_UP)
     output = _output_of(status.output)
     problem = output.problem
     if state is JobState.GIVEN_UP and not problem:
-        problem = f"the engine has given it up ({status.status.lower()})"
+        problem = f"the engine has given it up ({said.lower()})"
     return JobReport(
         job_id=status.workflow_id,
         state=state,

@@ -160,3 +160,5 @@ class UndoWorker:
                 self._upkeep.keep()
             except (JournalUnavailable, EngineUnavailable, StoreFormatError, OSError) as error:
                 _log.warning("the worker goes on, and tries again: %s", error)
+            except Exception:  # noqa: BLE001  # whatever it is: without its beat it would be taken for stuck, for ever
+                _log.exception("the worker goes on, and tries again")
