@@ -116,9 +116,11 @@ def test_the_code_of_the_effects_page_runs(tmp_path: Path) -> None:
 with engine.begin() as connection:
     connection.execute(sa.text("CREATE TABLE subscriptions (customer_id TEXT PRIMARY KEY, status TEXT)"))
     connection.execute(sa.text("INSERT INTO subscriptions VALUES ('c-1', 'cancelled')"))
-    connection.execute(sa.text("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, article TEXT)"))
-    connection.execute(sa.text("CREATE TABLE order_lines (id INTEGER PRIMARY KEY)"))
-    connection.execute(sa.text("CREATE TABLE stock (article TEXT PRIMARY KEY, pieces INTEGER)"))
+import contextlib, sqlite3
+with contextlib.closing(sqlite3.connect("shop-orders.db")) as connection:
+    connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, article TEXT)")
+    connection.execute("CREATE TABLE order_lines (id INTEGER PRIMARY KEY)")
+    connection.execute("CREATE TABLE stock (article TEXT PRIMARY KEY, pieces INTEGER)")
 shop.install()
 import pathlib
 pathlib.Path("reports").mkdir()

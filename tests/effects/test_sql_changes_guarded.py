@@ -75,7 +75,7 @@ def undone(guard: Guard, run: Run) -> UndoResult:
 @pytest.fixture(params=["sqlite", "postgres"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     if request.param == "sqlite":
-        engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}")
+        engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.db'}", poolclass=sa.NullPool)
     else:
         postgres: Postgres = request.getfixturevalue("postgres")
         engine = sa.create_engine(postgres.new_database().replace("postgresql:", "postgresql+psycopg:"))

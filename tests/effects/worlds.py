@@ -324,8 +324,14 @@ def _changes_on_postgres(place: Place, postgres: Postgres) -> World:
 _changes_on_postgres.needs = ("postgres",)  # type: ignore[attr-defined]  # the fixtures that it is called with
 
 
+def unpooled(engine: Engine) -> Engine:
+    """For the same file, but it keeps none open that nobody uses: beside apsw, that is refused (OS1)."""
+    engine.dispose()
+    return sa.create_engine(engine.url, poolclass=sa.NullPool, connect_args={"timeout": 0})
+
+
 def _changes_on_sqlite(place: Place) -> World:
-    engine = place[1]
+    engine = unpooled(place[1])
     effect = SqlChanges(engine, ["customers", "orders", "stock"])
     effect.install()
 

@@ -124,6 +124,8 @@ class SqlChanges:
     these roles write to a guarded table outside a step.
 
     SQLite: needs `rescind[sqlite-rows]`; `engine` is SQLAlchemy's or the path of the file, the connection is apsw's.
+    While Python's `sqlite3`, or an Engine, has the file open in the same process, everything is refused: see
+    `one_sqlite`.
 
     A write to a table that is not guarded takes the whole call back, unless `ignore` names it.
 

@@ -25,6 +25,7 @@ except ModuleNotFoundError as missing:
         "SqlChanges on SQLite needs apsw: pip install 'rescind[sqlite-rows]'", name=missing.name
     ) from missing
 
+from rescind.compensation.effects import one_sqlite
 from rescind.compensation.effects.changes import Settled, Standing, never_handed_out, stray_writes
 from rescind.compensation.effects.changes_sqlite_rows import Tables, compare, counts_of, rows_of
 from rescind.errors import Conflict, DeclarationError, NothingChanged, Transient, UsageError
@@ -72,7 +73,7 @@ class SqliteChanges:
                 tables.refuse_rows_without_key()
             return SqliteSet(connection, tables, secrets.randbits(_NUMBER_BITS), call, self._ignore, self)
         except BaseException:
-            connection.close(True)
+            self.close(connection)
             raise
 
     def database(self) -> str:
@@ -153,16 +154,28 @@ class SqliteChanges:
         except apsw.BusyError:
             return "open"
         finally:
-            connection.close(True)
+            self.close(connection)
 
     def _connect(self) -> "apsw.Connection":
         if not self._path.exists():
             raise UsageError(f"there is no database file {self._path}")
-        connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
-        connection.set_busy_timeout(_BUSY_MS)
-        with _understood():
-            rows_of(connection, "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL")
+        connection = one_sqlite.connect(self._path)
+        try:
+            connection.set_busy_timeout(_BUSY_MS)
+            with _understood():
+                rows_of(connection, "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL")
+        except BaseException:
+            self.close(connection)
+            raise
         return connection
+
+    def close(self, connection: "apsw.Connection") -> None:
+        """Close a connection to this database; what it had begun is rolled back."""
+        one_sqlite.close(connection, self._path)
+
+    def why_not_to_commit(self) -> str:
+        """Why a commit might be lost (OS1), in words; empty if nothing speaks against it."""
+        return one_sqlite.in_use(self._path) if one_sqlite.is_open_otherwise(self._path) else ""
 
     @contextmanager
     def _reading(self) -> Generator["apsw.Connection"]:
@@ -172,7 +185,7 @@ class SqliteChanges:
                 rows_of(connection, "BEGIN")
                 yield connection
         finally:
-            connection.close(True)
+            self.close(connection)
 
     @contextmanager
     def _writing(self) -> Generator["apsw.Connection"]:
@@ -181,9 +194,11 @@ class SqliteChanges:
             with _understood():
                 rows_of(connection, "BEGIN IMMEDIATE")
                 yield connection
+                if why := self.why_not_to_commit():
+                    raise Transient(f"nothing was changed: {why}")
                 rows_of(connection, "COMMIT")
         finally:
-            connection.close(True)  # and so rolled back, if it did not come to the commit
+            self.close(connection)  # and so rolled back, if it did not come to the commit
 
 
 class SqliteSet:
@@ -226,6 +241,8 @@ class SqliteSet:
             digest = hashlib.sha256(changeset).hexdigest()
             self._keep(changeset, digest, self._tables.signature(changesets))
             counts = {name: counts_of(changeset) for name, changeset in changesets.items()}
+            if why := self._store.why_not_to_commit():
+                raise NothingChanged(f"what the tool did was rolled back: {why}")
             try:
                 rows_of(self.connection, "COMMIT")
             except apsw.ConstraintError as error:  # a deferred foreign key
@@ -261,7 +278,7 @@ class SqliteSet:
             self.connection.authorizer = None
             for session in self._sessions.values():
                 session.close()
-        self.connection.close(True)
+        self._store.close(self.connection)
 
 
 def _apply(connection: "apsw.Connection", tables: Tables, changeset: bytes, goal: str) -> None:

@@ -1,0 +1,173 @@
+"""No change set beside another copy of SQLite in the same process: laws OS1 and OS2."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+import sqlalchemy as sa
+
+from effects.harness import opened, perform
+from rescind.compensation.effects import SqlChanges, one_sqlite
+from rescind.errors import NothingChanged, Transient
+
+
+@pytest.fixture(params=["delete", "wal"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"PRAGMA journal_mode = {request.param}; CREATE TABLE t (a INTEGER PRIMARY KEY)")
+    SqlChanges(path, ["t"]).install()
+    return path
+
+
+@pytest.fixture
+def effect(path: Path, monkeypatch: pytest.MonkeyPatch) -> SqlChanges:
+    monkeypatch.setattr(one_sqlite, "_LOOKS", 3)
+    return SqlChanges(path, ["t"])
+
+
+def inserting(effect: SqlChanges, number: int) -> Any:
+    return lambda: effect.connection().execute(f"INSERT INTO t VALUES ({number})")
+
+
+def rows(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [number for (number,) in connection.execute("SELECT a FROM t ORDER BY a")]
+
+
+def test_that_copies_do_not_lock_each_other_out_is_still_so(path: Path) -> None:
+    """What this is about. Should it fail one day, all of `one_sqlite` can go."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        connection = apsw.Connection(str(path))
+        connection.execute("BEGIN IMMEDIATE")
+        other.execute("BEGIN IMMEDIATE")
+        connection.close(True)
+
+
+def test_os1_a_call_beside_an_open_connection_is_refused_and_changes_nothing(path: Path, effect: SqlChanges) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM t").fetchall()
+        with pytest.raises(Transient, match=r"shop\.db is open in this process .* \(an Engine"):
+            perform(effect, inserting(effect, 1))
+    assert rows(path) == []
+    perform(effect, inserting(effect, 1))
+    assert rows(path) == [1]
+
+
+def test_os1_so_is_one_beside_the_pool_of_its_own_engine(path: Path, effect: SqlChanges) -> None:
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM t")
+    with pytest.raises(Transient, match="NullPool"):
+        opened(SqlChanges(engine, ["t"]))
+    engine.dispose()
+    assert opened(SqlChanges(engine, ["t"])).abandon()
+
+
+def test_os1_what_another_copy_opened_during_the_call_takes_the_call_back(path: Path, effect: SqlChanges) -> None:
+    others: list[sqlite3.Connection] = []
+
+    def tool() -> None:
+        inserting(effect, 1)()
+        others.append(sqlite3.connect(path))
+        others[0].execute("SELECT * FROM t").fetchall()
+
+    with pytest.raises(NothingChanged, match=r"rolled back: .* another SQLite"):
+        perform(effect, tool)
+    others[0].close()
+    assert rows(path) == []
+
+
+def test_os1_nothing_is_undone_or_looked_at_beside_another_copy(path: Path, effect: SqlChanges) -> None:
+    step = perform(effect, inserting(effect, 1))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM t").fetchall()
+        for look in (effect.restore, effect.observe, effect.probe):
+            with pytest.raises(Transient, match="nothing was changed"):
+                look(step)
+    assert rows(path) == [1]
+    effect.restore(step)
+    assert rows(path) == []
+
+
+def test_os1_a_short_look_by_another_copy_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("SELECT * FROM t").fetchall()
+    slept = threading.Event()
+
+    def sleep(_: float) -> None:
+        other.close()
+        slept.set()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    effect = SqlChanges(path, ["t"])
+    perform(effect, inserting(effect, 1))
+    assert slept.is_set()
+
+
+def test_os2_connections_of_the_users_own_apsw_are_in_nobodys_way(path: Path, effect: SqlChanges) -> None:
+    own = apsw.Connection(str(path))
+    own.execute("SELECT * FROM t").fetchall()
+    perform(effect, inserting(effect, 1))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM t").fetchall()
+        with pytest.raises(Transient):
+            opened(effect)
+    own.close()
+    perform(effect, inserting(effect, 2))
+
+
+def test_os2_another_process_may_use_any_copy(path: Path, effect: SqlChanges) -> None:
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM t').fetchall(); "
+        "print('there', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "there\n"
+        perform(effect, inserting(effect, 1))
+        process.communicate("\n")
+    assert rows(path) == [1]
+
+
+def test_os2_a_number_that_was_ours_may_become_somebody_elses(path: Path, effect: SqlChanges) -> None:
+    """A descriptor that we closed is given to the next one who opens the file."""
+    for number in range(3):
+        perform(effect, inserting(effect, number))
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("SELECT * FROM t").fetchall()
+            with pytest.raises(Transient):
+                opened(effect)
+
+
+def test_os2_calls_and_looks_in_many_threads_are_in_each_others_way_only_by_locks(
+    path: Path, effect: SqlChanges
+) -> None:
+    step = perform(effect, inserting(effect, 0))
+    failed: list[BaseException] = []
+
+    def work(first: int) -> None:
+        try:
+            for number in range(first, first + 8):
+                perform(effect, inserting(effect, number))
+                effect.observe(step)
+        except BaseException as error:  # noqa: BLE001  # it is looked at below
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(10 * number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(rows(path)) == 33
