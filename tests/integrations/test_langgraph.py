@@ -17,6 +17,8 @@ from rescind.errors import UsageError
 from rescind.guard.guard import Guard
 from rescind.integrations.langgraph import current_checkpoint, follow
 from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import PAGE_LIMIT, Query
+from rescind.model.entry import Entry
 from rescind.model.step import EngineCheckpoint
 from rescind.switch.memory import MemoryOrders
 from rescind.testing.clock import ManualClock
@@ -171,3 +173,35 @@ def test_a_checkpoint_of_a_run_is_gone_back_to_as_well() -> None:
         mail("cid")
     chosen = select_steps(guard.journal, Selection(to_checkpoint=made.checkpoint_id[:12]))
     assert [(step.run.run_id, step.step.arguments["to"]) for step in chosen] == [("run-1", "bob")]
+
+
+class WatchedJournal(MemoryJournal):
+    """Says what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Query] = []
+
+    def entries(self, query: Query, *, after: int = 0, limit: int = PAGE_LIMIT) -> list[Entry]:
+        self.asked.append(query)
+        return super().entries(query, after=after, limit=limit)
+
+
+def test_a_checkpoint_of_a_run_that_is_named_is_found_without_reading_other_runs() -> None:
+    journal = WatchedJournal()
+    guard = Guard.over(journal, MemoryOrders(), clock=ManualClock())
+
+    @guard.write("mail.send", irreversible="sent")
+    def mail(to: str) -> None: ...
+
+    made: list[str] = []
+    for run_id in ("run-1", "run-2"):
+        with guard.run("a@1", run_id=run_id) as run:
+            mail("ann")
+            made.append(run.checkpoint().checkpoint_id)
+            mail("bob")
+    journal.asked.clear()
+    chosen = select_steps(journal, Selection(run_ids=("run-2",), to_checkpoint=made[1]))
+    assert [(step.run.run_id, step.step.arguments["to"]) for step in chosen] == [("run-2", "bob")]
+    assert {query.run_id for query in journal.asked} == {"run-2"}
+    assert select_steps(journal, Selection(run_ids=("run-2",), to_checkpoint=made[0])) == []

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from rescind.errors import UsageError
-from rescind.journal.pages import every_entry
+from rescind.journal.pages import every_entry, readable_entries
 from rescind.journal.port import Journal, Query
 from rescind.model.entry import Checkpointed, Intended
 from rescind.model.history import StepRecord
@@ -40,13 +40,18 @@ class BackTo(msgspec.Struct, frozen=True, kw_only=True):
         return self.thread is None or _thread_of(record.step) == self.thread
 
 
-def find_checkpoint(journal: Journal, text: str) -> BackTo:
+def find_checkpoint(journal: Journal, text: str, *, run_ids: Iterable[str] = ()) -> BackTo:
     """The checkpoint with this id, or the only one whose id begins so: of a run, or of a workflow engine.
 
-    One that no step was made from has to be named with its thread: `THREAD/ID`.
+    One that no step was made from has to be named with its thread: `THREAD/ID`. In `run_ids` a run's own is looked for
+    by its whole id first, for no other run can have it; all other names take the whole journal.
 
     Raises: UsageError, with the nearest one, if there is none or more than one.
     """
+    for run_id in run_ids:
+        for entry in readable_entries(journal, Query(run_id=run_id), []):
+            if isinstance(entry.event, Checkpointed) and entry.event.checkpoint_id == text:
+                return BackTo(checkpoint_id=text, run_ids=(run_id,), thread=None, after=entry.sequence)
     own: dict[str, tuple[str, int]] = {}
     steps: list[tuple[int, str, EngineCheckpoint]] = []
     for entry in every_entry(journal, Query()):

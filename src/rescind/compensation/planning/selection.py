@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from rescind.compensation.planning.back_to import find_checkpoint
+from rescind.compensation.planning.back_to import BackTo, find_checkpoint
 from rescind.compensation.planning.parts import divide
 from rescind.errors import EntryUnreadable, UsageError
 from rescind.journal.pages import every_entry
@@ -106,8 +106,12 @@ def select_and_rest(journal: Journal, selection: Selection) -> Selected:
     """The chosen steps, and what else their runs have. Raises: as `select_steps`."""
     sequences = array("q")
     steps: list[StepRecord] = []
-    back_to = None if selection.to_checkpoint is None else find_checkpoint(journal, selection.to_checkpoint)
-    for run in select_runs(journal, selection):
+    runs = select_runs(journal, selection)
+    back_to: BackTo | None = None
+    if selection.to_checkpoint is not None:
+        named = [run.run_id for run in runs] if selection.run_ids else []
+        back_to = find_checkpoint(journal, selection.to_checkpoint, run_ids=named)
+    for run in runs:
         if back_to is not None and run.run_id not in back_to.run_ids:
             continue
         try:
