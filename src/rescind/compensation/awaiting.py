@@ -6,6 +6,9 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+_WIND_UP_S = 5.0
+"""How long tasks that handlers have left may take to end. An undo does not hang on one that will not."""
+
 
 class Waiter:
     """Answers of handlers, awaited where they are awaitables: all in one event loop, in a thread of its own.
@@ -24,6 +27,7 @@ class Waiter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._loop is not None and self._thread is not None:
+            asyncio.run_coroutine_threadsafe(_wind_up(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -41,6 +45,16 @@ class Waiter:
                 self._thread = threading.Thread(target=self._loop.run_forever, name="rescind-undo-loop", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+async def _wind_up() -> None:
+    """As `asyncio.run` ends: what handlers have left running is cancelled, and may put things in order."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=_WIND_UP_S)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 async def _await(answer: Any) -> Any:
