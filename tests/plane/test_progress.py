@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import rescind.plane.progress
 from compensation.crew import Crew
 from compensation.undo_world import Shop
 from rescind.errors import JournalUnavailable
@@ -17,6 +18,7 @@ from rescind.journal.port import PAGE_LIMIT, Query
 from rescind.model.entry import Entry
 from rescind.plane.progress import Progress
 from rescind.recovery.ordering import order_undo
+from rescind.web.problems import Refused
 
 PATIENCE_S = 20.0
 
@@ -26,13 +28,14 @@ Told = tuple[str, str, Any]
 class FlickeringJournal(MemoryJournal):
     """Cannot be read while it is told so, and counts how often somebody tried."""
 
-    is_away, refused = False, 0
+    is_away, refused, steps_read = False, 0, 0
     error: Exception = JournalUnavailable("away")
 
     def entries(self, query: Query, *, after: int = 0, limit: int = PAGE_LIMIT) -> list[Entry]:
         if self.is_away:
             self.refused += 1
             raise self.error
+        self.steps_read += query.run_id == "run-1"
         return super().entries(query, after=after, limit=limit)
 
 
@@ -171,6 +174,48 @@ def test_lp6_however_many_follow_one_looks_for_them_and_nobody_for_nobody(undo: 
         for stream in streams:
             await stream.close()
         await until(lambda: looking() == 0)
+
+    told(story)
+
+
+def test_lp6_the_steps_are_read_once_however_many_come_at_once_or_later(undo: Undo) -> None:
+    async def story() -> None:
+        progress = Progress(undo.journal, look_every_s=60)
+        undo.crew.see_to_its_end(undo.submission)
+        undo.journal.steps_read = 0
+        first = await undo.follow(progress)
+        alone = undo.journal.steps_read
+        await asyncio.gather(*(undo.follow(progress) for _ in range(20)))
+        assert undo.journal.steps_read <= 2 * alone
+        await first.close()
+
+    async def going_on() -> None:
+        progress = Progress(undo.journal, look_every_s=60)
+        stream = await undo.follow(progress)
+        await stream.next()
+        undo.journal.steps_read = 0
+        later = [await undo.follow(progress) for _ in range(5)]
+        for each in later:
+            await each.next()
+        assert undo.journal.steps_read == 0
+        for each in [stream, *later]:
+            await each.close()
+
+    told(going_on)
+    told(story)
+
+
+def test_no_more_streams_are_begun_than_there_may_be_open(undo: Undo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rescind.plane.progress, "STREAMS_MAX", 3)
+
+    async def story() -> None:
+        progress = Progress(undo.journal)
+        looks = await asyncio.gather(*(undo.follow(progress) for _ in range(10)), return_exceptions=True)
+        refused = [each for each in looks if isinstance(each, Refused)]
+        assert [each.status for each in refused] == [503] * 7
+        for each in looks:
+            if isinstance(each, Stream):
+                await each.close()
 
     told(story)
 

@@ -15,6 +15,7 @@ LP6. *One look for all.* However many follow one undo, the journal is read once 
 import asyncio
 import hashlib
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ class Progress:
     ) -> None:
         self._journal, self._look_every_s, self._beat_every_s = journal, look_every_s, beat_every_s
         self._watches: dict[str, _Watch] = {}
-        self._streams = 0
+        self._beginnings: dict[str, asyncio.Task[Look]] = {}
+        self._streams = self._looking = 0
         self._closing = asyncio.Event()
 
     def close(self) -> None:
@@ -79,14 +81,26 @@ class Progress:
 
         Raises: NameUnknown, if there is no such undo; Refused (503), if too many look; JournalUnavailable.
         """
-        if self._streams >= STREAMS_MAX or self._closing.is_set():
+        if self._streams + self._looking >= STREAMS_MAX or self._closing.is_set():
             raise Refused(503, f"{STREAMS_MAX:,} streams are open at this server; ask again later", retry_after_s=5)
-        return await asyncio.to_thread(self._begin, plan)
+        self._looking += 1
+        try:
+            plan_run = await asyncio.to_thread(plan_run_meant, self._journal, plan)
+            watch = self._watches.get(plan_run)
+            if watch is not None and not watch.event.is_end:
+                return watch.look
+            return await self._begin(plan_run)
+        finally:
+            self._looking -= 1
 
-    def _begin(self, plan: str) -> "Look":
-        plan_run = plan_run_meant(self._journal, plan)
-        follower = UndoFollower(self._journal, plan_run)
-        return Look(plan_run, follower, _event_of(follower))
+    async def _begin(self, plan_run: str) -> "Look":
+        """One look for all who begin to follow this at the same time, as after a restart of the server (LP6)."""
+        beginning = self._beginnings.get(plan_run)
+        if beginning is None:
+            beginning = asyncio.get_running_loop().create_task(asyncio.to_thread(_first_look, self._journal, plan_run))
+            self._beginnings[plan_run] = beginning
+            beginning.add_done_callback(lambda _: self._beginnings.pop(plan_run))
+        return await asyncio.shield(beginning)  # who gives up ends it for nobody else
 
     async def events(self, look: "Look", last_id: str, may_look: Callable[[], bool]) -> AsyncGenerator[bytes]:
         """What is told from this look on, for as long as whoever follows may look (LP1 to LP5).
@@ -135,24 +149,44 @@ class Look(NamedTuple):
     """What was seen of an undo, and what goes on looking."""
 
     plan_run: str
-    follower: UndoFollower
+    follower: "_Follower"
     event: Event
+
+
+class _Follower:
+    """Looks in one thread at a time: of a look that nobody waits for any more, the thread goes on all the same."""
+
+    def __init__(self, journal: Journal, plan_run: str) -> None:
+        self._follower, self._lock = UndoFollower(journal, plan_run), threading.Lock()
+
+    def look_on(self) -> Event:
+        """What is to be told now."""
+        with self._lock:
+            status = self._follower.look_on()
+        data = ascii_json(UndoDoc.of(status))
+        return Event(hashlib.sha256(data).hexdigest()[:16], data, status.has_ended)
 
 
 class _Watch:
     """Looks at one undo for all who follow it (LP6)."""
 
     def __init__(self, look: Look, every_s: float) -> None:
+        self._look = look
         self.event: Event = look.event
         self.news, self.listeners = asyncio.Event(), 0
         self.task = asyncio.get_running_loop().create_task(self._watch(look, every_s), name=f"look {look.plan_run}")
+
+    @property
+    def look(self) -> Look:
+        """As one would have it who looked now."""
+        return self._look._replace(event=self.event)
 
     async def _watch(self, look: Look, every_s: float) -> None:
         trouble = ""
         while not self.event.is_end:
             await asyncio.sleep(every_s)
             try:
-                event = await asyncio.to_thread(_event_of, look.follower)
+                event = await asyncio.to_thread(look.follower.look_on)
             except Exception as error:  # noqa: BLE001  # whatever it is: who follows would wait for news for ever
                 before, trouble = trouble, f"{type(error).__name__}: {error}"
                 if trouble != before:  # once, and not at each look
@@ -166,7 +200,6 @@ class _Watch:
                 news.set()
 
 
-def _event_of(follower: UndoFollower) -> Event:
-    status = follower.look_on()
-    data = ascii_json(UndoDoc.of(status))
-    return Event(hashlib.sha256(data).hexdigest()[:16], data, status.has_ended)
+def _first_look(journal: Journal, plan_run: str) -> Look:
+    follower = _Follower(journal, plan_run)
+    return Look(plan_run, follower, follower.look_on())
