@@ -135,6 +135,32 @@ def test_copies_are_private_deduplicated_and_named_by_their_hash(root: Path) -> 
     assert (root.parent / "kept").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_copy_whose_name_nobody_made_durable_is_made_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "a").write_text("content")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(os, "replace", _dying_after(os.replace))
+        opened(guarded(root), path="a")
+    (copy,) = (path for path in (root.parent / "kept").rglob("*") if path.is_file())
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    opened(guarded(root), path="a").abandon()
+    assert copy.parent in synced
+
+
+def _dying_after(call: Callable[..., Any]) -> Callable[..., Any]:
+    def instead(*args: Any, **kwargs: Any) -> Any:
+        call(*args, **kwargs)
+        raise Crash
+
+    return instead
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("wrong"), lambda path: path.unlink()])
 def test_a_damaged_copy_is_noticed_before_anything_changes(root: Path, damage: Callable[[Path], None]) -> None:
     (root / "tree").mkdir()

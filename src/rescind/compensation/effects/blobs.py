@@ -34,6 +34,7 @@ class Blobs:
         sha256, size = hash_of(file, bytes_max=bytes_max)
         path = self._path(sha256)
         if path.exists() and path.stat().st_size == size:
+            _sync_folder(path.parent)  # whoever kept it may have died, or be about to, before its name was durable
             return sha256, size
         self._make_folder(path.parent)
         copy, name = tempfile.mkstemp(prefix="unfinished-", dir=path.parent)
