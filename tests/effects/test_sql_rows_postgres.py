@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine
 
 from effects.harness import opened, perform, version_now
 from rescind.compensation.effects import SqlChanges, SqlRows
-from rescind.errors import Conflict, NothingChanged
+from rescind.errors import Conflict, NothingChanged, UsageError
 from rescind.guard.effect import PastStep
 from servers import Postgres
 
@@ -197,6 +197,20 @@ def test_references_of_partitions_count_once_and_hold(engine: Engine) -> None:
             effect.restore(step)
         execute(engine, "DELETE FROM u")
         restored(effect, step)
+
+
+def test_rows_of_an_heir_that_have_the_same_key_are_refused(engine: Engine) -> None:
+    execute(
+        engine,
+        "CREATE TABLE t (id int PRIMARY KEY, n int)",
+        "CREATE TABLE heir () INHERITS (t)",
+        "INSERT INTO t VALUES (1, 1)",
+        "INSERT INTO heir VALUES (1, 5), (2, 5)",
+    )
+    with pytest.raises(UsageError, match="have a key that another one has"):
+        opened(by_id(engine), id=1)
+    effect = by_id(engine)
+    restored(effect, done(effect, "UPDATE t SET n = 7 WHERE id = 2", id=2))
 
 
 # --- what PostgreSQL does at the commit ---

@@ -111,7 +111,8 @@ class RowTable:
     def read(self, connection: Connection, where: Where, *, source: sa.FromClause, limit: int) -> dict[str, Row]:
         """The rows that fulfil a condition on `source`, in one statement; locked, where the database locks rows.
 
-        Raises: UsageError, if there are more than `limit`, a key has a NULL, or a value cannot be kept exactly.
+        Raises: UsageError, if there are more than `limit`, a key has a NULL, two rows have one key, or a value cannot
+            be kept exactly.
         """
         # Names without their table: `source` may be the user's own declaration, with fewer columns than there are.
         columns = (sa.column(name, kind) for name, kind in self.types.items())
@@ -124,8 +125,13 @@ class RowTable:
                 f"more than {limit} rows of {self.name} match; let `rows` choose fewer, or raise rows_max if one call "
                 "is meant to change that many"
             )
-        rows = (self._encoded(tuple(values)) for values in found)
-        return {self.key_of(row): row for row in rows}
+        rows = {self.key_of(row): row for row in (self._encoded(tuple(values)) for values in found)}
+        if len(rows) < len(found):  # a primary key of PostgreSQL does not hold for the tables that inherit from its own
+            raise UsageError(
+                f"{len(found) - len(rows)} rows of {self.name}, or of tables that inherit from it, have a key that "
+                "another one has, so they cannot be told apart; guard the table that the tool writes to"
+            )
+        return rows
 
     def read_keys(self, connection: Connection, keys: Iterable[str], *, limit: int) -> Rows:
         """The rows with these keys; None for those that are not there."""
