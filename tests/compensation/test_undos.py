@@ -16,7 +16,8 @@ from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import PAGE_LIMIT, Draft, Query
 from rescind.model.entry import Entry, PlanFinished, PlanStarted
 from rescind.recovery.appliers import FolderAppliers
-from rescind.recovery.undos import UndoFollower, UndoStatus, follow, list_undos, open_undos, undo_status
+from rescind.recovery.undo_status import UndoStatus
+from rescind.recovery.undos import UndoFollower, follow, list_undos, open_undos, undo_status
 from rescind.testing.faulty import FaultyJournal
 
 

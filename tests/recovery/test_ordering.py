@@ -10,7 +10,8 @@ from rescind.errors import AlreadySettled
 from rescind.journal.memory import MemoryJournal
 from rescind.model.entry import PlanControlled
 from rescind.recovery.ordering import order_undo
-from rescind.recovery.undos import RUNS_READ_ONE_BY_ONE, UndoStatus, list_undos, undo_status
+from rescind.recovery.undo_status import RUNS_READ_ONE_BY_ONE, UndoStatus
+from rescind.recovery.undos import list_undos, undo_status
 
 
 @pytest.fixture

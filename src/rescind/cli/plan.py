@@ -14,7 +14,7 @@ from rescind.cli.stores import command_line, find_store, journal_of
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
     from rescind.errors import EntryUnreadable
-    from rescind.recovery.undos import UndoStatus
+    from rescind.recovery.undo_status import UndoStatus
 
 FAULT = 1
 

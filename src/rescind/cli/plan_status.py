@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rescind.clock import Clock
     from rescind.compensation.result import StepResult
-    from rescind.recovery.undos import StepSeen, UndoStatus
+    from rescind.recovery.undo_status import StepSeen, UndoStatus
 
 TOLD_EVERY_S = 5.0
 """How often an undo says how far it is where nothing can be redrawn: a log is to stay readable."""

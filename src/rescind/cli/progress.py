@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rescind.model.entry import StepRef
-    from rescind.recovery.undos import UndoStatus
+    from rescind.recovery.undo_status import UndoStatus
 
 SYSTEMS_MAX = 6
 """Systems that get a bar of their own; the others are seen in the bar for all."""

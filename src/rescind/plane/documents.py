@@ -13,7 +13,7 @@ from rescind.compensation.planning.selection import Selection
 from rescind.model.entry import StepRef
 from rescind.model.history import ReviewTask
 from rescind.model.step import RunInfo
-from rescind.recovery.undos import UndoStatus
+from rescind.recovery.undo_status import UndoStatus
 
 STEPS_SHOWN = 100
 """Steps of a review task that are named one by one; all are counted."""

@@ -24,7 +24,7 @@ from rescind.errors import (
 from rescind.journal.port import Journal
 from rescind.plane.documents import ShareDoc
 from rescind.plane.jobs import Jobs
-from rescind.recovery.undos import UndoStatus
+from rescind.recovery.undo_status import UndoStatus
 from rescind.web.limits import Limit
 from rescind.web.problems import Refused
 from rescind.web.tokens import Caller, Power, TokenBook, asker_of, caller_with, refusal_of_power

@@ -4,7 +4,8 @@ from rescind.clock import Clock
 from rescind.errors import AlreadySettled
 from rescind.journal.port import Journal
 from rescind.recovery.control import control_undo
-from rescind.recovery.undos import UndoStatus, continuation_of, undo_status
+from rescind.recovery.undo_status import UndoStatus
+from rescind.recovery.undos import continuation_of, undo_status
 
 _SO_ALREADY = {"pause": ("paused",), "resume": ("running", "waiting"), "cancel": ("cancelling", "cancelled")}
 """States in which an order has been obeyed, or is being."""
