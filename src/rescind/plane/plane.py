@@ -1,6 +1,8 @@
 """What a request has to do with: the store, the clock, who may ask, and what is shared between requests."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from rescind.clock import Clock, IdSource
 from rescind.compensation.sharing.attempts import share_numbers
@@ -46,6 +48,10 @@ _SEEN_AS: tuple[tuple[type[RescindError], int], ...] = (
 """The first that an error is of. What is none of these has changed nothing, and may be asked again."""
 
 
+ORDERS_AT_ONCE = 4
+"""Orders to undos that are given at once. Each looks at one undo; who looks has the threads of the loop, some six."""
+
+
 class Plane:
     """One server's view of one store. Threads may share it.
 
@@ -59,11 +65,16 @@ class Plane:
     def __init__(self, journal: Journal, store: StoreAt, jobs: Jobs, limit: Limit, clock: Clock, ids: IdSource) -> None:
         self.journal, self.store, self.clock, self.ids = journal, store, clock, ids
         self.tokens = TokenBook(())
+        self._orders = ThreadPoolExecutor(ORDERS_AT_ONCE, "rescind-orders")
         self._jobs, self._limit = jobs, limit
 
     def caller(self, authorization: str, origin: str) -> Caller:
         """Who asks. Raises: Refused (401), if nobody with a token that is good here (PL1)."""
         return caller_with(authorization, origin, self.tokens)
+
+    async def order(self, do: Callable[[], UndoStatus]) -> UndoStatus:
+        """Give an order, in threads of its own: it waits for nobody who only looks, however long that takes."""
+        return await asyncio.get_running_loop().run_in_executor(self._orders, do)
 
     def admits(self, power: Power) -> Callable[[Caller], None]:
         """Lets in who has this power, as often as anybody may ask. What it returns raises: Refused."""

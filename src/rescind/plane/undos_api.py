@@ -1,6 +1,7 @@
 """The requests about undos: which there are, how far each is, and what is ordered about it."""
 
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from litestar import Response, get, post
@@ -94,22 +95,22 @@ async def follow_undo(
     return Stream(progress.events(look, last_event_id, may_look), media_type=EVENTS.decode(), headers=_STREAM_HEADERS)
 
 
-@post("/v1/undos/{plan:str}/pause", tags=["undos"], summary="Begin nothing more", status_code=200, sync_to_thread=True)
-def pause_undo(plan: str, data: Reason, plane: Plane, operator: Caller) -> UndoDoc:
+@post("/v1/undos/{plan:str}/pause", tags=["undos"], summary="Begin nothing more", status_code=200)
+async def pause_undo(plan: str, data: Reason, plane: Plane, operator: Caller) -> UndoDoc:
     """What is under way comes to its end; obeyed within about a second, also by whoever goes on after a crash."""
-    return _order(plane, plan, "pause", data, operator)
+    return await _order(plane, plan, "pause", data, operator)
 
 
-@post("/v1/undos/{plan:str}/resume", tags=["undos"], summary="Go on", status_code=200, sync_to_thread=True)
-def resume_undo(plan: str, data: Reason, plane: Plane, operator: Caller) -> UndoDoc:
+@post("/v1/undos/{plan:str}/resume", tags=["undos"], summary="Go on", status_code=200)
+async def resume_undo(plan: str, data: Reason, plane: Plane, operator: Caller) -> UndoDoc:
     """Let a paused undo go on."""
-    return _order(plane, plan, "resume", data, operator)
+    return await _order(plane, plan, "resume", data, operator)
 
 
-@post("/v1/undos/{plan:str}/cancel", tags=["undos"], summary="End it", status_code=200, sync_to_thread=True)
-def cancel_undo(plan: str, data: Reason, plane: Plane, operator: Caller) -> UndoDoc:
+@post("/v1/undos/{plan:str}/cancel", tags=["undos"], summary="End it", status_code=200)
+async def cancel_undo(plan: str, data: Reason, plane: Plane, operator: Caller) -> UndoDoc:
     """What is under way comes to its end; the rest is not reached, and a later undo plans it again."""
-    return _order(plane, plan, "cancel", data, operator)
+    return await _order(plane, plan, "cancel", data, operator)
 
 
 @get("/v1/workers", tags=["workers"], summary="Who lives, and what each can undo", sync_to_thread=True)
@@ -120,17 +121,10 @@ def list_workers(plane: Plane, viewer: Caller) -> Workers:
     return Workers(workers=tuple(_worker(each) for each in seen))
 
 
-def _order(plane: Plane, plan: str, what: str, data: Reason, operator: Caller) -> UndoDoc:
-    status = order_undo(
-        plane.journal,
-        plan,
-        what,
-        actor=operator.name,
-        reason=needed("reason", data.reason),
-        clock=plane.clock,
-        sent_again=True,
-    )
-    return UndoDoc.of(status)
+async def _order(plane: Plane, plan: str, what: str, data: Reason, operator: Caller) -> UndoDoc:
+    reason = needed("reason", data.reason)
+    give = partial(order_undo, plane.journal, plan, what, actor=operator.name, reason=reason, clock=plane.clock)
+    return UndoDoc.of(await plane.order(partial(give, sent_again=True)))
 
 
 def _worker(seen: Seen) -> WorkerDoc:
