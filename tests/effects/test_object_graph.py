@@ -11,6 +11,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -41,6 +42,9 @@ class Desk:
         self.log: list[Any] = ["opened"]
         self.next_id = 1
         self.views = 0
+
+    def status_of(self, key: str) -> str:
+        return self.status[key]
 
 
 def desk_of(guard: Guard, desk: Desk, **options: Any) -> dict[str, Callable[..., Any]]:
@@ -553,6 +557,35 @@ def test_buffers_that_are_written_like_files_are_put_back(make: Any, more: Any) 
     with pytest.raises(Conflict, match="value"):
         graph.restore(step)
     perform(graph, lambda: None)  # it can be looked at still
+
+
+class Pair(tuple[int, int]):
+    """A value that has attributes besides."""
+
+
+class Money(Decimal):
+    pass
+
+
+def test_attributes_of_values_are_seen() -> None:
+    pair, money = Pair((1, 2)), Money("1.10")
+    pair.name, money.name = "old", ["old"]  # type: ignore[attr-defined]
+    graph = ObjectGraph(Holder([pair, money]))
+
+    def tool() -> None:
+        pair.name = "new"  # type: ignore[attr-defined]
+        money.name.append("new")  # type: ignore[attr-defined]
+
+    graph.restore(perform(graph, tool))
+    assert (pair.name, money.name) == ("old", ["old"])  # type: ignore[attr-defined]
+
+
+def test_an_object_that_only_a_bound_method_leads_to_is_seen() -> None:
+    holder = Holder(Desk().log.append)
+    bank = Desk()
+    graph = ObjectGraph(Holder({"set": bank.status_of}), holder)
+    graph.restore(perform(graph, lambda: bank.status.update(a="closed")))
+    assert bank.status == {"a": "open", "b": "open"}
 
 
 # --- calls that outlive what they began in ---

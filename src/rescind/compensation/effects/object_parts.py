@@ -226,8 +226,10 @@ def kinds_of(value: Any) -> tuple[Kind, ...] | None:
     """The parts of an object; empty for one that cannot change, None for one that we cannot look into."""
     if isinstance(value, _BUFFERS):
         return (WHOLE,)
-    if type(value) in _EXACT_VALUES or isinstance(value, (*_VALUES, *_WITHOUT_CONTENT, tuple, frozenset)):
+    if type(value) in _EXACT_VALUES:
         return ()
+    if isinstance(value, (*_VALUES, *_WITHOUT_CONTENT, tuple, frozenset)):
+        return (ATTRIBUTES,) if _is_value_with_attributes(value) else ()
     found: list[Kind] = []
     if isinstance(value, dict):
         found.append(ITEMS)
@@ -247,6 +249,15 @@ def kinds_of(value: Any) -> tuple[Kind, ...] | None:
 
 
 _HEAP_TYPE = 1 << 9
+_CACHING = (enum.Enum, datetime.tzinfo, pathlib.PurePath)
+"""Whose attributes are constants, or the class's own business."""
+
+
+def _is_value_with_attributes(value: Any) -> bool:
+    """Whether it is of a class of the user's that adds attributes to a value: `class Money(Decimal)`."""
+    if not isinstance(value, (*_VALUES, tuple, frozenset)) or isinstance(value, _CACHING):
+        return False
+    return type(value).__flags__ & _HEAP_TYPE != 0 and _has_dict(value)
 
 
 def _is_opaque(kind: type) -> bool:

@@ -7,6 +7,7 @@ somebody else holds. What is *kept* of a call is only what changed.
 
 from collections.abc import Iterator
 from operator import is_
+from types import MethodType
 from typing import Any
 
 from rescind.compensation.effects.object_parts import ATTRIBUTES, ELEMENTS, ITEMS, WHOLE, Kind, kinds_of
@@ -130,6 +131,10 @@ class Shadow:
                 continue
             if isinstance(value, tuple | frozenset):
                 waiting += [(each, place) for each in value]  # pyright: ignore[reportUnknownVariableType]
+                if type(value) in _BARE:
+                    continue
+            elif isinstance(value, MethodType):
+                waiting.append((value.__self__, place))  # perhaps nothing else leads to it
                 continue
             kinds = kinds_of(value)
             if kinds is None:
@@ -159,6 +164,7 @@ class Shadow:
         )
 
 
+_BARE = frozenset({tuple, frozenset})
 _PLAIN = frozenset({bool, int, str, bytes, float, complex, type(None)})
 
 
