@@ -53,8 +53,8 @@ class ObjectGraph:
     The journal holds where a call changed something, and no values: those are kept here and die with the process, as
     the objects do. A step of another process goes to a person.
 
-    Not seen: attributes of classes, modules and functions, the closures of functions, and what objects of other libraries' C code
-    hold; the latter are refused before the tool runs, unless `ignore` names their type.
+    Not seen: attributes of classes, modules and functions, the closures of functions, and what objects of other
+    libraries' C code hold; the latter are refused before the tool runs, unless `ignore` names their type.
     """
 
     parallel = True
