@@ -1,8 +1,10 @@
 """What was skipped because of a later change, and what becomes of it when that change goes: law CF5."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from compensation.crew import Crew, events
 from compensation.undo_world import Shop, decisions, nothing_appended
@@ -12,8 +14,11 @@ from rescind.compensation.planning.survey import make_plan, make_share
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.sharing.followed import result_of_submission
 from rescind.compensation.sharing.shares import held_to
+from rescind.errors import JournalUnavailable
+from rescind.journal.memory import MemoryJournal
+from rescind.journal.port import PAGE_LIMIT, Appended, Draft, Query, SlotTaken
 from rescind.model.action import Action, EffectClass, OnConflict
-from rescind.model.entry import CompensationEnded, PlanShare
+from rescind.model.entry import CompensationEnded, Entry, PlanFinished, PlanShare
 from rescind.recovery.review import list_tasks, resolve_task
 
 BOTH = Selection(run_ids=("run-1", "run-2"))
@@ -105,6 +110,78 @@ def test_what_another_undo_of_a_superseded_step_did_first_is_left_alone() -> Non
     shop.rows["tea"] = 3
 
     assert (shop.apply(plan).counts, shop.rows["tea"]) == ({"already_undone": 1}, 3)
+
+
+# --- where to look ---
+
+
+class Asked(MemoryJournal):
+    """A journal that counts how often it is asked about a target, and can be out of order when an undo ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets = 0
+        self.takes_ends = True
+
+    def entries(self, query: Query, *, after: int = 0, limit: int = PAGE_LIMIT) -> list[Entry]:
+        self.targets += query.target is not None
+        return super().entries(query, after=after, limit=limit)
+
+    def append(self, drafts: Sequence[Draft]) -> Appended | SlotTaken:
+        if not self.takes_ends and any(isinstance(draft.event, PlanFinished) for draft in drafts):
+            raise JournalUnavailable("out of order")
+        return super().append(drafts)
+
+
+def asked_shop() -> tuple[Shop, Asked]:
+    journal = Asked()
+    shop = Shop(journal)
+    shop.setting.action = an_action(OnConflict.SKIP)
+    return shop, journal
+
+
+def test_where_nothing_was_skipped_no_target_is_asked_about() -> None:
+    shop, journal = asked_shop()
+    for number in range(50):
+        shop.set(f"row-{number}", 3, run="run-1")
+    shop.set("tea", 3, run="run-2")
+    assert shop.apply(shop.plan("run-2")).counts == {"restored": 1}
+    journal.targets = 0
+
+    assert {word for _, word in decisions(shop.plan("run-1"))} == {"restore"}
+    assert journal.targets == 0
+
+
+def test_what_was_skipped_is_found_among_more_runs_than_there_are_targets() -> None:
+    shop, journal = asked_shop()
+    for number in range(3):
+        shop.set(f"row-{number}", 3, run=f"older-{number}")
+        shop.set(f"row-{number}", 9, run="run-2" if number == 1 else "run-3")
+        assert shop.apply(shop.plan(f"older-{number}")).counts == {"superseded": 1}
+    journal.targets = 0
+
+    review = shop.plan("run-2").items[0].decision
+    assert isinstance(review, Review)
+    assert "would bring back what older-1/" in review.detail
+    assert journal.targets > 0
+    assert {word for _, word in decisions(shop.plan("run-3"))} == {"review: conflict"}
+
+
+def test_what_an_undo_has_skipped_that_died_before_its_end_is_found_too() -> None:
+    shop, journal = asked_shop()
+    shop.set("tea", 3, run="run-1")
+    shop.set("tea", 9, run="run-2")
+    plan = shop.plan("run-1")
+    journal.takes_ends = False
+    with pytest.raises(JournalUnavailable):
+        shop.apply(plan)
+    journal.takes_ends = True
+    assert decisions(shop.plan("run-2")) == (("2", "review: conflict"),)
+
+    # Who goes on with the same plan finds the step accounted for, and counts it as that.
+    shop.set("jam", 3, run="run-1")
+    assert "superseded" not in shop.apply(plan).counts
+    assert decisions(shop.plan("run-2")) == (("2", "review: conflict"),)
 
 
 # --- left to workers ---

@@ -5,8 +5,7 @@ from itertools import islice, takewhile
 
 import msgspec
 
-from rescind.compensation.decision import PlanItem, Restore, Review, is_undo
-from rescind.compensation.doubt import as_known
+from rescind.compensation.decision import PlanItem, Restore, Review
 from rescind.compensation.planning.known import ForeignStep
 from rescind.compensation.planning.nesting import end_of
 from rescind.compensation.port import ReviewReason
@@ -57,71 +56,6 @@ def put_back_before(
                         ReviewReason.CONFLICT, f"{words}; to force this one would bring back what that had left"
                     )
     return found
-
-
-def brought_back(journal: Journal, items: Iterable[PlanItem], records: Iterable[StepRecord]) -> dict[StepRef, Review]:
-    """Steps whose restore would bring back what a superseded step had left, and what that means (CF5).
-
-    Args:
-        journal: Where others' steps are.
-        items: The plan.
-        records: All steps of the plan's runs.
-    """
-    undone = {item.step for item in items if is_undo(item.decision)}
-    planned = {item.step.run_id for item in items}
-    superseded = _Superseded(journal, records)
-    found: dict[StepRef, Review] = {}
-    for item in items:
-        if not isinstance(item.decision, Restore) or item.target is None:
-            continue
-        under = superseded.under(item.target, item.intended_sequence, item.decision.leaves)
-        if not under or under[0].ref in undone:
-            continue
-        missing = [run_id for run_id in dict.fromkeys(each.run.run_id for each in under) if run_id not in planned]
-        add = f" (add {' '.join(f'--run {run_id}' for run_id in missing)})" if missing else ""
-        found[item.step] = Review(
-            ReviewReason.CONFLICT,
-            f"it would bring back what {under[0].ref} had left, whose undo was skipped because of later changes; "
-            f"undo both together{add}; if this one has a review task by now, resolve that with `retry` first",
-        )
-    return found
-
-
-class _Superseded:
-    """The superseded steps at each target, of all runs. A run is read once."""
-
-    def __init__(self, journal: Journal, known: Iterable[StepRecord]) -> None:
-        self._journal = journal
-        self._of_run: dict[str, list[StepRecord]] = {}
-        for record in known:
-            here = self._of_run.setdefault(record.run.run_id, [])
-            if record.disposition is Disposition.SUPERSEDED:
-                here.append(record)
-        self._at: dict[Target, list[StepRecord]] = {}
-
-    def under(self, target: Target, sequence: int, version: str) -> list[StepRecord]:
-        """The superseded step before this sequence that left this version there, the one under that, and so on."""
-        found: list[StepRecord] = []
-        for record in reversed(self._all_at(target)):
-            before, left = record.step.before, as_known(record).after
-            if record.intended_sequence < sequence and left is not None and left.version == version:
-                found.append(record)
-                sequence, version = record.intended_sequence, "" if before is None else before.version
-        return found
-
-    def _all_at(self, target: Target) -> list[StepRecord]:
-        if target not in self._at:
-            entries = readable_entries(self._journal, Query(target=target), [])
-            run_ids = dict.fromkeys(entry.run.run_id for entry in entries)
-            steps = [each for run_id in run_ids for each in self._of(run_id) if each.step.target == target]
-            self._at[target] = sorted(steps, key=lambda each: each.intended_sequence)
-        return self._at[target]
-
-    def _of(self, run_id: str) -> list[StepRecord]:
-        if run_id not in self._of_run:
-            steps = fold_steps(readable_entries(self._journal, Query(run_id=run_id), []))
-            self._of_run[run_id] = [each for each in steps if each.disposition is Disposition.SUPERSEDED]
-        return self._of_run[run_id]
 
 
 def _runs_before(journal: Journal, item: PlanItem) -> Sequence[str]:

@@ -20,10 +20,11 @@ from rescind.compensation.planning.known import ForeignStep, Known, Observation
 from rescind.compensation.planning.looking import Handlers
 from rescind.compensation.planning.nesting import end_of
 from rescind.compensation.planning.order import ALONE, Place, order_steps, place_of
-from rescind.compensation.planning.others import brought_back, foreign_steps, put_back_before
+from rescind.compensation.planning.others import foreign_steps, put_back_before
 from rescind.compensation.planning.plan import plan_ordered
 from rescind.compensation.planning.scope import scope_of
 from rescind.compensation.planning.selection import Selection, read_steps
+from rescind.compensation.planning.superseded import Superseded
 from rescind.compensation.port import Compensator, ReviewReason
 from rescind.journal.port import Journal
 from rescind.model.action import Action, EffectClass, OnConflict
@@ -222,8 +223,9 @@ class _Survey:
 
     def _bringing_nothing_back(self, plan: Plan, selection: dict[str, Any]) -> Plan:
         """The plan without restores that would bring back what a superseded step had left (CF5)."""
+        superseded = Superseded(self._journal, [*self._records, *self._outside], targets=len(plan.items))
         # One that is taken out may have been what another one waited for, so it is looked at again.
-        while found := brought_back(self._journal, plan.items, [*self._records, *self._outside]):
+        while found := superseded.brought_back(plan.items):
             self._given = {**self._given, **found}
             plan = self._planned(selection)
         return plan
