@@ -23,9 +23,10 @@ from rescind.model.probe import Probe
 from rescind.model.scope import Scope
 from rescind.model.signal import Severity, Signal, SignalKind
 from rescind.model.step import Step
-from rescind.recovery.course import Means, Standing, approve, drive, read_course
+from rescind.recovery.course import Standing, approve, drive, read_course
 from rescind.recovery.report import as_markdown, report_of
 from rescind.recovery.review import list_tasks, resolve_task
+from rescind.recovery.stage_work import Means
 from rescind.recovery.stages import STAGES, Stage
 from rescind.switch.memory import MemoryOrders
 from rescind.testing.clock import ManualClock

@@ -16,8 +16,9 @@ from rescind.config import load_settings
 from rescind.errors import UsageError
 from rescind.guard.guard import Guard
 from rescind.model.signal import SignalKind
-from rescind.recovery.course import Means, Standing, approve, drive, read_course
+from rescind.recovery.course import Standing, approve, drive, read_course
 from rescind.recovery.places import appliers_of
+from rescind.recovery.stage_work import Means
 from rescind.recovery.stages import DONE, STAGES, Course, Stage
 
 if TYPE_CHECKING:

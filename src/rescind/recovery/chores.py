@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rescind.guard.guard import Guard
     from rescind.journal.port import Journal
     from rescind.model.entry import StepRef
-    from rescind.recovery.course import Means
+    from rescind.recovery.stage_work import Means
     from rescind.switch.alerts.channel import Channel
 
 RELEASE_EVERY_S, RECOVER_EVERY_S, EXPORT_EVERY_S, ANSWER_EVERY_S = 1.0, 5.0, 15.0, 0.5
