@@ -28,6 +28,7 @@ FLOORS = (
     "compensation.planning",
     "compensation.execution",
     "compensation.sharing",
+    "recovery.stage_work",  # what its stages do
     "recovery.course",  # drives an incident through all of them
     "recovery.chores",  # what a worker does between undos
     "plane",  # the control plane: the same over HTTP

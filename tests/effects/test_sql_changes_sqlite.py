@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from effects.harness import a_past_step, opened, perform, recorded, the_way_back, version_now
-from rescind.compensation.effects import SqlChanges
+from rescind.compensation.effects import SqlChanges, changes_sqlite
 from rescind.errors import Conflict, DeclarationError, NothingChanged, Transient, UsageError
 from rescind.guard.effect import PastStep, Probe
 from rescind.model.step import Snapshot
@@ -186,6 +186,20 @@ def test_cs3_a_commit_that_fails_leaves_nothing(path: Path) -> None:
     assert content(path) == before
 
 
+def test_cs3_a_commit_that_a_reader_holds_up_leaves_nothing(
+    path: Path, effect: SqlChanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(path, "PRAGMA journal_mode = DELETE")
+    monkeypatch.setattr(changes_sqlite, "_BUSY_MS", 0)
+    before = content(path)
+    reader = apsw.Connection(str(path))
+    reader.execute("BEGIN; SELECT * FROM folders").fetchall()
+    with pytest.raises(NothingChanged, match="locked"):
+        done(effect, "UPDATE folders SET name = 'x'")
+    reader.close()
+    assert content(path) == before
+
+
 @pytest.mark.parametrize(
     ("theirs", "says"),
     [
@@ -311,7 +325,7 @@ import os, signal, sys
 sys.path[:0] = {path!r}
 import msgspec
 from effects.harness import opened
-from rescind.compensation.effects import SqlChanges
+from rescind.compensation.effects import SqlChanges, changes_sqlite
 
 effect = SqlChanges({database!r}, ["folders"])
 touch = opened(effect)

@@ -1,6 +1,6 @@
 """What each stage of an incident's course does.
 
-Each returns how it ended, and may be repeated at any time (IC2). The laws are those of `course`, which records the ends.
+Each returns how it ended, and may be repeated at any time (IC2). The laws are those of `course`, which records ends.
 """
 
 import hashlib

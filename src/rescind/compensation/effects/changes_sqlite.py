@@ -245,7 +245,7 @@ class SqliteSet:
                 raise NothingChanged(f"what the tool did was rolled back: {why}")
             try:
                 rows_of(self.connection, "COMMIT")
-            except apsw.ConstraintError as error:  # a deferred foreign key
+            except (apsw.ConstraintError, apsw.BusyError) as error:  # a deferred foreign key; others are reading
                 raise NothingChanged(f"what the tool did was rolled back: {error}") from error
             return Settled(tables=counts, digest=f"sha256:{digest}")
         finally:
