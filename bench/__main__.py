@@ -45,6 +45,9 @@ SUITES: dict[str, tuple[Callable[[], list[Row]], ...]] = {
 
 
 def main(names: list[str]) -> int:
+    if {"-h", "--help"} & {*names}:
+        print(f"{__doc__}\nSuites: {', '.join(SUITES)}; all of them, if none is named.")
+        return 0
     if "--full" in names:
         os.environ["BENCH_FULL"] = "1"
         names = [name for name in names if name != "--full"]
