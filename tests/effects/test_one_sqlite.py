@@ -1,11 +1,12 @@
 """No change set beside another copy of SQLite in the same process: laws OS1 and OS2."""
 
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,79 @@ def test_os2_connections_of_the_users_own_apsw_are_in_nobodys_way(path: Path, ef
             opened(effect)
     own.close()
     perform(effect, inserting(effect, 2))
+
+
+def test_os2_one_of_them_may_be_closed_during_a_call(path: Path, effect: SqlChanges) -> None:
+    """SQLite keeps its descriptor until the locks of the call are gone."""
+    own = apsw.Connection(str(path))
+    own.execute("SELECT * FROM t").fetchall()
+
+    def tool() -> None:
+        inserting(effect, 1)()
+        own.close(True)
+
+    perform(effect, tool)
+    assert rows(path) == [1]
+
+
+def test_os2_one_that_was_there_before_the_effect_is_known_too(path: Path, effect: SqlChanges) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apsw, "connection_hooks", [])
+        own = apsw.Connection(str(path))
+    own.execute("SELECT * FROM t").fetchall()
+    perform(effect, inserting(effect, 1))
+    own.close(True)
+
+
+def a_kept_descriptor(path: Path) -> tuple[apsw.Connection, int]:
+    """One of ours, closed while a connection of the user's own reads, so that SQLite keeps it; and that connection."""
+    own = apsw.Connection(str(path))
+    own.execute("BEGIN; SELECT * FROM t").fetchall()
+    before = open_at(path)
+    ours = one_sqlite.connect(path)
+    ours.execute("SELECT * FROM t").fetchall()
+    one_sqlite.close(ours)
+    (kept,) = open_at(path) - before
+    return own, kept
+
+
+def open_at(path: Path) -> set[int]:
+    """The descriptors of this file."""
+    found: set[int] = set()
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # of the list itself
+            if os.path.samestat(os.fstat(int(name)), path.stat()):
+                found.add(int(name))
+    return found
+
+
+def test_os2_a_number_that_sqlite_had_kept_for_us_may_become_somebody_elses(path: Path, effect: SqlChanges) -> None:
+    own, kept = a_kept_descriptor(path)
+    with ExitStack() as taken:
+        own.execute("COMMIT")
+        own.close(True)
+        while (number := os.open(os.devnull, os.O_RDONLY)) < kept:
+            taken.callback(os.close, number)
+        os.close(number)
+        assert number == kept
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("SELECT * FROM t").fetchall()
+            assert kept in open_at(path)
+            with pytest.raises(Transient):
+                opened(effect)
+
+
+def test_os2_a_descriptor_that_sqlite_had_kept_may_become_the_users(path: Path, effect: SqlChanges) -> None:
+    own, kept = a_kept_descriptor(path)
+    second = apsw.Connection(str(path))
+    second.execute("SELECT * FROM t").fetchall()
+    assert kept in open_at(path)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("SELECT * FROM t").fetchall()
+        with pytest.raises(Transient):
+            opened(effect)
+    second.close(True)
+    own.close(True)
 
 
 def test_os2_another_process_may_use_any_copy(path: Path, effect: SqlChanges) -> None:

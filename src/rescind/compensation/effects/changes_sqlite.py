@@ -171,7 +171,7 @@ class SqliteChanges:
 
     def close(self, connection: "apsw.Connection") -> None:
         """Close a connection to this database; what it had begun is rolled back."""
-        one_sqlite.close(connection, self._path)
+        one_sqlite.close(connection)
 
     def why_not_to_commit(self) -> str:
         """Why a commit might be lost (OS1), in words; empty if nothing speaks against it."""

@@ -8,17 +8,22 @@ at once then, and a commit that was acknowledged is lost, or the file is damaged
 
 OS1. *Alone or not at all.* A file that another copy has open in this process is not opened, and nothing is committed
     to it. What a copy does that opens the file and closes it in between, nobody sees.
-OS2. *Whose a file descriptor is* is known from having seen it appear. Where a system does not list them, locks belong
-    to handles, and copies do lock each other out (Windows).
+OS2. *Whose a file descriptor is* stands on it: each that apsw has opened is marked, ours and the user's own, and the
+    mark goes with the descriptor, whatever number that has. Where a system does not list them, locks belong to
+    handles, and copies do lock each other out (Windows).
+
+Numbers would not do. SQLite keeps a descriptor that is closed while its file has locks, closes it when they are gone,
+or gives it to the next connection; and then the number is free for another copy. The mark is O_NONBLOCK, which means
+nothing for a file, and which no copy of SQLite sets.
 """
 
+import ctypes
 import os
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
-from weakref import WeakSet
 
 import apsw
 
@@ -26,16 +31,10 @@ from rescind.errors import Transient
 
 _LISTED_AT = "/dev/fd"
 _LOOKS, _LOOK_EVERY_S = 100, 0.01  # whoever opens the file for a short look is let finish
-
-
-class _File(NamedTuple):
-    device: int
-    inode: int
-
+_VFS = {"unix", "unix-excl"}  # of these it is known where the descriptor stands: any other puts a layer before it
+_DESCRIPTOR_AT = 3 * ctypes.sizeof(ctypes.c_void_p)  # in SQLite's unixFile: methods, VFS, inode, descriptor
 
 _lock = threading.Lock()
-_ours: dict[_File, set[int]] = {}
-_connections: "WeakSet[apsw.Connection]" = WeakSet()
 
 
 def connect(path: Path) -> "apsw.Connection":
@@ -43,22 +42,20 @@ def connect(path: Path) -> "apsw.Connection":
     for _ in range(_LOOKS):
         with _lock:
             if not _is_open_otherwise(path):
-                before = _descriptors(path)
                 connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-                _connections.add(connection)
-                _ours.setdefault(_file(path), set()).update(_descriptors(path) - before)
+                _mark(connection)
+                if _descriptor(connection, "main") is None:  # an apsw with another VFS
+                    for number in _unmarked(path):  # there was none, so it is this one's
+                        os.set_blocking(number, False)
                 return connection
         time.sleep(_LOOK_EVERY_S)
     raise Transient(f"nothing was changed: {in_use(path)}")
 
 
-def close(connection: "apsw.Connection", path: Path) -> None:
+def close(connection: "apsw.Connection") -> None:
     """Close it; what it had begun is rolled back."""
     with _lock:
-        _connections.discard(connection)
         connection.close(True)
-        with suppress(FileNotFoundError):
-            _forget_closed(path)  # now, before another copy gets the same number for the same file
 
 
 def is_open_otherwise(path: Path) -> bool:
@@ -77,47 +74,47 @@ def in_use(path: Path) -> str:
 
 
 def _is_open_otherwise(path: Path) -> bool:
-    others = _descriptors(path) - _forget_closed(path)
-    return bool(others) and len(others) > _apsw_elsewhere(path)
+    if not any(_unmarked(path)):
+        return False
+    for connection in apsw.connections():  # it may have been there before this module was
+        _mark(connection)
+    return any(_unmarked(path))
 
 
-def _forget_closed(path: Path) -> set[int]:
-    """Those of our descriptors that are still open. One may stay open after its connection, until locks are gone."""
-    file = _file(path)
-    still = _ours.get(file, set()) & _descriptors(path)
-    if still:
-        _ours[file] = still
-    else:
-        _ours.pop(file, None)
-    return still
+def _mark(connection: "apsw.Connection") -> None:
+    """Mark the descriptors of this connection, where they are known."""
+    with suppress(apsw.Error, OSError):  # it is closed by now, or another thread is at it, or its file is gone
+        for name in connection.db_names():
+            number = _descriptor(connection, name)
+            if number is not None:
+                os.set_blocking(number, False)
 
 
-def _apsw_elsewhere(path: Path) -> int:
-    """How many connections to this file the user has made through apsw, whose locks are those of ours."""
-    found = 0
-    for connection in apsw.connections():
-        if connection not in _connections:
-            with suppress(apsw.Error, OSError):
-                found += _file(Path(connection.filename)) == _file(path)
-    return found
+def _descriptor(connection: "apsw.Connection", name: str) -> int | None:
+    """The descriptor of one of its databases; None if it is in no file, or nobody knows."""
+    path = connection.db_filename(name)
+    if not path or connection.vfsname(name) not in _VFS:
+        return None
+    file = ctypes.c_void_p()
+    known = connection.file_control(name, apsw.SQLITE_FCNTL_FILE_POINTER, ctypes.addressof(file))
+    if not known or not file.value:
+        return None
+    number = ctypes.c_int.from_address(file.value + _DESCRIPTOR_AT).value
+    return number if os.path.samestat(os.fstat(number), Path(path).stat()) else None
 
 
-def _descriptors(path: Path) -> set[int]:
-    """This process's descriptors of the file."""
-    wanted = _file(path)
+def _unmarked(path: Path) -> Iterator[int]:
+    """This process's descriptors of the file that apsw has not opened."""
+    wanted = path.stat()
     try:
         names = os.listdir(_LISTED_AT)
     except FileNotFoundError:
-        return set()
-    found: set[int] = set()
+        return
     for name in names:
         with suppress(OSError):  # the one of the list itself, or one that was closed since
-            status = os.fstat(int(name))
-            if wanted == (status.st_dev, status.st_ino):
-                found.add(int(name))
-    return found
+            number = int(name)
+            if os.path.samestat(wanted, os.fstat(number)) and os.get_blocking(number):
+                yield number
 
 
-def _file(path: Path) -> _File:
-    status = path.stat()
-    return _File(status.st_dev, status.st_ino)
+apsw.connection_hooks.append(_mark)  # now, for a descriptor may be closed before anybody looks, and stay all the same
