@@ -123,6 +123,25 @@ def test_a_run_alone_comes_back_whole_and_a_call_that_changed_nothing_leaves_not
     assert sum(isinstance(item.decision, Settle) for item in plan.items) == 1
 
 
+def test_keys_that_are_equal_and_not_the_same_come_back_as_they_were() -> None:
+    cells: dict[Any, Any] = {1: "a", 0.0: "z", "x": "stays", 2: "b"}
+    before = [(repr(key), value) for key, value in cells.items()]
+    graph = ObjectGraph([cells], name="cells")
+
+    def replace() -> None:
+        for key, equal, value in ((1, True, "a"), (0.0, -0.0, "z"), (2, 2.0, "changed")):
+            del cells[key]
+            cells[equal] = value
+
+    step = perform(graph, replace)
+    after = [(repr(key), value) for key, value in cells.items()]
+    assert after != before
+    graph.restore(step)
+    assert [(repr(key), value) for key, value in cells.items()] == before
+    graph.restore(the_way_back(step))
+    assert [(repr(key), value) for key, value in cells.items()] == after
+
+
 def test_where_both_wrote_to_one_cell_it_is_a_conflict_that_names_it() -> None:
     desk = Desk()
     graph = ObjectGraph(desk, name="desk")
