@@ -85,6 +85,26 @@ def test_a_step_under_one_that_stays_stays_with_it() -> None:
     assert shop.rows["tea"] == 5
 
 
+def test_what_somebody_has_decided_for_again_is_not_what_was_superseded() -> None:
+    shop = superseded_by_another_run()
+    shop.set("tea", 3, run="run-3")
+    shop.set("tea", 8, run="run-4")
+
+    assert shop.apply(shop.plan("run-4")).counts == {"restored": 1}
+    assert shop.rows["tea"] == 3
+
+
+def test_what_found_it_so_has_not_decided_for_it() -> None:
+    shop = Shop()
+    shop.setting.action = an_action(OnConflict.SKIP)
+    shop.set("tea", 3, run="run-1")
+    shop.set("tea", 3, run="run-2")
+    shop.set("tea", 9, run="run-3")
+    assert shop.apply(shop.plan("run-1")).counts == {"superseded": 1}
+
+    assert decisions(shop.plan("run-3")) == (("3", "review: conflict"),)
+
+
 def test_what_was_superseded_is_undone_once_its_target_is_as_it_left_it() -> None:
     shop = superseded_by_another_run()
     shop.rows["tea"] = 3

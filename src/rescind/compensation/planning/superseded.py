@@ -6,6 +6,7 @@ nothing was ever skipped asks nothing of its targets, of which it may have a hun
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rescind.compensation.decision import PlanItem, Restore, Review, is_undo
@@ -54,7 +55,7 @@ class Superseded:
             if not isinstance(item.decision, Restore) or item.target is None:
                 continue
             under = self._under(item.target, item.intended_sequence, item.decision.leaves)
-            if under and under[0].ref not in undone:
+            if under and under[0].ref not in undone and not self._left_again(under[0], item):
                 missing = [each for each in dict.fromkeys(step.run.run_id for step in under) if each not in planned]
                 found[item.step] = _for_a_person(under[0].ref, missing)
         return found
@@ -68,6 +69,24 @@ class Superseded:
                 found.append(record)
                 sequence, version = record.intended_sequence, "" if before is None else before.version
         return found
+
+    def _left_again(self, superseded: StepRecord, item: PlanItem) -> bool:
+        """Whether another step, which stands, has brought the target to that version since, and before this item."""
+        left = as_known(superseded).after
+        assert left is not None
+        since = superseded.intended_sequence
+        entries = readable_entries(self._journal, Query(target=item.target), [], after=since)
+        between = takewhile(lambda entry: entry.sequence < item.intended_sequence, entries)
+        return any(
+            record.step.target == item.target
+            and since < record.intended_sequence < item.intended_sequence
+            and record.disposition is None
+            and record.after is not None
+            and record.after.version == left.version
+            and (record.step.before is None or record.step.before.version != record.after.version)
+            for run_id in dict.fromkeys(entry.run.run_id for entry in between)
+            for record in fold_steps(readable_entries(self._journal, Query(run_id=run_id), []))
+        )
 
     def _all_at(self, target: Target) -> list[StepRecord]:
         """In order of intent."""
