@@ -1,11 +1,13 @@
-"""No change set beside another copy of SQLite in the same process: laws OS1 and OS2."""
+"""No change set beside another copy of SQLite in the same process: laws OS1 to OS3."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -245,3 +247,42 @@ def test_os2_calls_and_looks_in_many_threads_are_in_each_others_way_only_by_lock
         thread.join()
     assert failed == []
     assert len(rows(path)) == 33
+
+
+# --- a file that is not there any more ---
+
+
+def replaced(path: Path) -> None:
+    shutil.copyfile(path, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize(
+    ("gone", "why"), [(Path.unlink, "was removed or moved"), (replaced, "there is another file at")]
+)
+def test_os3_nothing_is_committed_to_a_file_that_is_not_there_any_more(
+    path: Path, effect: SqlChanges, gone: Callable[[Path], None], why: str
+) -> None:
+    def tool() -> None:
+        inserting(effect, 1)()
+        gone(path)
+
+    with pytest.raises(NothingChanged, match=why):
+        perform(effect, tool)
+
+
+def test_os1_where_nobody_can_see_what_is_open_nothing_is_done(
+    path: Path, effect: SqlChanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a process that has used up its descriptors, so that there is none to list them with."""
+
+    def tool() -> None:
+        inserting(effect, 1)()
+        monkeypatch.setattr(one_sqlite, "_LISTED_AT", str(path))
+
+    with pytest.raises(NothingChanged, match="cannot be seen"):
+        perform(effect, tool)
+    with pytest.raises(Transient, match="cannot be seen"):
+        opened(effect)
+    monkeypatch.undo()
+    assert rows(path) == []

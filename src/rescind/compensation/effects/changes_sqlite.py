@@ -173,9 +173,9 @@ class SqliteChanges:
         """Close a connection to this database; what it had begun is rolled back."""
         one_sqlite.close(connection)
 
-    def why_not_to_commit(self) -> str:
-        """Why a commit might be lost (OS1), in words; empty if nothing speaks against it."""
-        return one_sqlite.in_use(self._path) if one_sqlite.is_open_otherwise(self._path) else ""
+    def why_not_to_commit(self, connection: "apsw.Connection") -> str:
+        """Why a commit might be lost, in words; empty if nothing speaks against it."""
+        return one_sqlite.why_not_to_commit(connection, self._path)
 
     @contextmanager
     def _reading(self) -> Generator["apsw.Connection"]:
@@ -194,7 +194,7 @@ class SqliteChanges:
             with _understood():
                 rows_of(connection, "BEGIN IMMEDIATE")
                 yield connection
-                if why := self.why_not_to_commit():
+                if why := self.why_not_to_commit(connection):
                     raise Transient(f"nothing was changed: {why}")
                 rows_of(connection, "COMMIT")
         finally:
@@ -241,7 +241,7 @@ class SqliteSet:
             digest = hashlib.sha256(changeset).hexdigest()
             self._keep(changeset, digest, self._tables.signature(changesets))
             counts = {name: counts_of(changeset) for name, changeset in changesets.items()}
-            if why := self._store.why_not_to_commit():
+            if why := self._store.why_not_to_commit(self.connection):
                 raise NothingChanged(f"what the tool did was rolled back: {why}")
             try:
                 rows_of(self.connection, "COMMIT")
