@@ -139,4 +139,4 @@ def _skipping_runs(journal: Journal) -> set[str] | None:
                 pass
     if gaps:
         return None
-    return {run_id for undo, named in runs.items() if undo not in once & without for run_id in named}
+    return {run_id for undo in runs.keys() - (once & without) for run_id in runs[undo]}
