@@ -72,6 +72,14 @@ def test_also_by_force_nothing_superseded_is_brought_back() -> None:
     assert decisions(shop.plan("run-2", may_force=True)) == (("2", "review: conflict"),)
 
 
+def test_nor_is_it_after_the_policy_was_changed() -> None:
+    shop = superseded_by_another_run()
+    for policy in (OnConflict.REVIEW, OnConflict.MERGE, OnConflict.FORCE):
+        shop.setting.action = an_action(policy)
+        assert decisions(shop.plan("run-2")) == (("2", "review: conflict"),)
+        assert decisions(shop.plan("run-1", "run-2")) == (("2", "restore"), ("1", "restore"))
+
+
 def test_a_step_under_one_that_stays_stays_with_it() -> None:
     shop = superseded_by_another_run()
     shop.set("tea", 12, run="run-3")

@@ -214,7 +214,8 @@ class _Survey:
         if taken_along:
             self._given = {**self._given, **taken_along}
             plan = self._planned(selection)
-        if any(action.on_conflict is OnConflict.SKIP for action in self._actions.values()):
+        # Whatever is declared now: it may have been otherwise when something was skipped.
+        if any(isinstance(item.decision, Restore) for item in plan.items):
             plan = self._bringing_nothing_back(plan, selection)
         conflicts = [item for item in plan.items if _is_conflict(item)]
         if not conflicts or not explains:
