@@ -1,6 +1,7 @@
 """`rescind plan`: how far undos are, and pause, resume and cancel from another terminal."""
 
 import io
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from rescind.journal.port import Draft
 from rescind.journal.sqlite import SqliteJournal
 from rescind.model.entry import Disposition, PlanLeft, PlanStarted, RunOpened, StepRef
 from rescind.model.step import RunInfo
+from rescind.recovery.appliers import FolderAppliers
 
 UNDO = ("undo", "--run", "run-1", "--app", "desk")
 DIGEST = "8096baef412b2ef84672249a8f88ceca6241c45ea29be88d6bf251ff79b63aaa"
@@ -51,6 +53,30 @@ def test_an_undo_in_progress_is_listed_with_how_far_it_is(rescind: Rescind, begu
     assert max(map(len, shown.out.splitlines()[:1])) <= 80
     (listed,) = rescind("plan", "list", "--json").json["plans"]
     assert (listed["state"], listed["percent"], listed["ended"]) == ("running", 0.0, False)
+
+
+def test_of_an_undo_whose_process_has_died_list_and_show_say_so_and_what_to_type(
+    rescind: Rescind, shop: ModuleType
+) -> None:
+    store = Path(rescind(*UNDO, "--json").json["store"])
+    run = RunInfo(run_id=f"undo_{DIGEST[:16]}", agent_name="rescind-undo")
+    started = PlanStarted(
+        plan_digest=DIGEST, selection={"run_ids": ["run-1"]}, runs=("run-1",), steps=4, actor="ops", shown=True
+    )
+    with closing(SqliteJournal(store / "journal.db")) as journal:
+        now_us = SystemClock().now_us()
+        events = (RunOpened(run=run, guard_id="undo_1"), started)
+        journal.append([Draft(run_id=run.run_id, event=event, recorded_at_us=now_us) for event in events])
+
+    for command in (("plan", "list"), ("plan", "show", DIGEST[:8])):
+        shown = rescind(*command)
+        assert "    the process that applied it has died, last heard " in shown.out
+        assert "    rescind undo --run run-1 --app … --apply\n" in shown.out
+    (listed,) = rescind("plan", "list", "--json").json["plans"]
+    assert (listed["holder"], listed["heard_at"] is None) == ("nobody", False)
+    with FolderAppliers(store).here(run.run_id):
+        assert "has died" not in rescind("plan", "list").out
+        assert rescind("plan", "show", DIGEST[:8], "--json").json["plan"]["holder"] == "process"
 
 
 def test_a_pause_says_by_whom_and_why_and_how_to_go_on(rescind: Rescind, begun: str) -> None:

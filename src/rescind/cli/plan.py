@@ -7,7 +7,16 @@ import click
 from rescind.cli.identity import whoami
 from rescind.cli.options import ACTOR_HELP, common, given_store
 from rescind.cli.out import Out
-from rescind.cli.plan_status import follow_plainly, line_about, say_status, say_steps, status_as_json, status_line
+from rescind.cli.plan_status import (
+    follow_plainly,
+    holder_as_json,
+    line_about,
+    say_status,
+    say_steps,
+    say_whose,
+    status_as_json,
+    status_line,
+)
 from rescind.cli.safe import safe
 from rescind.cli.stores import command_line, find_store, journal_of
 
@@ -39,17 +48,20 @@ def plan() -> None:
 @common
 def list_(*, every: bool, out: Out) -> int:
     """List the undos that have not ended, the newest last."""
+    from rescind.cli.undo_holder import open_undos_of
     from rescind.recovery.undos import list_undos
 
     store = find_store(given_store())
     with journal_of(store) as journal:
         gaps: list[EntryUnreadable] = []
         found = list_undos(journal, gaps=gaps)
+        held = open_undos_of(journal, store) if any(not status.has_ended for status in found) else {}
     shown = [status for status in found if every or not status.has_ended]
     for status in shown:
         line, style = status_line(status)
         out.say(line, style=style)
         out.tell(f"    {line_about(status)}", behind=4)
+        say_whose(held.get(status.plan_run), store, out)
     if not shown:
         out.say("no undo was applied yet" if not found else "no undo is in progress; --all shows those that have ended")
     elif any(not status.has_ended for status in shown):
@@ -57,7 +69,8 @@ def list_(*, every: bool, out: Out) -> int:
         out.say(f"{command_line('plan', 'follow', store=store)} PLAN      how far it is, until it has ended")
     for gap in gaps:
         out.note(f"an undo is left out: {safe(str(gap))}", style="red")
-    out.emit({"plans": [status_as_json(status) for status in shown], "unreadable": [gap.sequence for gap in gaps]})
+    plans = [status_as_json(status) | holder_as_json(held.get(status.plan_run)) for status in shown]
+    out.emit({"plans": plans, "unreadable": [gap.sequence for gap in gaps]})
     return FAULT if gaps else 0
 
 
@@ -67,14 +80,19 @@ def list_(*, every: bool, out: Out) -> int:
 @common
 def show(*, digest: str, every: bool, out: Out) -> int:
     """Show how far one is, what it is about, who began it, who carries it out, and who holds it."""
+    from rescind.cli.undo_holder import open_undos_of
     from rescind.recovery.undos import undo_steps
 
-    with journal_of(find_store(given_store())) as journal:
+    store = find_store(given_store())
+    with journal_of(store) as journal:
         status, steps = undo_steps(journal, digest)
+        held = None if status.has_ended else open_undos_of(journal, store).get(status.plan_run)
     say_status(status, out)
+    say_whose(held, store, out)
     if every:
         say_steps(steps, out)
-    out.emit({"plan": status_as_json(status)} | ({"steps": steps} if every else {}))
+    answer = status_as_json(status) | holder_as_json(held)
+    out.emit({"plan": answer} | ({"steps": steps} if every else {}))
     return 0
 
 

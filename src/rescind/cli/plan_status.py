@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from rescind.clock import Clock
     from rescind.compensation.result import StepResult
+    from rescind.database.address import StoreAt
     from rescind.recovery.undo_status import StepSeen, UndoStatus
+    from rescind.recovery.undos import OpenUndo
 
 TOLD_EVERY_S = 5.0
 """How often an undo says how far it is where nothing can be redrawn: a log is to stay readable."""
@@ -69,6 +71,22 @@ def status_as_json(status: "UndoStatus") -> dict[str, Any]:
     """The status as an answer."""
     answer: dict[str, Any] = msgspec.to_builtins(status)
     return {**answer, "percent": round(status.percent, 1), "ended": status.has_ended}
+
+
+def say_whose(undo: "OpenUndo | None", store: "StoreAt", out: Out) -> None:
+    """That nobody who is known to live goes on with it, and what to type then; nothing of one that is held or ended."""
+    from rescind.cli.undo_holder import LEFT, next_of, whose
+
+    if undo is None or undo.is_held:
+        return
+    out.tell(f"    {whose(undo)}", behind=4, style="red" if undo.holder in LEFT else "yellow")
+    if undo.holder in LEFT:
+        out.say(f"    {next_of(undo, store)}")
+
+
+def holder_as_json(undo: "OpenUndo | None") -> dict[str, Any]:
+    """Who goes on with it, as in the answer of `rescind status`; both null of one that has ended."""
+    return {"holder": None, "heard_at": None} if undo is None else {"holder": undo.holder, "heard_at": undo.heard_at}
 
 
 def follow_plainly(statuses: "Iterator[UndoStatus]", out: Out) -> "UndoStatus":

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -18,15 +17,14 @@ from rescind.cli.places import Places
 from rescind.cli.plan_status import what_it_is_about
 from rescind.cli.safe import safe, short
 from rescind.cli.stores import command_line, journal_of, shell_line
+from rescind.cli.undo_holder import LEFT, has_workers, next_of, whose
 from rescind.cli.words import count_of
-from rescind.clock import SystemClock
 from rescind.config import JOURNAL_NAME
 from rescind.errors import RescindError, UsageError
 from rescind.model.approval import Approval, ApprovalState
-from rescind.recovery.places import appliers_of, register_of
+from rescind.recovery.places import appliers_of
 from rescind.recovery.undos import OpenUndo
 from rescind.recovery.unfinished import OpenIncident, Unfinished, unfinished_of
-from rescind.recovery.workers import working
 
 if TYPE_CHECKING:
     from rescind.cli.status_switches import SwitchesStatus
@@ -37,8 +35,6 @@ _DIGITS = 16
 _TEXT_WIDTH = 200
 
 _STATES = {"running": "is under way", "paused": "is paused", "cancelling": "is ending", "waiting": "waits for workers"}
-
-_LEFT = {"nobody": "the process that applied it has died", "no_worker": "no worker lives to go on with it"}
 
 _WAITS = {"compensate": "its undo waits for a person's yes", "resume": "whether its runs may go on is for a person"}
 
@@ -131,23 +127,18 @@ def _read(store: "StoreAt", now: datetime) -> tuple[Unfinished | None, str]:
         return None, ""
     try:
         with journal_of(store) as journal:
-            appliers, has_workers = appliers_of(store), partial(_has_workers, store)
-            return unfinished_of(journal, now=now, appliers=appliers, has_workers=has_workers), ""
+            asked = partial(has_workers, store)
+            return unfinished_of(journal, now=now, appliers=appliers_of(store), has_workers=asked), ""
     except RescindError as error:  # who obeys is said all the same
         if type(error) is UsageError:  # a database that holds orders, and no journal yet
             return None, ""
         return None, str(error)
 
 
-def _has_workers(store: "StoreAt") -> bool:
-    with closing(register_of(store)) as register:
-        return bool(working(register.look(now_us=SystemClock().now_us())))
-
-
 def _undos(undos: Sequence[OpenUndo], store: "StoreAt") -> list[_Block]:
     if not undos:
         return []
-    left = [undo for undo in undos if undo.holder in _LEFT]
+    left = [undo for undo in undos if undo.holder in LEFT]
     oldest = left[0] if left else undos[0]
     is_held_up = any(undo.state in ("paused", "waiting") for undo in undos)
     text, style = _undo(oldest), "red" if left else "yellow" if is_held_up else ""
@@ -158,31 +149,7 @@ def _undos(undos: Sequence[OpenUndo], store: "StoreAt") -> list[_Block]:
         text = f"{count_of(len(undos), 'undo')}: {counts}; {which}: {text}"
         if oldest.holder != "nobody":
             return [(text, command_line("plan", "list", store=store), style)]
-    return [(text, _next_of(oldest, store), style)]
-
-
-def _next_of(undo: OpenUndo, store: "StoreAt") -> str:
-    """The command that goes on with it, or shows it where that cannot be told."""
-    digits = undo.plan_digest[:_DIGITS]
-    if undo.state == "paused":
-        return command_line("plan", "resume", digits, store=store)
-    if undo.holder == "no_worker":
-        return command_line("worker", "--list", store=store)
-    if undo.holder != "nobody":
-        return command_line("plan", "follow", digits, store=store)
-    from rescind.cli.undo_request import conditions_of
-    from rescind.compensation.planning.redo import redone_by
-    from rescind.compensation.planning.selection import Selection
-
-    if (undone := redone_by(undo.selection)) is not None:
-        return command_line("redo", undone[:_DIGITS], store=store) + " --app … --apply"
-    try:
-        chosen = msgspec.convert(undo.selection, Selection)
-    except msgspec.ValidationError:  # a newer rescind's
-        return command_line("plan", "show", digits, store=store)
-    words = [word for name, value in conditions_of(chosen) for word in (f"--{name}", value)]
-    cascade = ["--cascade"] if chosen.cascade else []
-    return command_line("undo", *words, *cascade, store=store) + " --app … --apply"
+    return [(text, next_of(oldest, store), style)]
 
 
 def _undo(undo: OpenUndo) -> str:
@@ -191,15 +158,10 @@ def _undo(undo: OpenUndo) -> str:
     why = f": {short(because, _TEXT_WIDTH)}" if because else ""
     begun = f"{count_of(undo.total, 'step')}, begun {ago(undo.begun_at)} ago by {short(undo.actor, 40)}"
     about = short(what_it_is_about(undo.selection), _TEXT_WIDTH)
-    is_left = undo.state == "running" and undo.holder in _LEFT
+    whom = f"; {words}" if (words := whose(undo)) else ""
+    is_left = undo.state == "running" and undo.holder in LEFT
     state = "is not finished" if is_left else _STATES.get(undo.state, undo.state)
-    return f"{about} {state}{held}{why}{_whose(undo)}; {begun}, plan {undo.plan_digest[:_DIGITS]}"
-
-
-def _whose(undo: OpenUndo) -> str:
-    """That nobody goes on with it, or since when nothing was heard of whoever does; empty if somebody lives."""
-    heard = "" if undo.heard_at is None else f", last heard {ago(undo.heard_at)} ago"
-    return "" if undo.is_held else f"; {_LEFT.get(undo.holder, 'whether it is being applied cannot be told')}{heard}"
+    return f"{about} {state}{held}{why}{whom}; {begun}, plan {undo.plan_digest[:_DIGITS]}"
 
 
 def _approvals(looked: Looked, places: Places) -> list[_Block]:
