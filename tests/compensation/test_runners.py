@@ -15,7 +15,9 @@ from rescind.journal.port import Draft
 from rescind.model.entry import (
     CompensationEnded,
     CompensationIntended,
+    Disposition,
     PlanFinished,
+    PlanStarted,
     ReviewOpened,
     StepRef,
 )
@@ -133,6 +135,53 @@ def test_what_a_step_taken_by_another_runner_depends_on_is_left_to_that_one(shop
     result = shop.apply(plan)
     assert [step.word for step in result.steps] == ["not_reached", "review"]
     assert not shop.charging.refunds
+
+
+def test_a_step_that_another_runner_has_undone_is_not_given_to_a_person_afterwards() -> None:
+    """U10. Resolving such a task with `retry` would have it undone twice."""
+    others: list[Any] = []
+
+    def overtake(drafts: Sequence[Draft]) -> bool:
+        if not others and any(isinstance(draft.event, CompensationIntended) for draft in drafts):
+            others.append("under way")
+            others.append(shop.apply(plan))
+        return False
+
+    shop = Shop(FaultyJournal(MemoryJournal(), overtake))
+    shop.charge()
+    shop.charge(depends_on=("1",))
+    plan = shop.plan()
+    mine = shop.apply(plan)
+
+    assert others[1].counts == {"compensated": 2}
+    assert mine.counts == {"not_reached": 2}
+    assert not list_tasks(shop.journal)
+    assert list(shop.ends().values()) == [[Disposition.COMPENSATED]] * 2
+    assert decisions(shop.plan()) == (("2", "already_undone: compensated"), ("1", "already_undone: compensated"))
+
+
+def test_what_was_planned_for_a_person_is_left_to_who_has_undone_it_meanwhile(shop: Shop) -> None:
+    """U10."""
+    shop.set("tea", 1)
+    shop.charge()
+    shop.rows["tea"] = 99
+    plan = shop.plan()
+    shop.rows["tea"] = 1
+    theirs = shop.plan()
+
+    def overtake(drafts: Sequence[Draft]) -> bool:
+        if not others and any(isinstance(draft.event, PlanStarted) for draft in drafts):
+            others.append("under way")
+            others.append(shop.apply(theirs))
+        return False
+
+    others: list[Any] = []
+    shop.journal = FaultyJournal(shop.journal, overtake)
+    shop.apply(plan)
+
+    assert others[1].counts == {"compensated": 1, "restored": 1}
+    assert not list_tasks(shop.journal)
+    assert shop.plan().is_settled
 
 
 def test_an_interrupt_lets_what_is_under_way_finish_and_begins_no_more(shop: Shop) -> None:

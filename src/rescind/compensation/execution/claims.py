@@ -1,12 +1,12 @@
 """Who came first: law U10 of `execute`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rescind.compensation.way import BACK, Way
 from rescind.journal.pages import every_entry
 from rescind.journal.port import Appended, Draft, Journal, Query
-from rescind.model.entry import CompensationIntended, RedoIntended, StepRef
+from rescind.model.entry import CompensationEnded, CompensationIntended, RedoEnded, RedoIntended, StepRef
 from rescind.model.history import fold_steps
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class Claims:
         self._journal = journal
         self._known: dict[str, tuple[int, int]] = {}
         self._first: dict[StepRef, int] = {}
+        self._mine: set[StepRef] = set()
+        self._ended: set[StepRef] = set()
         self.records: dict[StepRef, StepRecord] = {}
         for run_id in run_ids:
             entries = list(every_entry(journal, Query(run_id=run_id)))
@@ -47,7 +49,17 @@ class Claims:
 
         Whatever stands before it is visible by now (law J1), so every runner comes to the same answer.
         """
-        return self._first[ref] == sequence
+        mine = self._first[ref] == sequence
+        if mine:
+            self._mine.add(ref)
+        return mine
+
+    def taken_by_others(self, refs: Collection[StepRef]) -> set[StepRef]:
+        """Those of these steps that others have intended, or brought to an end, by now; the journal is looked at."""
+        left = [ref for ref in refs if ref not in self._mine]
+        for run_id in {ref.run_id for ref in left}:
+            self._read_on(run_id, after=self._known[run_id][0])
+        return {ref for ref in left if ref in self._first or ref in self._ended}
 
     def _read_on(self, run_id: str, *, after: int) -> None:
         for entry in every_entry(self._journal, Query(run_id=run_id), after=after):
@@ -57,3 +69,5 @@ class Claims:
     def _take(self, run_id: str, event: object, sequence: int) -> None:
         if isinstance(event, CompensationIntended | RedoIntended):
             self._first.setdefault(StepRef(run_id, event.step_id), sequence)
+        elif isinstance(event, CompensationEnded | RedoEnded):
+            self._ended.add(StepRef(run_id, event.step_id))

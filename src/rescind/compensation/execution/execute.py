@@ -6,7 +6,8 @@ U8.  *Intent before effect.* Nothing is undone whose intent is not durable. An i
 U9.  *At most once.* A compensation that may have happened is sent again only under the same idempotency key, and only
      if its action says that this is safe. Otherwise it goes to a person.
 U10. *One runner per step.* Of all runners that intend a step after the state that was planned from, only the one
-     whose intent stands first in the journal carries it out.
+     whose intent stands first in the journal carries it out. Who has a step for a person without having tried it
+     leaves it alone, if another one has taken it up by then.
 U11. *Look again.* A restore counts as done when the target is seen at the version from before the step.
 U12. *No task is lost.* A review task and the ends of its steps are one append: all of it is durable, or nothing.
 U13. *Twice is once.* Applying again what is settled appends nothing.
@@ -66,7 +67,7 @@ from rescind.compensation.execution.stopping import Stopping
 from rescind.compensation.execution.systems import Systems
 from rescind.compensation.paperwork import Paperwork, plan_run_of
 from rescind.compensation.port import Compensator
-from rescind.compensation.result import StepResult, UndoResult, UndoStopped
+from rescind.compensation.result import StepResult, UndoResult, UndoStopped, moved_on
 from rescind.compensation.staying import Staying
 from rescind.compensation.way import BACK, Way
 from rescind.errors import JournalUnavailable, UsageError
@@ -203,8 +204,8 @@ class _Undo:
             self._stopping.obey(control)
             self._drop()
             know(paper.settle(self._settles()))
-            know(paper.open_tasks(self._reviews()))
-            know(paper.open_tasks(self._work(systems, parallel, tries_max)))
+            know(paper.open_tasks(self._not_taken(self._reviews())))
+            know(paper.open_tasks(self._not_taken(self._work(systems, parallel, tries_max))))
             self._close()
         except JournalUnavailable as error:
             raise UndoStopped(self.result, cause=str(error)) from error
@@ -232,6 +233,13 @@ class _Undo:
 
     def _reviews(self) -> list[tuple[PlanItem, Review]]:
         return [(item, item.decision) for item in self.pending if isinstance(item.decision, Review)]
+
+    def _not_taken(self, reviews: Iterable[tuple[PlanItem, Review]]) -> list[tuple[PlanItem, Review]]:
+        """Those that no other runner has taken up meanwhile (U10): an end of ours after his would free them again."""
+        left = list(reviews)
+        taken = self._claims.taken_by_others([item.step for item, _ in left])
+        self._account.know(moved_on(item, None) for item, _ in left if item.step in taken)
+        return [(item, review) for item, review in left if item.step not in taken]
 
     def _work(self, systems: Systems, parallel: int, tries_max: int) -> Iterable[tuple[PlanItem, Review]]:
         """Call the handlers of all that they are needed for. What turned out to be for a person."""
