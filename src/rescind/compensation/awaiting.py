@@ -42,9 +42,23 @@ class Waiter:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="rescind-undo-loop", daemon=True)
+                self._thread = threading.Thread(target=_run, args=(self._loop,), name="rescind-undo-loop", daemon=True)
                 self._thread.start()
             return self._loop
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run until the loop is stopped.
+
+    A task that leaves the process takes the loop with it, and whoever waits for that task, or another one, would wait
+    for ever. So the loop goes on: the task's error reaches who waits for it, and leaves from there.
+    """
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            continue
+        return
 
 
 async def _wind_up() -> None:
