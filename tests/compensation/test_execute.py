@@ -319,6 +319,46 @@ def test_a_lost_reply_is_repeated_only_if_that_is_safe(error: Exception) -> None
         assert result.steps[0].reason == ("" if idempotent else "in_doubt")
 
 
+class Unshowable(ValueError):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("error", [OSError("no such file: caf\udce9"), Unshowable(), ValueError("x" * 3_000_000)])
+def test_an_error_is_recorded_whatever_its_text_is(shop: Shop, error: Exception) -> None:
+    """U12. Names of files that are no UTF-8 stand in errors as lone surrogates."""
+
+    def cannot_look(record: StepRecord) -> None:
+        raise error
+
+    shop.charge()
+    shop.set("tea", 1)
+    plan = shop.plan()
+    shop.charging.before_undo = raising(error)
+    shop.setting.before_undo = raising(error)
+    result = shop.apply(plan)
+    assert result.counts == {"review": 2}
+    assert len(list_tasks(shop.journal)) == 2
+    assert all(len(step.detail) < 5_000 for step in result.steps)
+
+    shop.steps += 1
+    shop.set("milk", 1)
+    shop.setting.observe = cannot_look  # type: ignore[method-assign,assignment]
+    assert shop.apply().counts["review"] == 3
+    assert len(list_tasks(shop.journal)) == 3
+
+
+@pytest.mark.parametrize("error", [TimeoutError("caf\udce9"), Transient("caf\udce9")])
+def test_a_system_is_lost_whatever_it_says_last(shop: Shop, error: Exception) -> None:
+    for _ in range(8):
+        shop.charge()
+    shop.charging = Charging(idempotent=True)
+    shop.charging.before_undo = raising(*[error] * 1_000)
+    result = shop.apply(parallel=8, retries=1)
+    assert result.lost_systems == {"card.charge": f"{type(error).__name__}: caf?"}
+    assert not result.is_complete
+
+
 def test_a_lost_reply_of_a_restore_is_repeated(shop: Shop) -> None:
     shop.set("tea", 1)
     shop.setting.before_undo = raising(TimeoutError())

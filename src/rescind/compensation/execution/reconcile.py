@@ -28,6 +28,7 @@ from rescind.compensation.doubt import Resolved, as_known, doubt_of, is_in_doubt
 from rescind.compensation.planning.selection import Selection, read_steps, select_steps
 from rescind.compensation.port import Compensator, Prober, ReviewReason
 from rescind.errors import JournalUnavailable
+from rescind.guard.flow import name_of
 from rescind.journal.behind import again
 from rescind.journal.port import Draft, Journal
 from rescind.model.entry import (
@@ -276,7 +277,7 @@ def _ask(prober: Prober, record: StepRecord, waiter: Waiter) -> ProbeResult:
     try:
         answer: ProbeResult = waiter.result_of(prober.probe(record, record.step.idempotency_key))
     except Exception as error:  # noqa: BLE001  # whatever a target system raises, it has told nothing (DT3)
-        return ProbeResult(answer=Probe.CANNOT_TELL, detail=f"{type(error).__name__}: {error}")
+        return ProbeResult(answer=Probe.CANNOT_TELL, detail=name_of(error))
     return answer
 
 

@@ -14,6 +14,7 @@ decide about each, where nothing is to be decided.
 from rescind.compensation.execution.limits import Limiter, Limits
 from rescind.compensation.execution.trying import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from rescind.errors import Transient
+from rescind.guard.flow import name_of
 
 TROUBLES_MAX = 5
 """Troubles in a row until a system rests. One slow moment fails as many steps as are under way; fewer than that many
@@ -101,7 +102,7 @@ class Systems:
             return
         if system.rests >= self._rests_max:
             self._newly_lost += [] if system.lost else [name]
-            system.lost = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            system.lost = name_of(error)
             return
         rest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**system.rests)
         system.rests += 1

@@ -28,6 +28,7 @@ from rescind.compensation.execution.requests import (
 )
 from rescind.compensation.port import ReviewReason, idempotency_key_of
 from rescind.errors import Conflict, Transient
+from rescind.guard.flow import name_of
 from rescind.model.action import OnConflict
 from rescind.model.entry import CompensationEnded, CompensationIntended, CompensationWithdrawn, Disposition, Overwrites
 from rescind.model.history import StepRecord
@@ -175,5 +176,5 @@ def backoff_s(record: StepRecord, tries: int) -> float:
 
 
 def said(error: Exception) -> str:
-    """An error in words."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """An error in words that can be recorded, whatever its text is."""
+    return name_of(error)

@@ -16,6 +16,7 @@ from rescind.compensation.decision import Asks
 from rescind.compensation.doubt import is_in_doubt
 from rescind.compensation.planning.known import Observation
 from rescind.compensation.port import Compensator, Prober, idempotency_key_of
+from rescind.guard.flow import name_of
 from rescind.model.entry import StepRef
 from rescind.model.history import StepRecord
 from rescind.model.outcome import Completed
@@ -78,7 +79,7 @@ class Handlers:
             seen: Snapshot | None = answer if isinstance(answer, Snapshot) else self._waiter.result_of(answer)
             return Observation.of(seen)
         except Exception as error:  # noqa: BLE001  # whatever a target raises, the plan says so
-            return Observation(problem=f"looking at the target failed: {type(error).__name__}: {error}")
+            return Observation(problem=f"looking at the target failed: {name_of(error)}")
         finally:
             if not (compensator.action.probed and is_in_doubt(record)):
                 _slim(record)
@@ -89,7 +90,7 @@ class Handlers:
         try:
             probe: ProbeResult = self._waiter.result_of(prober.probe(record, key))
         except Exception as error:  # noqa: BLE001  # whatever a target system raises, it has told nothing (DT3)
-            return ProbeResult(answer=Probe.CANNOT_TELL, detail=f"{type(error).__name__}: {error}")
+            return ProbeResult(answer=Probe.CANNOT_TELL, detail=name_of(error))
         return probe
 
 
