@@ -343,7 +343,7 @@ def test_an_error_is_recorded_whatever_its_text_is(shop: Shop, error: Exception)
 
     shop.steps += 1
     shop.set("milk", 1)
-    shop.setting.observe = cannot_look  # type: ignore[method-assign,assignment]
+    shop.setting.observe = cannot_look  # type: ignore[method-assign]
     assert shop.apply().counts["review"] == 3
     assert len(list_tasks(shop.journal)) == 3
 

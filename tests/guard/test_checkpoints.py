@@ -10,6 +10,8 @@ import rescind
 from builders import a_draft, an_order, events_of, steps_of
 from rescind.clock import SystemIds
 from rescind.compensation.execution.execute import apply_plan
+from rescind.compensation.planning.mirror import FORTH, mirrored
+from rescind.compensation.planning.redo import find_applied, make_redo_plan
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.planning.survey import make_plan
 from rescind.errors import CallDenied, JournalUnavailable, NotSerialisable, UsageError
@@ -17,7 +19,16 @@ from rescind.guard.checkpointing import DETAIL_MAX
 from rescind.guard.guard import Guard
 from rescind.guard.run import Run
 from rescind.journal.memory import MemoryJournal
-from rescind.model.entry import Checkpointed, CompensationEnded, CompensationIntended, Disposition, Resumed, StepRef
+from rescind.model.entry import (
+    Checkpointed,
+    CompensationEnded,
+    CompensationIntended,
+    Disposition,
+    RedoEnded,
+    RedoIntended,
+    Resumed,
+    StepRef,
+)
 from rescind.model.level import Level
 from rescind.recovery.checkpoint import knowledge_at, read_story
 from rescind.recovery.resume import choose, choose_this, problem_with, record_resumption, resumption_of
@@ -282,6 +293,42 @@ def test_cr1_a_compensation_without_an_end_is_a_doubt(books: Books) -> None:
     end = CompensationEnded(step_id=ref.step_id, disposition=Disposition.COMPENSATED, plan_digest="d")
     books.guard.journal.append([a_draft(end, "run-1")])
     assert len(choose(read_story(books.guard.journal, "run-1")).anew) == 1
+
+
+def test_cr1_a_redo_without_an_end_is_a_doubt(books: Books) -> None:
+    three_customers(books)
+    ref = steps_of(books.guard.journal, "run-1")[2].ref
+    end = CompensationEnded(step_id=ref.step_id, disposition=Disposition.RESTORED, plan_digest="d")
+    intent = RedoIntended(step_id=ref.step_id, idempotency_key="k", plan_digest="e")
+    books.guard.journal.append([a_draft(end, "run-1"), a_draft(intent, "run-1")])
+    with pytest.raises(UsageError, match="its redo was begun"):
+        choose(read_story(books.guard.journal, "run-1"))
+    books.guard.journal.append([a_draft(RedoEnded(step_id=ref.step_id, plan_digest="e", redone=True), "run-1")])
+    assert len(choose(read_story(books.guard.journal, "run-1")).answered) == 2
+
+
+@pytest.mark.parametrize(
+    ("resolution", "why_not"),
+    [("done", "in effect again by hand"), ("retry", "to be redone again"), ("not_needed", "")],
+)
+def test_cr1_whether_an_undone_step_is_had_again_is_not_decided_twice(
+    books: Books, resolution: str, why_not: str
+) -> None:
+    three_customers(books)
+    run, journal = "run-1", books.guard.journal
+    ref = steps_of(journal, run)[2].ref
+    books.undo(run_ids=(run,), exclude=tuple(str(r.ref) for r in steps_of(journal) if r.ref != ref))
+    digest = next(e.plan_digest for e in events_of(journal, run) if isinstance(e, CompensationEnded))
+    tools = mirrored(books.guard.compensators)
+    plan = make_redo_plan(journal, find_applied(journal, digest), books.guard.compensators, books.clock)
+    (task_id,) = apply_plan(plan, journal, tools, books.clock, SystemIds(), actor="ops", way=FORTH).tasks
+
+    with pytest.raises(UsageError, match="its redo waits for a person"):
+        choose(read_story(journal, run))
+    resolve_task(journal, task_id, resolution, actor="ann", clock=books.clock)
+    story = read_story(journal, run)
+    assert why_not in problem_with(story, story.boundaries[1])
+    assert bool(why_not) == bool(problem_with(story, story.boundaries[1]))
 
 
 def test_a_run_without_a_checkpoint_is_refused_with_the_remedy(books: Books) -> None:

@@ -64,6 +64,10 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
         if record.outcome is None or record.compensation_open:
             what = "it" if record.outcome is None else "its compensation"
             return f"{what} was begun and has no recorded end"
+        if record.redo_open:
+            return "its redo was begun and has no recorded end"
+        if record.redo_task is not None:
+            return _by_person_of_redo(self.resolutions.get(record.redo_task, ""), record.redo_task)
         match record.disposition:
             case Disposition.REVIEW:
                 return _by_person(self.resolutions.get(record.task_id or "", ""), record.task_id)
@@ -106,7 +110,7 @@ def read_story(journal: Journal, run_id: str) -> Story:
         assert run is not None, "its name was just read"
     entries = list(every_entry(journal, Query(run_id=run.run_id)))
     records = tuple(fold_steps(entries))
-    tasks = {record.task_id for record in records if record.task_id}
+    tasks = {task_id for record in records for task_id in (record.task_id, record.redo_task) if task_id}
     return Story(
         run=run,
         boundaries=(_beginning(entries), *_checkpoints(entries)),
@@ -178,6 +182,19 @@ def _by_person(resolution: str, task_id: str | None) -> str:
             return GONE
         case _:
             return f"it is to be undone again ({task_id} was resolved as {resolution})"
+
+
+def _by_person_of_redo(resolution: str, task_id: str) -> str:
+    """Of a step that was undone, and whose redo was left to a person."""
+    match resolution:
+        case "":
+            return f"its redo waits for a person in {task_id}"
+        case Resolution.NOT_NEEDED:
+            return GONE
+        case Resolution.DONE | Resolution.COMPENSATED:
+            return f"a person has put it in effect again by hand ({task_id}), and with which result is not on record"
+        case _:
+            return f"it is to be redone again ({task_id} was resolved as {resolution})"
 
 
 def _by_outcome(record: StepRecord) -> str:
