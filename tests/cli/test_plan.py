@@ -70,8 +70,9 @@ def test_of_an_undo_whose_process_has_died_list_and_show_say_so_and_what_to_type
 
     for command in (("plan", "list"), ("plan", "show", DIGEST[:8])):
         shown = rescind(*command)
-        assert "    the process that applied it has died, last heard " in shown.out
-        assert "    rescind undo --run run-1 --app … --apply\n" in shown.out
+        assert "  the process that applied it has died, last heard " in shown.out
+        assert "  rescind undo --run run-1 --app … --apply\n" in shown.out
+    assert shown.out.startswith(f"plan {DIGEST[:16]}: running, and nobody goes on with it\n")
     (listed,) = rescind("plan", "list", "--json").json["plans"]
     assert (listed["holder"], listed["heard_at"] is None) == ("nobody", False)
     with FolderAppliers(store).here(run.run_id):

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from compensation.dying import Died
 from compensation.test_control import ClockWithAlarm, at_step, order
 from compensation.undo_world import Shop
 from rescind.compensation.decision import Plan
 from rescind.compensation.paperwork import Paperwork, plan_run_of
 from rescind.errors import EngineUnavailable, Transient, UsageError
 from rescind.journal.memory import MemoryJournal
+from rescind.journal.pages import every_entry
 from rescind.journal.port import PAGE_LIMIT, Draft, Query
-from rescind.model.entry import Entry, PlanFinished, PlanStarted
+from rescind.model.entry import Entry, PlanFinished, PlanLeft, PlanStarted
 from rescind.recovery.appliers import FolderAppliers
 from rescind.recovery.undo_status import UndoStatus
 from rescind.recovery.undos import UndoFollower, follow, list_undos, open_undos, undo_status
@@ -66,6 +68,28 @@ def test_what_was_done_before_is_not_counted_again(shop: Shop) -> None:
     first, second = list_undos(shop.journal)
     assert (first.state, first.total, first.done, first.left_because) == ("continued", 4, 3, "out_of_time")
     assert (second.state, second.total, second.done) == ("finished", 1, 1)
+
+
+def test_one_that_was_killed_and_continued_by_a_later_plan_is_counted_where_past_ones_are_asked_for(shop: Shop) -> None:
+    for _ in range(4):
+        shop.charge()
+    killed = shop.plan()
+
+    def die_at_the_third(record: object) -> None:
+        if sum(shop.charging.refunds.values()) == 2:
+            raise Died
+
+    shop.charging.before_undo = die_at_the_third
+    with pytest.raises(Died):
+        shop.apply(killed)
+    for entry in every_entry(shop.journal, Query(run_id=plan_run_of(killed))):
+        assert not isinstance(entry.event, PlanFinished | PlanLeft)
+    shop.charging.before_undo = lambda record: None
+    shop.apply()
+
+    first, second = list_undos(shop.journal, past_too=True)
+    assert (first.state, first.total, first.done) == ("continued", 4, 2)
+    assert (second.state, second.done) == ("finished", second.total)
 
 
 def test_a_redo_says_how_far_it_is(shop: Shop) -> None:

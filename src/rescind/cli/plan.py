@@ -54,14 +54,14 @@ def list_(*, every: bool, out: Out) -> int:
     store = find_store(given_store())
     with journal_of(store) as journal:
         gaps: list[EntryUnreadable] = []
-        found = list_undos(journal, gaps=gaps)
+        found = list_undos(journal, gaps=gaps, past_too=every)
         held = open_undos_of(journal, store) if any(not status.has_ended for status in found) else {}
     shown = [status for status in found if every or not status.has_ended]
     for status in shown:
         line, style = status_line(status)
         out.say(line, style=style)
         out.tell(f"    {line_about(status)}", behind=4)
-        say_whose(held.get(status.plan_run), store, out)
+        say_whose(held.get(status.plan_run), store, out, indent=4)
     if not shown:
         out.say("no undo was applied yet" if not found else "no undo is in progress; --all shows those that have ended")
     elif any(not status.has_ended for status in shown):
@@ -87,8 +87,8 @@ def show(*, digest: str, every: bool, out: Out) -> int:
     with journal_of(store) as journal:
         status, steps = undo_steps(journal, digest)
         held = None if status.has_ended else open_undos_of(journal, store).get(status.plan_run)
-    say_status(status, out)
-    say_whose(held, store, out)
+    say_status(status, out, held=held)
+    say_whose(held, store, out, indent=2)
     if every:
         say_steps(steps, out)
     answer = status_as_json(status) | holder_as_json(held)

@@ -60,10 +60,16 @@ def say_steps(steps: "Sequence[StepSeen]", out: Out) -> None:
         out.say(f"  {each.at:%H:%M:%S}  {safe(each.word).replace('_', ' '):<17}  {safe(each.step)}{by}")
 
 
-def say_status(status: "UndoStatus", out: Out) -> None:
-    """All that there is to say, in a few lines."""
-    out.say(f"plan {status.plan_digest[:_DIGITS]}: {status.state}", style="bold")
+def say_status(status: "UndoStatus", out: Out, *, held: "OpenUndo | None" = None) -> None:
+    """All that there is to say, in a few lines; of one that nobody goes on with (`held`), no pace."""
+    from rescind.cli.undo_holder import LEFT
+
+    is_left = held is not None and held.holder in LEFT
+    state = f"{status.state}, and nobody goes on with it" if is_left else status.state
+    out.say(f"plan {status.plan_digest[:_DIGITS]}: {state}", style="bold")
     for name, value in _rows(status):
+        if is_left and name == "pace":
+            continue
         out.say(f"  {name:<9} {value}")
 
 
@@ -73,15 +79,16 @@ def status_as_json(status: "UndoStatus") -> dict[str, Any]:
     return {**answer, "percent": round(status.percent, 1), "ended": status.has_ended}
 
 
-def say_whose(undo: "OpenUndo | None", store: "StoreAt", out: Out) -> None:
+def say_whose(undo: "OpenUndo | None", store: "StoreAt", out: Out, *, indent: int) -> None:
     """That nobody who is known to live goes on with it, and what to type then; nothing of one that is held or ended."""
     from rescind.cli.undo_holder import LEFT, next_of, whose
 
     if undo is None or undo.is_held:
         return
-    out.tell(f"    {whose(undo)}", behind=4, style="red" if undo.holder in LEFT else "yellow")
+    blank = " " * indent
+    out.tell(f"{blank}{whose(undo)}", behind=indent, style="red" if undo.holder in LEFT else "yellow")
     if undo.holder in LEFT:
-        out.say(f"    {next_of(undo, store)}")
+        out.say(f"{blank}{next_of(undo, store)}")
 
 
 def holder_as_json(undo: "OpenUndo | None") -> dict[str, Any]:

@@ -45,7 +45,8 @@ def list_every_undo(
 ) -> UndoPage:
     """Those that have not ended, or `every` one; the newest last. Steps are counted for those that have not ended."""
     gaps: list[EntryUnreadable] = []
-    found = [status for status in list_undos(plane.journal, gaps=gaps) if every or not status.has_ended]
+    undos = list_undos(plane.journal, gaps=gaps, past_too=every)
+    found = [status for status in undos if every or not status.has_ended]
     page, further = page_of(found, lambda status: status.plan_run, after, limit)
     return UndoPage(
         undos=tuple(UndoDoc.of(status) for status in page),

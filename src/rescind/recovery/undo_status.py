@@ -144,6 +144,11 @@ class UndoFold:
         """Whether its own end says that every step is accounted for."""
         return isinstance(self._end, PlanFinished)
 
+    @property
+    def has_own_end(self) -> bool:
+        """Whether its run says how it ended. One that was killed and then continued by a later plan has no end."""
+        return self._end is not None
+
     def read_plan(self) -> None:
         """Read on in the run of the plan."""
         for entry in every_entry(self._journal, Query(run_id=self.run_id), after=self._plan_read_to):

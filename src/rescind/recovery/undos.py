@@ -48,17 +48,20 @@ class OpenUndo(msgspec.Struct, frozen=True, kw_only=True):
         return self.holder in ("process", "workers")
 
 
-def list_undos(journal: Journal, *, gaps: list[EntryUnreadable] | None = None) -> list[UndoStatus]:
+def list_undos(
+    journal: Journal, *, gaps: list[EntryUnreadable] | None = None, past_too: bool = False
+) -> list[UndoStatus]:
     """All undos, by when they were begun last, the newest last. Steps are counted for those that have not ended.
 
     Args:
         journal: Where they are.
         gaps: Gets the entries of plans that cannot be read, whose undos are left out; without it, they raise. What
             cannot be read of the runs of their steps, each undo says itself (`unreadable`).
+        past_too: Count the steps of those, too, that never said how far they came: killed, and continued since.
     """
     begun = _begun(journal, gaps)
     for fold in begun:
-        if not fold.status().has_ended:
+        if not fold.status().has_ended or (past_too and not fold.has_own_end):
             fold.read_steps()
     return [fold.status() for fold in begun]
 
