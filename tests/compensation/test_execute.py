@@ -544,3 +544,11 @@ def test_the_wait_is_bounded(shop: Shop) -> None:
     record = read_steps(shop.journal, ["run-1"])[0]
     assert all(backoff_s(record, tries) <= 30 for tries in range(1, 50))
     assert shop.clock.now() == NOON
+
+
+def test_an_undo_that_is_to_try_all_night_does_so(shop: Shop) -> None:
+    for _ in range(2):
+        shop.charge()
+    shop.charging.before_undo = raising(*[Transient("down")] * 2_500)
+    result = shop.apply(parallel=2, retries=3_000)
+    assert result.counts == {"compensated": 2}

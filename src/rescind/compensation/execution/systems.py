@@ -12,7 +12,7 @@ decide about each, where nothing is to be decided.
 """
 
 from rescind.compensation.execution.limits import Limiter, Limits
-from rescind.compensation.execution.trying import BACKOFF_FIRST_S, BACKOFF_MAX_S
+from rescind.compensation.execution.trying import doubled_s
 from rescind.errors import Transient
 from rescind.guard.flow import name_of
 
@@ -104,7 +104,7 @@ class Systems:
             self._newly_lost += [] if system.lost else [name]
             system.lost = name_of(error)
             return
-        rest_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**system.rests)
+        rest_s = doubled_s(system.rests)
         system.rests += 1
         system.free_at_s = max(system.free_at_s, now_s + rest_s)
 

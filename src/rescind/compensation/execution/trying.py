@@ -37,6 +37,8 @@ from rescind.model.step import Snapshot
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 30.0
 """Short enough for a hiccup, long enough for a restart; a person waits for the end of it."""
 
+_DOUBLINGS_MAX = 32  # More than lie between these two.
+
 
 def restore(job: Job, decision: Restore) -> UndoFlow:
     """Put back what was there, and look whether it is (U11)."""
@@ -172,7 +174,13 @@ def backoff_s(record: StepRecord, tries: int) -> float:
     """
     digest = hashlib.sha256(f"{record.ref}#{tries}".encode()).digest()
     share = int.from_bytes(digest[:4], "big") / 2**32
-    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** (tries - 1)) * (1 - share / 2)
+    return doubled_s(tries - 1) * (1 - share / 2)
+
+
+def doubled_s(times: int) -> float:
+    """Seconds of the first wait, doubled so often, and bounded."""
+    # Who lets an undo try all night comes to more doublings than a float can hold.
+    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(times, _DOUBLINGS_MAX))
 
 
 def said(error: Exception) -> str:
