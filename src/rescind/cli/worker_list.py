@@ -22,7 +22,7 @@ from rescind.journal.port import Journal, Query
 from rescind.recovery.control import UNDO_AGENT
 from rescind.recovery.places import register_of
 from rescind.recovery.reading import every_run, the_one_meant
-from rescind.recovery.workers import Seen
+from rescind.recovery.workers import Seen, working
 
 if TYPE_CHECKING:
     from rescind.database.address import StoreAt
@@ -46,6 +46,8 @@ def list_workers(given: "StoreAt | None", out: Out) -> int:
     for plan in plans:
         state = "under way" if plan.started else "waits"
         out.say(f"plan {plan.plan_run}: {count_of(plan.submitted.steps, 'step')}, {state}")
+    if plans and seen and not working(seen):
+        out.say("none of these workers works, so nobody goes on with it; start one with `rescind worker MODULE`")
     out.emit(
         {
             "workers": [
