@@ -55,9 +55,9 @@ def test_an_undo_in_progress_is_listed_with_how_far_it_is(rescind: Rescind, begu
     assert (listed["state"], listed["percent"], listed["ended"]) == ("running", 0.0, False)
 
 
-def test_of_an_undo_whose_process_has_died_list_and_show_say_so_and_what_to_type(
-    rescind: Rescind, shop: ModuleType
-) -> None:
+@pytest.fixture
+def died(rescind: Rescind, shop: ModuleType) -> str:
+    """An undo that was applied by a process which has died; the beginning of its digest."""
     store = Path(rescind(*UNDO, "--json").json["store"])
     run = RunInfo(run_id=f"undo_{DIGEST[:16]}", agent_name="rescind-undo")
     started = PlanStarted(
@@ -67,17 +67,32 @@ def test_of_an_undo_whose_process_has_died_list_and_show_say_so_and_what_to_type
         now_us = SystemClock().now_us()
         events = (RunOpened(run=run, guard_id="undo_1"), started)
         journal.append([Draft(run_id=run.run_id, event=event, recorded_at_us=now_us) for event in events])
+    return DIGEST[:8]
 
-    for command in (("plan", "list"), ("plan", "show", DIGEST[:8])):
+
+def test_of_an_undo_whose_process_has_died_list_and_show_say_so_and_what_to_type(rescind: Rescind, died: str) -> None:
+    store = Path(rescind(*UNDO, "--json").json["store"])
+    for command in (("plan", "list"), ("plan", "show", died)):
         shown = rescind(*command)
         assert "  the process that applied it has died, last heard " in shown.out
         assert "  rescind undo --run run-1 --app … --apply\n" in shown.out
     assert shown.out.startswith(f"plan {DIGEST[:16]}: running, and nobody goes on with it\n")
     (listed,) = rescind("plan", "list", "--json").json["plans"]
     assert (listed["holder"], listed["heard_at"] is None) == ("nobody", False)
-    with FolderAppliers(store).here(run.run_id):
+    with FolderAppliers(store).here(f"undo_{DIGEST[:16]}"):
         assert "has died" not in rescind("plan", "list").out
-        assert rescind("plan", "show", DIGEST[:8], "--json").json["plan"]["holder"] == "process"
+        assert rescind("plan", "show", died, "--json").json["plan"]["holder"] == "process"
+
+
+def test_who_orders_something_of_an_undo_that_nobody_goes_on_with_is_told_so(rescind: Rescind, died: str) -> None:
+    paused = rescind("plan", "pause", died, "--reason", "look")
+    assert "nobody applies it now; whoever does next obeys; to let it go on:\n  rescind plan resume" in paused.out
+    resumed = rescind("plan", "resume", died)
+    assert "  the process that applied it has died" in resumed.out
+    assert resumed.out.endswith("  rescind undo --run run-1 --app … --apply\n")
+    assert "within about a second" not in paused.out + resumed.out
+    cancelled = rescind("plan", "cancel", died, "--reason", "wrong run", "--json").json["plan"]
+    assert (cancelled["state"], cancelled["holder"]) == ("cancelling", "nobody")
 
 
 def test_a_pause_says_by_whom_and_why_and_how_to_go_on(rescind: Rescind, begun: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rescind.database.address import StoreAt
     from rescind.errors import EntryUnreadable
     from rescind.recovery.undo_status import UndoStatus
+    from rescind.recovery.undos import OpenUndo
 
 FAULT = 1
 
@@ -105,10 +106,16 @@ def follow(*, digest: str, out: Out) -> int:
     A bar on a terminal, else a line for each change; with --json a line of JSON for each. Exit status 1 if it ended
     with steps that were not reached.
     """
+    from rescind.cli.undo_holder import LEFT, next_of, open_undos_of, whose
     from rescind.clock import SystemClock
     from rescind.recovery.undos import follow as follow_undo
+    from rescind.recovery.undos import plan_run_meant
 
-    with journal_of(find_store(given_store())) as journal:
+    store = find_store(given_store())
+    with journal_of(store) as journal:
+        held = open_undos_of(journal, store).get(plan_run_meant(journal, digest))
+        if held is not None and held.holder in LEFT:  # else whoever waits, waits for nobody
+            out.note(f"{whose(held)}; until somebody does, nothing changes: {next_of(held, store)}", style="red")
         statuses = follow_undo(journal, digest, SystemClock())
         if out.is_live and not out.json:
             from rescind.cli.progress import followed
@@ -152,25 +159,35 @@ def cancel(*, digest: str, reason: str, actor: str | None, out: Out) -> int:
 
 
 def _order(what: str, digest: str, *, reason: str, actor: str | None, out: Out) -> int:
+    from rescind.cli.undo_holder import open_undos_of
     from rescind.clock import SystemClock
     from rescind.recovery.ordering import order_undo
 
     store = find_store(given_store())
     with journal_of(store) as journal:
         status = order_undo(journal, digest, what, actor=actor or whoami(), reason=reason, clock=SystemClock())
-    say_status(status, out)
-    _say_next(what, status, store, out)
-    out.emit({"plan": status_as_json(status)})
+        held = None if status.has_ended else open_undos_of(journal, store).get(status.plan_run)
+    say_status(status, out, held=held)
+    _say_next(what, status, held, store, out)
+    out.emit({"plan": status_as_json(status) | holder_as_json(held)})
     return 0
 
 
-def _say_next(what: str, status: "UndoStatus", store: "StoreAt", out: Out) -> None:
+def _say_next(what: str, status: "UndoStatus", held: "OpenUndo | None", store: "StoreAt", out: Out) -> None:
+    from rescind.cli.undo_holder import LEFT
+
+    is_left = held is not None and held.holder in LEFT
+    if is_left and what == "resume":
+        say_whose(held, store, out, indent=2)
+        return
+    who = "nobody applies it now; whoever does next" if is_left else "whoever applies it"
+    when = "" if is_left else " within about a second"
     match what:
         case "pause":
-            out.say("whoever applies it obeys within about a second; to let it go on:")
+            out.say(f"{who} obeys{when}; to let it go on:")
             out.say(f"  {command_line('plan', 'resume', status.plan_digest[:16], store=store)}")
         case "cancel":
-            out.say("whoever applies it ends within about a second; what is left, `rescind undo` plans again")
+            out.say(f"{who} ends{when}; what is left, `rescind undo` plans again")
         case _:
             out.say("whoever applies it goes on within about a second; to watch it:")
             out.say(f"  {command_line('plan', 'follow', status.plan_digest[:16], store=store)}")
