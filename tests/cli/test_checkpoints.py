@@ -103,7 +103,7 @@ def test_it_is_held_at_a_tighter_level_and_may_call_less(rescind: Rescind, bille
     held = rescind(
         "resume", "run-1", "--entry", "biller:main", "--level", "read-only", "--allow", "card.charge", "--reason", "x"
     )
-    assert "held at read_only from here" in held.out
+    assert 'held at read_only from here; to lift that:\n  rescind resume run:run-1 --reason "…"' in held.out
     assert held.status == 1
     assert "changes are paused" in held.out
     assert biller.charged == ["ann", "bob"]

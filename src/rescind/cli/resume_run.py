@@ -76,7 +76,8 @@ def resume_run(request: RunRequest, out: Out) -> int:
         )
         if level is not None:
             _hold(guard, story, level, request)
-            out.say(f"held at {level.label} from here; rescind resume run:{safe(story.run.run_id)} lifts that")
+            lift = resume_command([f"run:{story.run.run_id}"], guard.stores.place or Path())
+            out.say(f"held at {level.label} from here; to lift that:\n  {lift}")
         error = _run(function, resumption.state)
         if not guard.was_resumed and error is None:
             raise UsageError(f"{request.entry} has opened no run of {story.run.agent_name}, so nothing was carried on")
