@@ -205,12 +205,15 @@ class PolicyMachine(RuleBasedStateMachine):
                 row_now = writes.get(made.row, [])
                 under = under_of(made, superseded)
                 if made in superseded and (self.truth.value_of(row_now) != made.after or stranger in row_now):
-                    assert made.end is SUPERSEDED or stranger in row_now, "CF4, CF5"
+                    # One that an undo had put back before it died may be found so, once what came later is gone.
+                    was_back = self.is_undone_at_target(made, row_now) and self.truth.value_of(row_now) == made.before
+                    assert made.end is SUPERSEDED or stranger in row_now or was_back, "CF4, CF5"
                 elif under is not None and (under not in scope.steps or under.end is SUPERSEDED):
-                    assert made.end in (SUPERSEDED, REVIEW), "nothing superseded is brought back (CF5)"
+                    assert made.ref not in restored, "nothing superseded is brought back (CF5)"
                 else:
                     ends = self.ends_of(made, known[made.ref], row_now, may_force=may_force, between=stranger)
-                    assert made.end in (ends if under is None else ends | {REVIEW})
+                    ends |= set() if under is None else {REVIEW}
+                    assert made.end in ends, f"{made} ended otherwise, known by then: {known[made.ref]}"
                 if made.end in (RESTORED, MERGED) and made.ref in restored:
                     writes[made.row] = self.truth.without(row_now, made)
         assert writes == self.truth.writes, "the world is the one without what was undone"
