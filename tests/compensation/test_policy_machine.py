@@ -335,7 +335,9 @@ class PolicyMachine(RuleBasedStateMachine):
                 return {REVIEW} | (
                     {MERGED} if known.overwriting and known.overwriting.leaves == version_of(now) else set()
                 )
-            may_force = may_force and known.compensation_open
+            if self.policy is OnConflict.FORCE and may_force and known.compensation_open:
+                return {RESTORED, REVIEW}  # by whom it was put back decides; `take_out` holds that against the truth
+            may_force = False
         elif now == made.after:
             return {RESTORED, MERGED} if merges else {RESTORED}
         match self.policy:
