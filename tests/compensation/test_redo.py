@@ -225,6 +225,20 @@ def test_a_plan_that_died_and_was_gone_on_with_is_redone_as_one(at: int) -> None
         assert shop.rows == {"tea": 1, "jam": 1}
 
 
+def test_what_is_undone_again_after_a_redo_belongs_to_the_undo_that_did_it(shop: Shop) -> None:
+    """RD1: also where the first one had been left in the middle, so that the second seems to go on with it."""
+    plan = shop.plan("run-1")
+    left = shop.apply(plan, is_leaving=lambda: bool(shop.setting.writes))
+    assert left.counts == {"restored": 1, "not_reached": 2}
+    shop.redo(plan.digest)
+    assert shop.rows == {"tea": 2, "jam": 1}
+    second = undone(shop)
+
+    assert shop.redo_plan(plan.digest).items == ()
+    shop.redo(second)
+    assert shop.rows == {"tea": 2, "jam": 1}
+
+
 def test_a_redo_says_what_it_does_in_the_journal_of_the_steps_run(shop: Shop) -> None:
     digest = undone(shop, targets=("shop/row/jam",))
     shop.redo(digest)

@@ -99,11 +99,13 @@ def _refuse_unread(gaps: Iterable[EntryUnreadable], runs: Collection[str]) -> No
 
 
 def _family(digest: str, story: Sequence[tuple[str, PlanStarted | None]]) -> frozenset[str]:
-    """The plan, and those that went on with it: of the same selection and steps, until one of them was finished."""
+    """The plan, and those that went on with it: of the same selection and steps, until one was finished or redone."""
     family: set[str] = set()
     shape: tuple[object, ...] | None = None
     for name, plan in story:
-        if plan is not None and (name == digest or shape == _shape(plan)):
+        if plan is not None and redone_by(plan.selection) in family:
+            shape = None  # an undo after that undoes it again, and is one by itself
+        elif plan is not None and (name == digest or shape == _shape(plan)):
             family.add(name)
             shape = _shape(plan)
         elif plan is None and name in family:
