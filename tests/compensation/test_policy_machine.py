@@ -213,6 +213,8 @@ class PolicyMachine(RuleBasedStateMachine):
                 else:
                     ends = self.ends_of(made, known[made.ref], row_now, may_force=may_force, between=stranger)
                     ends |= set() if under is None else {REVIEW}
+                    if made in superseded and REVIEW in ends:
+                        ends |= {SUPERSEDED}  # it is left as it was, until nothing holds it back
                     if between == "release" and may_force and made.row:
                         ends |= {REVIEW}  # what was to be forced over it may be held back, and this one was not shown
                     assert made.end in ends, f"{made} ended otherwise, known by then: {known[made.ref]}"

@@ -121,6 +121,20 @@ def test_what_was_superseded_is_undone_once_its_target_is_as_it_left_it() -> Non
     assert (shop.apply().counts, shop.rows["tea"]) == ({"restored": 1}, 5)
 
 
+def test_what_was_superseded_and_is_held_back_now_stays_as_it_was_left() -> None:
+    """U5, and twice is once: no task is opened for it, and once nothing holds it back it is undone."""
+    shop = superseded_by_another_run()
+    shop.lose_charge("run-1", happened=True, depends_on=("1",))
+    shop.rows["tea"] = 3
+    assert shop.apply().counts == {"already_undone": 1, "review": 1}
+    with nothing_appended(shop):
+        assert shop.apply().counts == {"already_undone": 1, "review": 1}
+
+    resolve_task(shop.journal, list_tasks(shop.journal)[0].task_id, "done", actor="ann", clock=shop.clock)
+    assert shop.apply().counts == {"already_undone": 1, "restored": 1}
+    assert shop.rows["tea"] == 5
+
+
 def test_what_is_superseded_once_more_in_its_turn_says_so_again() -> None:
     shop = superseded_by_another_run()
     shop.rows["tea"] = 3

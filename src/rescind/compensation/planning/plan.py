@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rescind.compensation.decision import Decision, Plan, PlanItem, Review, blocks, digest_of_plan, is_undo
-from rescind.compensation.planning.decide import decide
+from rescind.compensation.planning.decide import decide, settled
 from rescind.compensation.planning.forecast import Forecast
 from rescind.compensation.planning.known import Known
 from rescind.compensation.planning.nesting import WithOuter
@@ -77,6 +77,10 @@ def _items(order: Order, known: Known) -> Iterable[PlanItem]:
         decision = nested.decide(record, decision, seen)
         if is_undo(decision):
             decision = _held_back(record, staying, outside) or decision
+        if record.disposition is Disposition.SUPERSEDED and not is_undo(decision):
+            decision = (
+                settled(record, known) or decision
+            )  # it stays as it was left, and may be undone another time (CF5)
         if blocks(decision):
             staying.add(record.ref)
         nested.note(record, decision, seen)
