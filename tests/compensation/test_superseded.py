@@ -8,12 +8,13 @@ import pytest
 
 from compensation.crew import Crew, events
 from compensation.undo_world import Shop, decisions, nothing_appended
-from rescind.compensation.decision import Review
+from rescind.compensation.decision import Plan, Review
 from rescind.compensation.planning.selection import Selection
 from rescind.compensation.planning.survey import make_plan, make_share
 from rescind.compensation.port import ReviewReason
 from rescind.compensation.sharing.followed import result_of_submission
 from rescind.compensation.sharing.shares import held_to
+from rescind.compensation.sharing.submission import Submission
 from rescind.errors import JournalUnavailable
 from rescind.journal.memory import MemoryJournal
 from rescind.journal.port import PAGE_LIMIT, Appended, Draft, Query, SlotTaken
@@ -255,14 +256,19 @@ def test_a_plan_without_any_is_written_as_ever(tmp_path: Path) -> None:
     assert b"superseded" not in msgspec.json.encode(share)
 
 
-def test_what_a_worker_finds_changed_once_more_is_superseded_by_this_undo_as_well(tmp_path: Path) -> None:
-    """So that the plan comes to its end: what the earlier undo has said of it does not count for this one."""
+def submitted_once_it_is_as_it_was_left(folder: Path) -> tuple[Shop, Plan, Submission]:
+    """The later change is gone, and workers are to undo run 1."""
     shop = superseded_by_another_run()
     shop.rows["tea"] = 3
-    crew = Crew(shop, tmp_path)
+    crew = Crew(shop, folder)
     crew.hire()
     plan = make_plan(shop.journal, Selection(run_ids=("run-1",)), shop.compensators, shop.clock)
-    submission = crew.submit_plan(plan)
+    return shop, plan, crew.submit_plan(plan)
+
+
+def test_what_a_worker_finds_changed_once_more_is_superseded_by_this_undo_as_well(tmp_path: Path) -> None:
+    """So that the plan comes to its end: what the earlier undo has said of it does not count for this one."""
+    shop, plan, submission = submitted_once_it_is_as_it_was_left(tmp_path)
     (share,) = submission.shares
     shop.rows["tea"] = 7
     fresh = make_share(shop.journal, share.steps, shop.compensators, shop.clock)
@@ -276,11 +282,6 @@ def test_what_a_worker_finds_changed_once_more_is_superseded_by_this_undo_as_wel
 
 
 def test_what_no_worker_has_come_to_is_not_called_superseded(tmp_path: Path) -> None:
-    shop = superseded_by_another_run()
-    shop.rows["tea"] = 3
-    crew = Crew(shop, tmp_path)
-    crew.hire()
-    plan = make_plan(shop.journal, Selection(run_ids=("run-1",)), shop.compensators, shop.clock)
-    submission = crew.submit_plan(plan)
+    shop, plan, submission = submitted_once_it_is_as_it_was_left(tmp_path)
 
     assert result_of_submission(shop.journal, plan, submission).counts == {"not_reached": 1}

@@ -89,7 +89,7 @@ def by_policy(record: "StepRecord", action: Action, here: str, why: str, *, may_
         case OnConflict.REVIEW:
             return Review(ReviewReason.CONFLICT, why)
         case OnConflict.SKIP:
-            return Settle(Disposition.SUPERSEDED, f"left as it is now, as its action says: {why}")
+            return superseded(why)
         case OnConflict.FORCE if may_force:
             return Restore(leaves, here, f"overwrites a later change: {why}", OnConflict.FORCE)
         case OnConflict.FORCE:
@@ -98,6 +98,11 @@ def by_policy(record: "StepRecord", action: Action, here: str, why: str, *, may_
             return Review(ReviewReason.IN_DOUBT, RESTORE_IN_DOUBT)
         case OnConflict.MERGE:
             return Restore("", here, f"merged with a later change: {why}", OnConflict.MERGE)
+
+
+def superseded(why: str = "it was changed since") -> Settle:
+    """The decision about a step whose action says that a later change is left alone."""
+    return Settle(Disposition.SUPERSEDED, f"left as it is now, as its action says: {why}")
 
 
 def merge_begun(record: "StepRecord", here: str) -> Settle | Review | None:

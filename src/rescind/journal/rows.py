@@ -1,13 +1,15 @@
-"""What a row of `runs` or `slots` says, as values. The column lists stand beside the functions that read them."""
+"""What a row of `runs`, `entries` or `slots` says, as values; the column lists stand beside what reads them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from rescind.clock import from_us
 from rescind.journal.admission import slot_of
 from rescind.journal.codec import decode_event
 from rescind.journal.port import Slot, SlotClaim
+from rescind.model.entry import Entry
 from rescind.model.step import RunInfo
 
 SPAN_SHIFT = 10
@@ -33,6 +35,18 @@ def run_of(row: Sequence[Any]) -> tuple[int, RunInfo]:
         ancestors=msgspec.json.decode(ancestors, type=tuple[str, ...]),
     )
     return run_key, run
+
+
+def entry_of(run: RunInfo, sequence: int, position: int, at_us: int, digest: bytes, body: bytes) -> Entry:
+    """The entry of this run that a row of a database holds. Raises: EntryUnreadable."""
+    return Entry(
+        sequence=sequence,
+        position=position,
+        run=run,
+        recorded_at=from_us(at_us),
+        event=decode_event(sequence, body, run.run_id),
+        hash=digest.hex(),
+    )
 
 
 def row_of(run_key: int, run: RunInfo) -> tuple[int, str, str, str, str, str, str, str, str]:

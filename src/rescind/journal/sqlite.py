@@ -11,15 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from rescind.clock import Clock, IdSource, SystemClock, SystemIds, from_us
-from rescind.journal.codec import decode_event
+from rescind.clock import Clock, IdSource, SystemClock, SystemIds
 from rescind.journal.conditions import Values, time_values
 from rescind.journal.connection import connect_reader, connect_writer, open_store, translating
 from rescind.journal.port import PAGE_LIMIT, ChainHead, Query, Slot
 from rescind.journal.queries import BOUNDS, EXTENT, Plan, entries_plan, runs_plan, windows
 from rescind.journal.readers import Readers
 from rescind.journal.recorder import Connect, SqliteRecorder
-from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
+from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, entry_of, run_of
 from rescind.journal.seal import SEAL_EVERY, seal
 from rescind.journal.threaded import RUNS_CACHED_MAX, ThreadedJournal
 from rescind.journal.writer import Writer
@@ -116,14 +115,7 @@ class SqliteJournal(ThreadedJournal[sqlite3.Connection]):
     def _entry(self, connection: sqlite3.Connection, row: tuple[int, int, int, int, bytes, bytes]) -> Entry:
         sequence, position, run_key, at_us, digest, body = row
         run = self._runs.get(run_key) or self._load_run(connection, run_key)
-        return Entry(
-            sequence=sequence,
-            position=position,
-            run=run,
-            recorded_at=from_us(at_us),
-            event=decode_event(sequence, body, run.run_id),
-            hash=digest.hex(),
-        )
+        return entry_of(run, sequence, position, at_us, digest, body)
 
     def _load_run(self, connection: sqlite3.Connection, run_key: int) -> RunInfo:
         run = run_of(connection.execute(_RUN_OF_KEY, (run_key,)).fetchone())[1]

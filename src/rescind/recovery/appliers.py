@@ -12,16 +12,17 @@ In a folder it is a file in `undos/` for each of those who apply a plan, on whic
 import contextlib
 import fcntl
 import os
-import tempfile
+import secrets
 from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Protocol
 
 from rescind.errors import EngineUnavailable
+from rescind.switch.held_file import hold_file
 
 FOLDER_NAME = "undos"
 
-_LOCK, _NEW = ".lock", ".new"
+_LOCK = ".lock"
 
 
 class Appliers(Protocol):
@@ -66,16 +67,8 @@ class FolderAppliers:
         for path in self._files():
             if not _is_held(path):  # who held it was killed
                 path.unlink(missing_ok=True)
-        descriptor, name = tempfile.mkstemp(_NEW, f"{plan_run}-", self.folder)
-        path = Path(name.removesuffix(_NEW) + _LOCK)
-        try:
-            # Before it has its name: a file that can be seen and is not held is of somebody who was killed.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(name, path)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return path, descriptor
+        path = self.folder / f"{plan_run}-{secrets.token_hex(8)}{_LOCK}"
+        return path, hold_file(path)
 
     def _files(self) -> list[Path]:
         try:

@@ -24,6 +24,7 @@ import msgspec
 
 from rescind.errors import EngineUnavailable, UsageError
 from rescind.recovery.toolset import ToolInfo, toolset_digest
+from rescind.switch.held_file import hold_file
 
 FOLDER_NAME = "workers"
 
@@ -209,10 +210,11 @@ class Entry:
     def __init__(self, folder: Path, info: WorkerInfo, on_ring: Callable[[], None]) -> None:
         self._folder, self._info, self._on_ring = folder, info, on_ring
         self._stopped = False
+        self._lock_path = folder / (info.worker_id + _LOCK)
         self._bell = self._make_bell()
         self._lock = -1
         self.say(info)
-        self._lock = self._make_lock()
+        self._lock = hold_file(self._lock_path)
         self._listener = threading.Thread(target=self._listen, name="rescind-bell", daemon=True)
         self._listener.start()
 
@@ -233,8 +235,11 @@ class Entry:
         except FileNotFoundError:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.say(self._info)
-        if not os.path.exists(self._folder / (self._info.worker_id + _LOCK)):
-            before, self._lock = self._lock, self._make_lock()  # in this order: it may fail, and is tried again then
+        if not os.path.exists(self._lock_path):
+            before, self._lock = (
+                self._lock,
+                hold_file(self._lock_path),
+            )  # in this order: it may fail, and is tried again then
             os.close(before)
 
     def close(self) -> None:
@@ -244,19 +249,6 @@ class Entry:
         self._listener.join(timeout=5.0)
         _remove(self._folder, self._info.worker_id)
         os.close(self._lock)
-
-    def _make_lock(self) -> int:
-        # Locked before it has its name: a file that could be seen unlocked would be taken for a dead worker's.
-        path = self._folder / (self._info.worker_id + _LOCK)
-        temporary = path.with_name(path.name + ".new")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.replace(temporary, path)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
 
     def _make_bell(self) -> int:
         path = self._folder / (self._info.worker_id + _BELL)

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from rescind.errors import OrdersUnavailable, UsageError
+from rescind.switch.held_file import hold_file
 from rescind.switch.port import GuardReport
 
 GUARDS_NAME = "guards"
@@ -85,7 +86,7 @@ class Presence:
                 return
             try:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                descriptor = self._make_lock()
+                descriptor = hold_file(self._folder / (self.guard_id + _LOCK))
             except OSError as error:
                 raise OrdersUnavailable(
                     f"this guard cannot be registered in {self._folder} ({error.strerror or error}), so no stop would "
@@ -137,19 +138,6 @@ class Presence:
         except OSError:
             return False
         return os.path.samestat(there, os.fstat(self._descriptor))
-
-    def _make_lock(self) -> int:
-        # Locked before it has its name: a file that could be seen unlocked would be taken for a dead guard's.
-        path = self._folder / (self.guard_id + _LOCK)
-        temporary = path.with_name(path.name + ".new")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.replace(temporary, path)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
 
     def _forget(self) -> None:
         if self._descriptor >= 0:

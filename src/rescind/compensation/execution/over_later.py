@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from rescind.compensation.conflict import MERGE_IN_DOUBT, MergeState, is_later_change, merge_state
+from rescind.compensation.conflict import MERGE_IN_DOUBT, MergeState, is_later_change, merge_state, superseded
 from rescind.compensation.decision import Restore
 from rescind.compensation.execution.requests import (
     Ending,
@@ -78,7 +78,8 @@ def last_word(job: Job, decision: Restore) -> UndoFlow:
         return (yield from restore(job, decision))
     if job.last_word is OnConflict.MERGE:
         return (yield from merge(job))
-    return (yield from end(job, Disposition.SUPERSEDED, "left as it is now, as its action says: it was changed since"))
+    left = superseded()
+    return (yield from end(job, left.disposition, left.because))
 
 
 class _Again(msgspec.Struct, frozen=True):

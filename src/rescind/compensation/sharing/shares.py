@@ -14,13 +14,13 @@ from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Se
 
 import msgspec
 
+from rescind.compensation.conflict import superseded
 from rescind.compensation.decision import (
     AlreadyInReview,
     AlreadyUndone,
     Plan,
     PlanItem,
     Review,
-    Settle,
     digest_of_plan,
     forced_over,
     is_undo,
@@ -130,7 +130,7 @@ def held_to(share: PlanShare, fresh: Plan, digest: str) -> Plan:
             and isinstance(item.decision, AlreadyUndone)
             and item.decision.disposition is Disposition.SUPERSEDED
         ):
-            return msgspec.structs.replace(item, decision=_SUPERSEDED_AGAIN, superseded=True)
+            return msgspec.structs.replace(item, decision=superseded(), superseded=True)
         return item
 
     return msgspec.structs.replace(fresh, items=tuple(map(held, fresh.items)), digest=digest)
@@ -156,9 +156,6 @@ def superseded_of(shares: Iterable[PlanShare]) -> frozenset[StepRef]:
 def places_of(steps: Sequence[StepRef], some: Container[StepRef]) -> tuple[int, ...] | msgspec.UnsetType:
     """The places of some steps in a share of these steps; unset if there are none."""
     return tuple(place for place, step in enumerate(steps) if step in some) or msgspec.UNSET
-
-
-_SUPERSEDED_AGAIN = Settle(Disposition.SUPERSEDED, "left as it is now, as its action says: it was changed since")
 
 
 _CHANGED = Review(

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from rescind.clock import Clock, IdSource, SystemClock, SystemIds, from_us
+from rescind.clock import Clock, IdSource, SystemClock, SystemIds
 from rescind.database import SCHEMA
 from rescind.database.address import Address
 from rescind.database.connecting import translating
 from rescind.database.migrating import Part, ensure
 from rescind.errors import JournalUnavailable, UsageError
-from rescind.journal.codec import Prepared, decode_event
+from rescind.journal.codec import Prepared
 from rescind.journal.conditions import Values, time_values
 from rescind.journal.port import PAGE_LIMIT, ChainHead, Draft, Query, Slot
 from rescind.journal.postgres.connection import Connection, check_schema, connect_journal
@@ -24,7 +24,7 @@ from rescind.journal.postgres.queries import BOUNDS, END, entries_plan, runs_pla
 from rescind.journal.postgres.recorder import PostgresRecorder
 from rescind.journal.queries import windows
 from rescind.journal.readers import Readers
-from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, run_of
+from rescind.journal.rows import HELD_COLUMNS, RUN_COLUMNS, Held, entry_of, run_of
 from rescind.journal.threaded import RUNS_CACHED_MAX, ThreadedJournal
 from rescind.journal.writer import Writer
 from rescind.model.entry import CompensationEnded, Ended, Entry, Intended, RunOpened
@@ -183,14 +183,7 @@ class PostgresJournal(ThreadedJournal[Connection]):
 
 def _entry(row: _EntryRow, run: RunInfo) -> Entry:
     sequence, position, _, at_us, digest, body = row
-    return Entry(
-        sequence=sequence,
-        position=position,
-        run=run,
-        recorded_at=from_us(at_us),
-        event=decode_event(sequence, body, run.run_id),
-        hash=digest.hex(),
-    )
+    return entry_of(run, sequence, position, at_us, digest, body)
 
 
 def _rows(connection: Connection, sql: str, values: Any) -> list[Any]:
